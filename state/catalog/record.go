@@ -1,0 +1,63 @@
+// Package catalog is the truth about what has been committed: which segments
+// are live and how far each event partition has been consumed. It is a
+// compacted Kafka topic with one partition, so that every cut becomes visible
+// whole; a View is its local copy.
+package catalog
+
+import "lockstitch/state/segment"
+
+// Version is the version of the records' JSON. A record of another version is
+// refused, never misread.
+const Version = 1
+
+// Segment is the record of one live segment object, under the key
+// "s/<segment id>". Below 512 KiB.
+type Segment struct {
+	Version int                 `json:"v"`
+	ID      string              `json:"id"`     // a ULID, never reused
+	Object  string              `json:"object"` // name in the object store
+	Bytes   int64               `json:"bytes"`
+	SHA256  string              `json:"sha256"` // of the whole object, hex
+	Cut     string              `json:"cut"`    // the cut that committed it
+	Slices  []segment.SliceInfo `json:"slices"`
+}
+
+// Position is where a lane's partition stands: everything below Next has been
+// consumed, under the key "p/<topic id>/<partition>". It is the only truth
+// about that; the consumer group's offset is not.
+type Position struct {
+	Version    int             `json:"v"`
+	Topic      string          `json:"topic"`
+	TopicID    segment.TopicID `json:"topic_id"`
+	Partition  int32           `json:"partition"`
+	Next       int64           `json:"next"`     // the next input offset to consume
+	LogTime    int64           `json:"log_time"` // greatest Kafka time (ms) of the data records below Next
+	Kept       int64           `json:"kept"`
+	Duplicates int64           `json:"duplicates"`
+	Poison     int64           `json:"poison"`
+	Misrouted  int64           `json:"misrouted"`
+	Cut        string          `json:"cut"`    // the cut that wrote it
+	Writer     string          `json:"writer"` // transactional id of the replica that wrote it
+}
+
+// FirstEnds are the ends of an event partition and of its profile partition as
+// they were before its first event was ever processed (contract 2.3, first
+// deployment), under the key "f/<topic id>/<partition>".
+type FirstEnds struct {
+	Version     int             `json:"v"`
+	Topic       string          `json:"topic"`
+	TopicID     segment.TopicID `json:"topic_id"`
+	Partition   int32           `json:"partition"`
+	EventEnd    int64           `json:"event_end"`
+	ProfileID   segment.TopicID `json:"profile_topic_id"`
+	ProfileEnd  int64           `json:"profile_end"`
+}
+
+// Adopted lists the topic ids that stand or stood under a topic's name, oldest
+// first, under the key "t/<topic>". The last one is in use; a topic with
+// another id stops its lanes until it is adopted (contract 2.7).
+type Adopted struct {
+	Version int               `json:"v"`
+	Topic   string            `json:"topic"`
+	IDs     []segment.TopicID `json:"ids"`
+}

@@ -1,0 +1,145 @@
+// Package report is the table of export requests and what became of them: a
+// compacted Kafka topic, of which every replica keeps a View.
+//
+// All records of one account are in one partition, hash(account), so that
+// their offsets order them: which of two requests with one idempotency key came
+// first, which were pending before, whether a cancel came before a result.
+// Every attempt at a result has a key of its own and the lowest offset counts,
+// so that a replica that was thought dead can do no harm by finishing late.
+package report
+
+import (
+	"time"
+
+	"lockstitch/state/segment"
+)
+
+// Version is the version of the records' JSON.
+const Version = 1
+
+// Record keys; <id> is the report id.
+//
+//	q/<id>            Request
+//	g/<id>            Progress (the newest counts; only for show)
+//	r/<id>/<attempt>  Result (the lowest offset counts)
+//	c/<id>            Cancel
+//	x/<id>            Expired: the file is gone
+const (
+	KeyRequest  = "q/"
+	KeyProgress = "g/"
+	KeyResult   = "r/"
+	KeyCancel   = "c/"
+	KeyExpired  = "x/"
+)
+
+// Request is an accepted export: the question, frozen.
+type Request struct {
+	Version         int       `json:"v"`
+	ID              string    `json:"id"`
+	Account         string    `json:"account"`
+	CreatedAt       time.Time `json:"created_at"`
+	IdempotencyKey  string    `json:"idempotency_key,omitempty"`
+	BodyHash        string    `json:"body_hash,omitempty"` // of the canonical body, to tell a repeat from a clash
+	Body            []byte    `json:"body"`                // the request's JSON as accepted, echoed in the status
+	Question        Question  `json:"question"`
+	BarrierDeadline time.Time `json:"barrier_deadline"` // then the report ends in error
+}
+
+// End is the end of one event partition as read when a request was accepted.
+type End struct {
+	Topic     string          `json:"topic"`
+	TopicID   segment.TopicID `json:"topic_id"`
+	Partition int32           `json:"partition"`
+	Offset    int64           `json:"offset"` // the export holds rows with lower offsets
+}
+
+// Question is everything that shapes the bytes of an export, resolved: no
+// later definition changes it.
+type Question struct {
+	StartAt         int64             `json:"start_at"`         // server_time, ms, included
+	EndAt           *int64            `json:"end_at,omitempty"` // server_time, ms, excluded; nil: none
+	Barrier         []End             `json:"barrier"`
+	CompleteThrough time.Time         `json:"complete_through"` // when the ends were read
+	After           []End             `json:"after,omitempty"`  // rolling exports: rows at or above these offsets only
+	Attributes      []AttributeColumn `json:"attributes,omitempty"`
+	Tags            []TagColumn       `json:"tags,omitempty"`
+	// Email lists for each section the version ids of the attribute
+	// com.apsis1.attributes.email, numerically greatest first, with their types.
+	Email           map[string][]EmailVersion `json:"email,omitempty"`
+	Filter          string                    `json:"filter,omitempty"`    // audience expression; empty: all rows
+	Audiences       map[string]string         `json:"audiences,omitempty"` // name in Filter → discriminator
+	SpreadsheetSafe bool                      `json:"spreadsheet_safe,omitempty"`
+}
+
+// AttributeColumn is one requested attribute.
+type AttributeColumn struct {
+	Section   string `json:"section"`
+	VersionID string `json:"version_id"`
+	Name      string `json:"name"`
+	Type      string `json:"type"` // text boolean date timestamp number decimal location
+}
+
+// TagColumn is one requested tag.
+type TagColumn struct {
+	Section   string `json:"section"`
+	VersionID string `json:"version_id"`
+	Name      string `json:"name"`
+}
+
+// EmailVersion is one version of a section's primary e-mail attribute.
+type EmailVersion struct {
+	VersionID string `json:"version_id"`
+	Type      string `json:"type"`
+}
+
+// Waiting names a partition that a report waits for, and why.
+type Waiting struct {
+	Topic     string `json:"topic"`
+	Partition int32  `json:"partition"`
+	Offset    int64  `json:"offset"`   // the end to be passed
+	Position  int64  `json:"position"` // how far it has been committed
+	Reason    string `json:"reason"`
+}
+
+// Progress says how far a running report is. Only for show.
+type Progress struct {
+	Version       int       `json:"v"`
+	At            time.Time `json:"at"`
+	SegmentsDone  int       `json:"segments_done"`
+	SegmentsTotal int       `json:"segments_total"`
+	Rows          int64     `json:"rows"`
+	Bytes         int64     `json:"bytes"`
+	Waiting       []Waiting `json:"waiting,omitempty"`
+}
+
+// Problem is a report's failure as an RFC 9457 problem object.
+type Problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail"`
+}
+
+// Result is the outcome of one attempt at a report.
+type Result struct {
+	Version int       `json:"v"`
+	Attempt string    `json:"attempt"` // a ULID
+	At      time.Time `json:"at"`
+	Problem *Problem  `json:"problem,omitempty"` // set: status error
+	Object  string    `json:"object,omitempty"`  // exports/<account, percent-encoded>/<report id>/<attempt>.csv.gz
+	Rows    int64     `json:"rows"`
+	Bytes   int64     `json:"bytes"`
+	SHA256  string    `json:"sha256,omitempty"` // of the file, hex
+	Slices  int       `json:"slices"`
+	Expires time.Time `json:"expires"` // when the file is removed
+}
+
+// Cancel is the wish to cancel (before a result) or to remove the file (after).
+type Cancel struct {
+	Version int       `json:"v"`
+	At      time.Time `json:"at"`
+	// Withdrawn: taken back by the replica that wrote the request, because a
+	// repeat or too many pending came before it; the report was never answered
+	// and is shown to nobody.
+	Withdrawn bool `json:"withdrawn,omitempty"`
+}

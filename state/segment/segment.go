@@ -1,0 +1,59 @@
+// Package segment is the format in which kept events rest in the object store:
+// immutable, columnar, dictionary-encoded, checksummed, versioned. FORMAT.md
+// describes it byte by byte.
+//
+// An object holds slices. A slice holds up to MaxSliceRows rows of one account
+// in (server_time, stream, partition, offset) order together with the distinct
+// profile snapshots they were decorated with. The directory of an object's
+// slices (SliceInfo) also stands in the catalog record, so that planning an
+// export reads no object.
+package segment
+
+import "fmt"
+
+// TopicID is Kafka's id of a topic (KIP-516). A topic that is deleted and made
+// anew has another one.
+type TopicID [16]byte
+
+// Stream is one incarnation of an event topic. Rows of equal server_time are
+// ordered by (Topic, Incarnation, partition, offset).
+type Stream struct {
+	Topic       string  `json:"topic"`
+	Incarnation int     `json:"incarnation"` // 0 for the first topic seen under the name, then 1, 2 …
+	ID          TopicID `json:"-"`           // written by MarshalText in records
+}
+
+// OffsetRange is a half-open range [Min, Next) of offsets of one stream and
+// partition that a slice's rows come from.
+type OffsetRange struct {
+	Topic       string  `json:"topic"`
+	Incarnation int     `json:"inc,omitempty"`
+	TopicID     TopicID `json:"topic_id"`
+	Partition   int32   `json:"partition"`
+	Min         int64   `json:"min"`
+	Next        int64   `json:"next"`
+}
+
+// SliceInfo is the directory entry of one slice.
+type SliceInfo struct {
+	Account    string        `json:"account"`
+	Rows       int           `json:"rows"`
+	MinTime    int64         `json:"min_time"` // server_time of the first row, ms
+	MaxTime    int64         `json:"max_time"` // server_time of the last row, ms
+	Offset     int64         `json:"offset"`   // byte range of the slice in the object
+	Length     int64         `json:"length"`
+	KeysLength int64         `json:"keys_length"` // prefix of the slice that OpenKeys and Activities need
+	Sources    []OffsetRange `json:"sources"`
+}
+
+// CorruptError reports damage: bytes that are there but wrong. It is never
+// used for a failure to read them.
+type CorruptError struct {
+	Object string // name of the object, as far as known
+	Offset int64  // position of the damaged part in the object
+	Cause  string
+}
+
+func (e *CorruptError) Error() string {
+	return fmt.Sprintf("segment %s is damaged at byte %d: %s", e.Object, e.Offset, e.Cause)
+}
