@@ -1,0 +1,86 @@
+package catalog
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/state/kafka"
+	"lockstitch/state/segment"
+)
+
+// Register writes down the ids of input topics that the catalog has not seen
+// before. A topic whose id differs from the recorded one is left alone: its
+// lanes stop until Adopt. The view must have been caught up.
+func Register(ctx context.Context, opts []kgo.Opt, catalogTopic string, v *View, inputs ...string) error {
+	infos, err := kafka.Describe(ctx, v.Client(), inputs...)
+	if err != nil {
+		return err
+	}
+	for _, topic := range inputs {
+		if len(v.Adopted(topic)) > 0 {
+			continue
+		}
+		if err := writeAdopted(ctx, opts, catalogTopic, &Adopted{Topic: topic, IDs: []segment.TopicID{infos[topic].ID}}); err != nil {
+			return err
+		}
+	}
+	return v.CatchUp(ctx)
+}
+
+// Adopt accepts the present incarnation of every input topic that was deleted
+// and made anew (contract 2.7): it is from then on a new stream that starts at
+// its beginning and sorts behind the earlier ones. It returns the names of the
+// topics for which something changed.
+func Adopt(ctx context.Context, opts []kgo.Opt, topics kafka.Topics, log *slog.Logger) ([]string, error) {
+	v, err := Open(ctx, Config{Opts: opts, Topic: topics.Catalog, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	defer v.Close()
+	if err := v.CatchUp(ctx); err != nil {
+		return nil, err
+	}
+	inputs := append(append([]string{}, topics.Events...), topics.Profiles)
+	infos, err := kafka.Describe(ctx, v.Client(), inputs...)
+	if err != nil {
+		return nil, err
+	}
+	var changed []string
+	for _, topic := range inputs {
+		ids := v.Adopted(topic)
+		id := segment.TopicID(infos[topic].ID)
+		if len(ids) > 0 && ids[len(ids)-1] == id {
+			continue
+		}
+		for _, old := range ids {
+			if old == id {
+				return changed, fmt.Errorf("topic %s has the id %s, which an earlier incarnation had: not adopted", topic, id)
+			}
+		}
+		if err := writeAdopted(ctx, opts, topics.Catalog, &Adopted{Topic: topic, IDs: append(ids, id)}); err != nil {
+			return changed, err
+		}
+		log.Info("adopted a topic", "topic", topic, "topic_id", id, "incarnation", len(ids))
+		changed = append(changed, topic)
+	}
+	return changed, nil
+}
+
+func writeAdopted(ctx context.Context, opts []kgo.Opt, catalogTopic string, a *Adopted) error {
+	rec, err := a.Record(catalogTopic)
+	if err != nil {
+		return err
+	}
+	cl, err := kgo.NewClient(append(append([]kgo.Opt{}, opts...), kgo.RecordPartitioner(kgo.ManualPartitioner()))...)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	if err := cl.ProduceSync(ctx, rec).FirstErr(); err != nil {
+		return fmt.Errorf("writing down the id of topic %s: %w", a.Topic, err)
+	}
+	return nil
+}

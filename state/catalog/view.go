@@ -1,0 +1,216 @@
+package catalog
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"math"
+	"sort"
+	"sync"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/state/kafka"
+	"lockstitch/state/segment"
+)
+
+// Config says which catalog a View follows.
+type Config struct {
+	Opts  []kgo.Opt
+	Topic string
+	Log   *slog.Logger
+}
+
+// View is the local copy of the catalog. A cut becomes visible in it whole: it
+// is one transaction on one partition.
+type View struct {
+	tail *kafka.Tail
+	log  *slog.Logger
+
+	mu  sync.RWMutex
+	st  state
+	err error // the catalog holds something that cannot be read: nothing is answered any more
+}
+
+// SliceRef names one stored slice. Info is shared and must not be changed.
+type SliceRef struct {
+	SegmentID string
+	Object    string
+	Info      *segment.SliceInfo
+}
+
+type state struct {
+	segments  map[string]*Segment
+	accounts  map[string]map[string]*Segment // account → segment id → segment that holds a slice of it
+	positions map[string]*Position
+	first     map[string]*FirstEnds
+	adopted   map[string]*Adopted
+}
+
+// Open follows the catalog topic. It does not wait until the end is reached;
+// CatchUp does.
+func Open(ctx context.Context, cfg Config) (*View, error) {
+	v := &View{log: cfg.Log, st: state{
+		segments:  make(map[string]*Segment),
+		accounts:  make(map[string]map[string]*Segment),
+		positions: make(map[string]*Position),
+		first:     make(map[string]*FirstEnds),
+		adopted:   make(map[string]*Adopted),
+	}}
+	tail, err := kafka.StartTail(ctx, kafka.TailConfig{Opts: cfg.Opts, Topic: cfg.Topic, Apply: v.apply, Log: cfg.Log})
+	if err != nil {
+		return nil, fmt.Errorf("catalog: %w", err)
+	}
+	if n := tail.Partitions(); n != 1 {
+		tail.Close()
+		return nil, fmt.Errorf("catalog: topic %s has %d partitions; it must have 1, so that a cut becomes visible whole", cfg.Topic, n)
+	}
+	v.tail = tail
+	return v, nil
+}
+
+// Close stops following.
+func (v *View) Close() { v.tail.Close() }
+
+// CatchUp waits until everything committed before the call is visible.
+func (v *View) CatchUp(ctx context.Context) error {
+	if err := v.tail.CatchUp(ctx); err != nil {
+		return fmt.Errorf("catalog: %w", err)
+	}
+	return v.Err()
+}
+
+// Err is why the catalog cannot be used: a record of another version or a
+// damaged one. Nil if it can.
+func (v *View) Err() error {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.err
+}
+
+// Changed returns a channel that is closed when something new was applied.
+func (v *View) Changed() <-chan struct{} { return v.tail.Changed() }
+
+// Client is the view's Kafka client, for further requests.
+func (v *View) Client() *kgo.Client { return v.tail.Client() }
+
+// Position is where a partition of an event topic, or of the profiles, stands.
+func (v *View) Position(id segment.TopicID, partition int32) (Position, bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	p, ok := v.st.positions[partitionKey(id, partition)]
+	if !ok {
+		return Position{}, false
+	}
+	return *p, true
+}
+
+// FirstEnds are the ends recorded before the partition's first event was
+// processed.
+func (v *View) FirstEnds(id segment.TopicID, partition int32) (FirstEnds, bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	f, ok := v.st.first[partitionKey(id, partition)]
+	if !ok {
+		return FirstEnds{}, false
+	}
+	return *f, true
+}
+
+// Adopted lists the topic ids that stand or stood under a topic's name, oldest
+// first; the last one is in use. The index of an id is its incarnation.
+func (v *View) Adopted(topic string) []segment.TopicID {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	if a, ok := v.st.adopted[topic]; ok {
+		return append([]segment.TopicID(nil), a.IDs...)
+	}
+	return nil
+}
+
+// Segments lists the live segments in order of their ids, which is the order
+// in which they were sealed. They are shared and must not be changed.
+func (v *View) Segments() []*Segment {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	out := make([]*Segment, 0, len(v.st.segments))
+	for _, s := range v.st.segments {
+		out = append(out, s)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
+	return out
+}
+
+// Live says whether a segment is in the catalog.
+func (v *View) Live(id string) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	_, ok := v.st.segments[id]
+	return ok
+}
+
+// Slices lists the slices of an account that may hold rows with start <=
+// server_time < end (ms; math.MaxInt64: no upper end), in order of their first
+// row.
+func (v *View) Slices(account string, start, end int64) []SliceRef {
+	v.mu.RLock()
+	var out []SliceRef
+	for _, s := range v.st.accounts[account] {
+		for i := range s.Slices {
+			in := &s.Slices[i]
+			if in.Account == account && in.MaxTime >= start && (in.MinTime < end || end == math.MaxInt64) {
+				out = append(out, SliceRef{SegmentID: s.ID, Object: s.Object, Info: in})
+			}
+		}
+	}
+	v.mu.RUnlock()
+	sort.Slice(out, func(i, j int) bool {
+		a, b := &out[i], &out[j]
+		switch {
+		case a.Info.MinTime != b.Info.MinTime:
+			return a.Info.MinTime < b.Info.MinTime
+		case a.SegmentID != b.SegmentID:
+			return a.SegmentID < b.SegmentID
+		}
+		return a.Info.Offset < b.Info.Offset
+	})
+	return out
+}
+
+func (v *View) apply(r *kgo.Record) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := v.st.decode(r); err != nil && v.err == nil {
+		v.err = err
+		v.log.Error("the catalog cannot be used", "err", err)
+	}
+}
+
+func (s *state) applySegment(id string, value []byte) error {
+	if old, ok := s.segments[id]; ok {
+		for i := range old.Slices {
+			delete(s.accounts[old.Slices[i].Account], id)
+		}
+		delete(s.segments, id)
+	}
+	if value == nil {
+		return nil
+	}
+	seg := new(Segment)
+	if err := json.Unmarshal(value, seg); err != nil {
+		return err
+	}
+	if seg.ID != id {
+		return fmt.Errorf("the record names segment %q", seg.ID)
+	}
+	s.segments[id] = seg
+	for i := range seg.Slices {
+		acc := seg.Slices[i].Account
+		if s.accounts[acc] == nil {
+			s.accounts[acc] = make(map[string]*Segment)
+		}
+		s.accounts[acc][id] = seg
+	}
+	return nil
+}

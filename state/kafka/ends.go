@@ -1,0 +1,164 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// Isolation says which end of a partition is asked for.
+type Isolation int8
+
+const (
+	// HighWatermark is the end of what is replicated, open transactions
+	// included.
+	HighWatermark Isolation = 0
+	// LastStable is the end of what is decided: the first offset of the oldest
+	// open transaction, or the high watermark where there is none.
+	LastStable Isolation = 1
+)
+
+// Timestamps with a special meaning in ListOffsets.
+const (
+	AtEnd   int64 = -1
+	AtStart int64 = -2
+)
+
+// PartitionEnd is one partition with the offsets of its first record and its
+// end (the offset that the next record gets).
+type PartitionEnd struct {
+	Topic     string
+	TopicID   [16]byte
+	Partition int32
+	Start     int64
+	End       int64
+}
+
+// TopicInfo is what a cluster's metadata says of one topic.
+type TopicInfo struct {
+	ID         [16]byte
+	Partitions int32
+}
+
+// Describe asks for the ids and partition counts of topics. A topic that does
+// not exist is an error that wraps kerr.UnknownTopicOrPartition.
+func Describe(ctx context.Context, cl *kgo.Client, topics ...string) (map[string]TopicInfo, error) {
+	req := kmsg.NewPtrMetadataRequest()
+	for _, t := range topics {
+		rt := kmsg.NewMetadataRequestTopic()
+		rt.Topic = kmsg.StringPtr(t)
+		req.Topics = append(req.Topics, rt)
+	}
+	resp, err := req.RequestWith(ctx, cl)
+	if err != nil {
+		return nil, fmt.Errorf("reading the metadata of %v: %w", topics, err)
+	}
+	out := make(map[string]TopicInfo, len(topics))
+	for _, t := range resp.Topics {
+		name := ""
+		if t.Topic != nil {
+			name = *t.Topic
+		}
+		if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
+			return nil, fmt.Errorf("topic %s: %w", name, err)
+		}
+		out[name] = TopicInfo{ID: t.TopicID, Partitions: int32(len(t.Partitions))}
+	}
+	for _, t := range topics {
+		if _, ok := out[t]; !ok {
+			return nil, fmt.Errorf("topic %s: %w", t, kerr.UnknownTopicOrPartition)
+		}
+	}
+	return out, nil
+}
+
+// ListOffsets asks the leaders of the given partitions for one offset each:
+// timestamp is AtStart, AtEnd or a time in ms (then the first offset at or
+// after it, -1 where there is none). An error if any partition does not answer.
+func ListOffsets(ctx context.Context, cl *kgo.Client, partitions map[string][]int32, timestamp int64, iso Isolation) (map[string]map[int32]int64, error) {
+	req := kmsg.NewPtrListOffsetsRequest()
+	req.ReplicaID = -1
+	req.IsolationLevel = int8(iso)
+	want := 0
+	for t, ps := range partitions {
+		rt := kmsg.NewListOffsetsRequestTopic()
+		rt.Topic = t
+		for _, p := range ps {
+			rp := kmsg.NewListOffsetsRequestTopicPartition()
+			rp.Partition = p
+			rp.Timestamp = timestamp
+			rt.Partitions = append(rt.Partitions, rp)
+			want++
+		}
+		req.Topics = append(req.Topics, rt)
+	}
+	out := make(map[string]map[int32]int64, len(partitions))
+	if want == 0 {
+		return out, nil
+	}
+	got := 0
+	for _, shard := range cl.RequestSharded(ctx, req) {
+		if shard.Err != nil {
+			return nil, fmt.Errorf("listing offsets: %w", shard.Err)
+		}
+		resp, ok := shard.Resp.(*kmsg.ListOffsetsResponse)
+		if !ok {
+			return nil, errors.New("listing offsets: unexpected response")
+		}
+		for _, t := range resp.Topics {
+			for _, p := range t.Partitions {
+				if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+					return nil, fmt.Errorf("listing offsets of %s/%d: %w", t.Topic, p.Partition, err)
+				}
+				if out[t.Topic] == nil {
+					out[t.Topic] = make(map[int32]int64)
+				}
+				out[t.Topic][p.Partition] = p.Offset
+				got++
+			}
+		}
+	}
+	if got != want {
+		return nil, fmt.Errorf("listing offsets: %d of %d partitions answered", got, want)
+	}
+	return out, nil
+}
+
+// Ends reads the starts and high watermarks of all partitions of topics, in
+// order of topic and partition. An error if any of them cannot be read.
+func Ends(ctx context.Context, cl *kgo.Client, topics ...string) (map[string][]PartitionEnd, error) {
+	infos, err := Describe(ctx, cl, topics...)
+	if err != nil {
+		return nil, err
+	}
+	parts := make(map[string][]int32, len(topics))
+	for t, info := range infos {
+		for p := range info.Partitions {
+			parts[t] = append(parts[t], p)
+		}
+	}
+	starts, err := ListOffsets(ctx, cl, parts, AtStart, HighWatermark)
+	if err != nil {
+		return nil, err
+	}
+	ends, err := ListOffsets(ctx, cl, parts, AtEnd, HighWatermark)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string][]PartitionEnd, len(topics))
+	for t, info := range infos {
+		for p := range info.Partitions {
+			out[t] = append(out[t], PartitionEnd{
+				Topic: t, TopicID: info.ID, Partition: p,
+				Start: starts[t][p], End: ends[t][p],
+			})
+		}
+		sort.Slice(out[t], func(i, j int) bool { return out[t][i].Partition < out[t][j].Partition })
+	}
+	return out, nil
+}

@@ -1,0 +1,253 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// TailConfig says what a Tail follows.
+type TailConfig struct {
+	Opts  []kgo.Opt // the connection; the Tail adds what it consumes
+	Topic string
+	// Apply is called by one goroutine, in offset order per partition, for
+	// every committed data record. The record's memory may be kept.
+	Apply func(*kgo.Record)
+	Log   *slog.Logger
+}
+
+// Tail follows all partitions of a topic from their start, with read_committed
+// isolation, and knows for each the offset below which everything was applied,
+// also where no record reaches the end (transaction markers, aborted records,
+// compacted stretches).
+type Tail struct {
+	cfg    TailConfig
+	cl     *kgo.Client
+	id     [16]byte
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	mu      sync.Mutex
+	next    []int64 // per partition: everything below has been applied
+	target  []int64 // per partition: the greatest end that somebody waits for
+	changed chan struct{}
+	err     error // why the tail has ended
+}
+
+// probeAfter is how long a partition that somebody waits for may bring nothing
+// before a raw fetch decides whether anything is left to read.
+const probeAfter = 50 * time.Millisecond
+
+// ErrTailClosed is what waiters get once the tail has been closed.
+var ErrTailClosed = errors.New("tail is closed")
+
+// StartTail starts to follow a topic. It fails if the topic does not exist or
+// the brokers cannot be asked before ctx ends; it does not wait until the end
+// has been reached.
+func StartTail(ctx context.Context, cfg TailConfig) (*Tail, error) {
+	opts := append([]kgo.Opt{}, cfg.Opts...)
+	opts = append(opts,
+		kgo.ConsumeTopics(cfg.Topic),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.KeepControlRecords(),
+		kgo.FetchMaxBytes(8<<20),
+		kgo.FetchMaxPartitionBytes(4<<20),
+		kgo.FetchMaxWait(5*time.Second),
+	)
+	cl, err := kgo.NewClient(opts...)
+	if err != nil {
+		return nil, fmt.Errorf("tail of %s: %w", cfg.Topic, err)
+	}
+	ends, err := Ends(ctx, cl, cfg.Topic)
+	if err != nil {
+		cl.Close()
+		return nil, fmt.Errorf("tail of %s: %w", cfg.Topic, err)
+	}
+	parts := ends[cfg.Topic]
+	run, cancel := context.WithCancel(context.Background())
+	t := &Tail{
+		cfg: cfg, cl: cl, cancel: cancel, done: make(chan struct{}),
+		next: make([]int64, len(parts)), target: make([]int64, len(parts)),
+		changed: make(chan struct{}),
+	}
+	for i, p := range parts {
+		// A position starts as a number, not as "nothing read": an emptied log
+		// (start = end) never brings a record.
+		t.next[i], t.id = p.Start, p.TopicID
+	}
+	go t.run(run)
+	return t, nil
+}
+
+// Partitions is the number of partitions that are followed.
+func (t *Tail) Partitions() int32 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return int32(len(t.next))
+}
+
+// Position is the offset below which everything in partition p was applied.
+func (t *Tail) Position(p int32) int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if int(p) >= len(t.next) {
+		return 0
+	}
+	return t.next[p]
+}
+
+// Changed returns a channel that is closed when a position moves next. Take it
+// before looking at the state that is waited for.
+func (t *Tail) Changed() <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.changed
+}
+
+// Client is the tail's client; requests may be issued with it.
+func (t *Tail) Client() *kgo.Client { return t.cl }
+
+// CatchUp reads the high watermarks of partitions (none given: of all) and
+// waits until everything below them has been applied. An open transaction is
+// waited for as long as ctx allows.
+func (t *Tail) CatchUp(ctx context.Context, partitions ...int32) error {
+	if len(partitions) == 0 {
+		for p := range t.Partitions() {
+			partitions = append(partitions, p)
+		}
+	}
+	ends, err := ListOffsets(ctx, t.cl, map[string][]int32{t.cfg.Topic: partitions}, AtEnd, HighWatermark)
+	if err != nil {
+		return fmt.Errorf("catching up with %s: %w", t.cfg.Topic, err)
+	}
+	for p, end := range ends[t.cfg.Topic] {
+		if err := t.WaitFor(ctx, p, end); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// WaitFor waits until everything below offset end of partition p was applied.
+func (t *Tail) WaitFor(ctx context.Context, p int32, end int64) error {
+	for {
+		t.mu.Lock()
+		if t.err != nil {
+			t.mu.Unlock()
+			return fmt.Errorf("waiting for %s/%d: %w", t.cfg.Topic, p, t.err)
+		}
+		if int(p) < len(t.next) && t.next[p] >= end {
+			t.mu.Unlock()
+			return nil
+		}
+		t.grow(p)
+		t.target[p] = max(t.target[p], end)
+		ch := t.changed
+		t.mu.Unlock()
+		select {
+		case <-ch:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %s/%d to reach offset %d (at %d): %w", t.cfg.Topic, p, end, t.Position(p), ctx.Err())
+		}
+	}
+}
+
+// Close stops following, waits for the goroutine and closes the client.
+func (t *Tail) Close() {
+	t.cancel()
+	<-t.done
+	t.cl.Close()
+}
+
+// grow makes room for partition p, added to the topic after the start; mu is
+// held.
+func (t *Tail) grow(p int32) {
+	for int(p) >= len(t.next) {
+		t.next = append(t.next, 0)
+		t.target = append(t.target, 0)
+	}
+}
+
+func (t *Tail) run(ctx context.Context) {
+	defer close(t.done)
+	defer func() {
+		t.mu.Lock()
+		t.err = ErrTailClosed
+		close(t.changed)
+		t.changed = make(chan struct{})
+		t.mu.Unlock()
+	}()
+	for ctx.Err() == nil {
+		pctx, cancel := context.WithTimeout(ctx, probeAfter)
+		fetches := t.cl.PollRecords(pctx, 10_000)
+		cancel()
+		if ctx.Err() != nil || fetches.IsClientClosed() {
+			return
+		}
+		fetches.EachError(func(topic string, p int32, err error) {
+			if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+				return
+			}
+			t.cfg.Log.Warn("tail cannot fetch", "topic", t.cfg.Topic, "partition", p, "err", err)
+		})
+		moved := make(map[int32]int64)
+		fetches.EachPartition(func(fp kgo.FetchTopicPartition) {
+			for _, r := range fp.Records {
+				if !r.Attrs.IsControl() {
+					t.cfg.Apply(r)
+				}
+				moved[fp.Partition] = r.Offset + 1
+			}
+		})
+		if len(moved) == 0 {
+			t.probe(ctx, moved)
+		}
+		t.advance(moved)
+	}
+}
+
+// probe asks about the partitions that somebody waits for and that brought
+// nothing.
+func (t *Tail) probe(ctx context.Context, moved map[int32]int64) {
+	t.mu.Lock()
+	waiting := make(map[int32]int64)
+	for p, end := range t.target {
+		if t.next[p] < end {
+			waiting[int32(p)] = t.next[p]
+		}
+	}
+	t.mu.Unlock()
+	for p, next := range waiting {
+		pctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		past, err := Probe(pctx, t.cl, t.cfg.Topic, t.id, p, next)
+		cancel()
+		if errors.Is(err, kerr.OffsetOutOfRange) {
+			t.cfg.Log.Error("the log was cut below the position of a tail", "topic", t.cfg.Topic, "partition", p, "position", next)
+			continue
+		}
+		if err == nil && past > next {
+			moved[p] = past
+		}
+	}
+}
+
+func (t *Tail) advance(moved map[int32]int64) {
+	if len(moved) == 0 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for p, next := range moved {
+		t.grow(p)
+		t.next[p] = max(t.next[p], next)
+	}
+	close(t.changed)
+	t.changed = make(chan struct{})
+}
