@@ -1,0 +1,239 @@
+package kafka
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
+)
+
+// The SASL mechanisms that can be configured.
+const (
+	SASLPlain       = "PLAIN"
+	SASLScram256    = "SCRAM-SHA-256"
+	SASLScram512    = "SCRAM-SHA-512"
+	SASLOAuthBearer = "OAUTHBEARER"
+)
+
+// Secret is a string that never prints itself: not with fmt, not with slog, not
+// as JSON. Convert it to string where it is used.
+type Secret string
+
+const redacted = "[secret]"
+
+// String hides the value.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return redacted
+}
+
+// GoString hides the value from %#v.
+func (s Secret) GoString() string { return strconv.Quote(s.String()) }
+
+// MarshalText hides the value from slog and encoding/json.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// Resolve returns the secret itself, or what stands in file where the secret is
+// empty; surrounding white space of a file is dropped. Naming both is an error,
+// as nobody could tell which of the two counts.
+func (s Secret) Resolve(file string) (string, error) {
+	if file == "" {
+		return string(s), nil
+	}
+	if s != "" {
+		return "", errors.New("a secret and a file for it are both set; set one of them")
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("reading a secret: %w", err)
+	}
+	b = bytes.TrimSpace(b)
+	if len(b) == 0 {
+		return "", fmt.Errorf("the secret file %s is empty", file)
+	}
+	return string(b), nil
+}
+
+// Config says how to reach a Kafka cluster. The zero value of everything but
+// Brokers is a connection without TLS and without authentication.
+type Config struct {
+	Brokers  []string // host:port, at least one
+	ClientID string   // shown in the brokers' logs and quotas; default "lockstitch"
+
+	TLS           bool   // implied by any of the files
+	TLSCAFile     string // PEM; default: the system's roots
+	TLSCertFile   string // PEM; with TLSKeyFile: mutual TLS. Read again at every connection
+	TLSKeyFile    string
+	TLSServerName string // default: the host of each broker's address
+
+	SASLMechanism string // one of the SASL constants; empty: none
+	Username      string
+	Password      Secret
+	PasswordFile  string
+
+	// OAUTHBEARER takes its token from a file, read at every connection, or from
+	// a token endpoint by the client-credentials grant (RFC 6749, 4.4).
+	OAuthTokenFile        string
+	OAuthTokenURL         string
+	OAuthClientID         string
+	OAuthClientSecret     Secret
+	OAuthClientSecretFile string
+	OAuthScopes           []string
+}
+
+// Opts turns the configuration into client options. Files are read here, so
+// that a missing one is found before anything starts. Errors name the file or
+// the setting, never a secret.
+func (c Config) Opts() ([]kgo.Opt, error) {
+	if len(c.Brokers) == 0 {
+		return nil, errors.New("kafka: no brokers are configured")
+	}
+	for _, b := range c.Brokers {
+		if err := checkAddress(b); err != nil {
+			return nil, fmt.Errorf("kafka: broker %q: %w", b, err)
+		}
+	}
+	id := c.ClientID
+	if id == "" {
+		id = "lockstitch"
+	}
+	opts := []kgo.Opt{kgo.SeedBrokers(c.Brokers...), kgo.ClientID(id)}
+	tc, err := c.tlsConfig()
+	if err != nil {
+		return nil, fmt.Errorf("kafka TLS: %w", err)
+	}
+	if tc != nil {
+		opts = append(opts, kgo.DialTLSConfig(tc))
+	}
+	m, err := c.mechanism()
+	if err != nil {
+		return nil, fmt.Errorf("kafka SASL: %w", err)
+	}
+	if m != nil {
+		opts = append(opts, kgo.SASL(m))
+	}
+	return opts, nil
+}
+
+func checkAddress(addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return errors.New("want host:port")
+	}
+	if n, err := strconv.Atoi(port); host == "" || err != nil || n < 1 || n > 65535 {
+		return errors.New("want host:port with a port of 1..65535")
+	}
+	return nil
+}
+
+func (c Config) tlsConfig() (*tls.Config, error) {
+	if !c.TLS && c.TLSCAFile == "" && c.TLSCertFile == "" && c.TLSKeyFile == "" {
+		return nil, nil
+	}
+	tc := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.TLSServerName}
+	if c.TLSCAFile != "" {
+		pem, err := os.ReadFile(c.TLSCAFile)
+		if err != nil {
+			return nil, err
+		}
+		tc.RootCAs = x509.NewCertPool()
+		if !tc.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s holds no PEM certificate", c.TLSCAFile)
+		}
+	}
+	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
+		return nil, errors.New("a client certificate needs both its certificate and its key file")
+	}
+	if c.TLSCertFile != "" {
+		load := func() (*tls.Certificate, error) {
+			cert, err := tls.LoadX509KeyPair(c.TLSCertFile, c.TLSKeyFile)
+			return &cert, err
+		}
+		if _, err := load(); err != nil {
+			return nil, err
+		}
+		// Read at every handshake, so that a renewed certificate needs no restart.
+		tc.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
+	}
+	return tc, nil
+}
+
+func (c Config) mechanism() (sasl.Mechanism, error) {
+	switch strings.ToUpper(c.SASLMechanism) {
+	case "":
+		return nil, nil
+	case SASLPlain, SASLScram256, SASLScram512:
+	case SASLOAuthBearer:
+		return c.oauth()
+	default:
+		return nil, fmt.Errorf("mechanism %q is not one of %s, %s, %s, %s",
+			c.SASLMechanism, SASLPlain, SASLScram256, SASLScram512, SASLOAuthBearer)
+	}
+	pass, err := c.Password.Resolve(c.PasswordFile)
+	if err != nil {
+		return nil, err
+	}
+	if c.Username == "" || pass == "" {
+		return nil, fmt.Errorf("%s needs a user name and a password", c.SASLMechanism)
+	}
+	switch strings.ToUpper(c.SASLMechanism) {
+	case SASLPlain:
+		return plain.Auth{User: c.Username, Pass: pass}.AsMechanism(), nil
+	case SASLScram256:
+		return scram.Auth{User: c.Username, Pass: pass}.AsSha256Mechanism(), nil
+	default:
+		return scram.Auth{User: c.Username, Pass: pass}.AsSha512Mechanism(), nil
+	}
+}
+
+func (c Config) oauth() (sasl.Mechanism, error) {
+	if (c.OAuthTokenFile == "") == (c.OAuthTokenURL == "") {
+		return nil, fmt.Errorf("%s needs either a token file or a token URL", SASLOAuthBearer)
+	}
+	if c.OAuthTokenFile != "" {
+		read := func(context.Context) (oauth.Auth, error) {
+			token, err := Secret("").Resolve(c.OAuthTokenFile)
+			return oauth.Auth{Token: token}, err
+		}
+		if _, err := read(context.Background()); err != nil {
+			return nil, err
+		}
+		return oauth.Oauth(read), nil
+	}
+	secret, err := c.OAuthClientSecret.Resolve(c.OAuthClientSecretFile)
+	if err != nil {
+		return nil, err
+	}
+	if c.OAuthClientID == "" || secret == "" {
+		return nil, errors.New("a token URL needs a client id and a client secret")
+	}
+	cc := &clientcredentials.Config{
+		ClientID: c.OAuthClientID, ClientSecret: secret,
+		TokenURL: c.OAuthTokenURL, Scopes: c.OAuthScopes,
+	}
+	// The source caches the token and renews it shortly before it expires.
+	src := oauth2.ReuseTokenSource(nil, cc.TokenSource(context.Background()))
+	return oauth.Oauth(func(context.Context) (oauth.Auth, error) {
+		t, err := src.Token()
+		if err != nil {
+			return oauth.Auth{}, fmt.Errorf("asking %s for a token: %w", c.OAuthTokenURL, err)
+		}
+		return oauth.Auth{Token: t.AccessToken}, nil
+	}), nil
+}

@@ -1,0 +1,291 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"strconv"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+const (
+	day           = 24 * 60 * 60 * 1000 // ms
+	minLag        = 1 * day             // contract 1: min.compaction.lag.ms of what decorates
+	keepTombstone = 7 * day             // contract 1: delete.retention.ms of compacted topics
+	minMessage    = 1_000_012           // bytes; the greatest records written (dead letters) stay below 1 MB
+	maxMessage    = 1 << 20             // bytes; what Create asks for
+
+	// DefaultReportPartitions is what Create gives the reports topic. All
+	// reports of one account are in one partition.
+	DefaultReportPartitions = 4
+)
+
+// setting is one topic setting: what Create sets, what Check accepts, and what
+// it costs to have it otherwise.
+type setting struct {
+	name string
+	set  string
+	ok   func(have string) bool
+	want string // what Check says it should be
+	cost string
+}
+
+func exactly(name, value, cost string) setting {
+	return setting{name: name, set: value, want: value, cost: cost, ok: func(h string) bool { return h == value }}
+}
+
+// atLeast accepts greater values, and -1 (for ever, without limit).
+func atLeast(name string, least, set int64, cost string) setting {
+	return setting{name: name, set: strconv.FormatInt(set, 10), want: "at least " + strconv.FormatInt(least, 10), cost: cost,
+		ok: func(h string) bool {
+			n, err := strconv.ParseInt(h, 10, 64)
+			return err == nil && (n >= least || n == -1)
+		}}
+}
+
+const (
+	costTimestamp = "decoration and deduplication follow the record's time: a producer's clock could pick the wrong version of a profile, or let a duplicate through"
+	costLag       = "compaction may take versions of a profile that events still waiting need: their columns would come out newer than the event, or empty"
+	costTombstone = "a replica that was away for longer misses deletions and has to rebuild its view more often than it should"
+	costMessage   = "records of up to 1 MB are written here; the brokers would refuse them and the cut would stop"
+	costCompacted = "the topic is read from its start by every replica: without compaction it grows without end"
+	costExpiry    = "records expire although nothing has replaced them: what is known of a profile, a segment or a report would be lost"
+)
+
+// layout is what one topic must look like.
+type layout struct {
+	topic      string
+	partitions int32 // 0: as many as the option or the other topics say
+	settings   []setting
+}
+
+// layouts lists all topics, events first.
+func (t Topics) layouts() []layout {
+	logTime := exactly("message.timestamp.type", "LogAppendTime", costTimestamp)
+	compact := []setting{
+		{name: "cleanup.policy", set: "compact", want: "compact", cost: costCompacted + "; with delete, " + costExpiry,
+			ok: func(h string) bool { return h == "compact" }},
+		atLeast("delete.retention.ms", keepTombstone, keepTombstone, costTombstone),
+	}
+	lag := atLeast("min.compaction.lag.ms", minLag, minLag, costLag)
+	size := atLeast("max.message.bytes", minMessage, maxMessage, costMessage)
+	notCompacted := setting{name: "cleanup.policy", set: "delete", want: "delete", ok: func(h string) bool { return h == "delete" },
+		cost: "compaction removes records that share a key: events that were acknowledged would vanish before they are read"}
+
+	var all []layout
+	for _, e := range t.Events {
+		all = append(all, layout{topic: e, settings: []setting{
+			logTime, notCompacted,
+			{name: "retention.ms", want: "at least " + strconv.Itoa(minLag), cost: "events that expire before they are read are lost; the time must cover your longest outage",
+				ok: func(h string) bool {
+					n, err := strconv.ParseInt(h, 10, 64)
+					return err == nil && (n >= minLag || n == -1)
+				}},
+		}})
+	}
+	return append(all,
+		layout{topic: t.Profiles, settings: append([]setting{logTime, lag}, compact...)},
+		layout{topic: t.Definitions, partitions: 1, settings: append([]setting{lag}, compact...)},
+		layout{topic: t.Catalog, partitions: 1, settings: append([]setting{size}, compact...)},
+		layout{topic: t.Reports, settings: append([]setting{size}, compact...)},
+		layout{topic: t.DeadLetters, settings: []setting{size, {
+			name: "cleanup.policy", set: "delete", want: "delete", ok: func(h string) bool { return h == "delete" },
+			cost: "compaction removes dead letters that share a key: events set aside could not be found again",
+		}, atLeast("retention.ms", 30*day, -1, "dead letters expire before somebody has looked at them")}},
+	)
+}
+
+// CreateOptions are the choices that Create leaves to the operator.
+type CreateOptions struct {
+	Partitions        int32 // of every event topic and of profiles; at least 1
+	ReplicationFactor int16 // -1: the cluster's default
+	ReportPartitions  int32 // 0: DefaultReportPartitions
+}
+
+// Create makes the topics that do not exist, with the settings of the contract
+// (section 1), and names them. Topics that exist are left as they are: Check
+// says what is wrong with them.
+func Create(ctx context.Context, cl *kgo.Client, t Topics, o CreateOptions) ([]string, error) {
+	if o.Partitions < 1 {
+		return nil, fmt.Errorf("creating topics: %d partitions; want at least 1", o.Partitions)
+	}
+	if o.ReportPartitions == 0 {
+		o.ReportPartitions = DefaultReportPartitions
+	}
+	adm := kadm.NewClient(cl)
+	var created []string
+	for _, l := range t.layouts() {
+		parts := l.partitions
+		switch {
+		case parts > 0:
+		case l.topic == t.Reports:
+			parts = o.ReportPartitions
+		case l.topic == t.DeadLetters:
+			parts = 1
+		default:
+			parts = o.Partitions
+		}
+		configs := make(map[string]*string, len(l.settings)+1)
+		for _, s := range l.settings {
+			if s.set != "" {
+				configs[s.name] = kadm.StringPtr(s.set)
+			}
+		}
+		if o.ReplicationFactor >= 3 {
+			// With acks=all an acknowledged record survives the loss of a disk.
+			configs["min.insync.replicas"] = kadm.StringPtr("2")
+		}
+		_, err := adm.CreateTopic(ctx, parts, o.ReplicationFactor, configs, l.topic)
+		switch {
+		case errors.Is(err, kerr.TopicAlreadyExists):
+		case err != nil:
+			return created, fmt.Errorf("creating topic %s: %w", l.topic, err)
+		default:
+			created = append(created, l.topic)
+		}
+	}
+	return created, nil
+}
+
+// Finding is one thing that Check found wrong.
+type Finding struct {
+	Topic   string
+	Setting string // "partitions", "exists", "replication", "routing" or the name of a topic setting
+	Have    string
+	Want    string
+	Cost    string // what goes wrong if it stays
+	Fatal   bool   // serve cannot work with it
+}
+
+// String is the finding in one line.
+func (f Finding) String() string {
+	return fmt.Sprintf("%s: %s is %s, should be %s: %s", f.Topic, f.Setting, f.Have, f.Want, f.Cost)
+}
+
+// Check compares the topics of a cluster with the contract, section 1. It
+// changes nothing. No findings: all is well. The error is one of asking.
+func Check(ctx context.Context, cl *kgo.Client, t Topics) ([]Finding, error) {
+	adm := kadm.NewClient(cl)
+	layouts := t.layouts()
+	names := make([]string, 0, len(layouts))
+	for _, l := range layouts {
+		names = append(names, l.topic)
+	}
+	// Asked directly: the admin client would answer from its cache.
+	req := kmsg.NewPtrMetadataRequest()
+	for _, name := range names {
+		rt := kmsg.NewMetadataRequestTopic()
+		rt.Topic = kmsg.StringPtr(name)
+		req.Topics = append(req.Topics, rt)
+	}
+	meta, err := req.RequestWith(ctx, cl)
+	if err != nil {
+		return nil, fmt.Errorf("checking topics: %w", err)
+	}
+	described := make(map[string]*kmsg.MetadataResponseTopic)
+	for i := range meta.Topics {
+		if meta.Topics[i].Topic != nil {
+			described[*meta.Topics[i].Topic] = &meta.Topics[i]
+		}
+	}
+	var found []Finding
+	var existing []string
+	counts := make(map[string]int32)
+	for _, l := range layouts {
+		d := described[l.topic]
+		if d == nil {
+			return nil, fmt.Errorf("checking topic %s: the brokers did not answer for it", l.topic)
+		}
+		err := kerr.ErrorForCode(d.ErrorCode)
+		switch {
+		case errors.Is(err, kerr.UnknownTopicOrPartition):
+			found = append(found, Finding{Topic: l.topic, Setting: "exists", Have: "missing", Want: "there",
+				Cost: "serve does not start without it; `lockstitch topics create` makes it", Fatal: true})
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("checking topic %s: %w", l.topic, err)
+		}
+		existing = append(existing, l.topic)
+		counts[l.topic] = int32(len(d.Partitions))
+		if l.partitions > 0 && int(l.partitions) != len(d.Partitions) {
+			cost := "definitions are ordered across all accounts only within one partition"
+			if l.topic == t.Catalog {
+				cost = "a cut becomes visible whole only in one partition; serve does not start"
+			}
+			found = append(found, Finding{Topic: l.topic, Setting: "partitions", Have: strconv.Itoa(len(d.Partitions)),
+				Want: strconv.Itoa(int(l.partitions)), Cost: cost, Fatal: true})
+		}
+		if len(meta.Brokers) > 1 && len(d.Partitions) > 0 && len(d.Partitions[0].Replicas) == 1 {
+			found = append(found, Finding{Topic: l.topic, Setting: "replication", Have: "1", Want: "at least 2",
+				Cost: "one lost disk loses what was acknowledged"})
+		}
+	}
+	found = append(found, differingCounts(t, counts)...)
+	settings, err := checkSettings(ctx, adm, layouts, existing)
+	if err != nil {
+		return nil, err
+	}
+	found = append(found, settings...)
+	sort.SliceStable(found, func(i, j int) bool { return found[i].Fatal && !found[j].Fatal })
+	return found, nil
+}
+
+func differingCounts(t Topics, counts map[string]int32) []Finding {
+	want, ok := counts[t.Profiles]
+	if !ok {
+		return nil
+	}
+	var found []Finding
+	for _, e := range t.Events {
+		if n, ok := counts[e]; ok && n != want {
+			found = append(found, Finding{Topic: e, Setting: "partitions", Have: strconv.Itoa(int(n)),
+				Want: fmt.Sprintf("%d, as %s has", want, t.Profiles), Fatal: true,
+				Cost: "an event finds its profile in the partition of its own number: partitions beyond the smaller count are not consumed, and after partitions are added the profiles must be produced again"})
+		}
+	}
+	return found
+}
+
+func checkSettings(ctx context.Context, adm *kadm.Client, layouts []layout, existing []string) ([]Finding, error) {
+	if len(existing) == 0 {
+		return nil, nil
+	}
+	configs, err := adm.DescribeTopicConfigs(ctx, existing...)
+	if err != nil {
+		return nil, fmt.Errorf("reading topic settings: %w", err)
+	}
+	have := make(map[string]map[string]string)
+	for _, rc := range configs {
+		if rc.Err != nil {
+			return nil, fmt.Errorf("reading the settings of topic %s: %w", rc.Name, rc.Err)
+		}
+		m := make(map[string]string, len(rc.Configs))
+		for _, c := range rc.Configs {
+			m[c.Key] = strings.ReplaceAll(c.MaybeValue(), " ", "")
+		}
+		have[rc.Name] = m
+	}
+	var found []Finding
+	for _, l := range layouts {
+		m, ok := have[l.topic]
+		if !ok {
+			continue
+		}
+		for _, s := range l.settings {
+			v, ok := m[s.name]
+			if !ok {
+				v = "not set"
+			}
+			if !s.ok(v) {
+				found = append(found, Finding{Topic: l.topic, Setting: s.name, Have: v, Want: s.want, Cost: s.cost})
+			}
+		}
+	}
+	return found, nil
+}

@@ -1,0 +1,132 @@
+package kafka
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+func fakeClient(t *testing.T) (*kgo.Client, context.Context) {
+	t.Helper()
+	c, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cl.Close)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	t.Cleanup(cancel)
+	return cl, ctx
+}
+
+func TestCreateMakesWhatCheckAccepts(t *testing.T) {
+	cl, ctx := fakeClient(t)
+	topics := DefaultTopics()
+	topics.Events = append(topics.Events, "more-events")
+
+	missing, err := Check(ctx, cl, topics)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(missing) != 7 || !missing[0].Fatal || missing[0].Have != "missing" {
+		t.Fatalf("on an empty cluster: %v", missing)
+	}
+	created, err := Create(ctx, cl, topics, CreateOptions{Partitions: 3, ReplicationFactor: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"email-events", "more-events", "profiles", "definitions", "lockstitch.catalog", "lockstitch.reports", "lockstitch.dead-letters"}
+	if !slices.Equal(created, want) {
+		t.Fatalf("created %v, want %v", created, want)
+	}
+	found, err := Check(ctx, cl, topics)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(found) != 0 {
+		t.Fatalf("after Create: %v", found)
+	}
+	again, err := Create(ctx, cl, topics, CreateOptions{Partitions: 3, ReplicationFactor: 1})
+	if err != nil || len(again) != 0 {
+		t.Fatalf("a second Create made %v, err %v", again, err)
+	}
+	infos, err := Describe(ctx, cl, created...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for topic, n := range map[string]int32{"email-events": 3, "profiles": 3, "definitions": 1, "lockstitch.catalog": 1, "lockstitch.reports": DefaultReportPartitions} {
+		if infos[topic].Partitions != n {
+			t.Errorf("%s has %d partitions, want %d", topic, infos[topic].Partitions, n)
+		}
+	}
+}
+
+func TestCheckSaysWhatDiffersAndWhatItCosts(t *testing.T) {
+	cl, ctx := fakeClient(t)
+	topics := DefaultTopics()
+	adm := kadm.NewClient(cl)
+	for topic, n := range map[string]int32{"email-events": 3, "profiles": 2, "definitions": 2, "lockstitch.catalog": 2, "lockstitch.reports": 1, "lockstitch.dead-letters": 1} {
+		configs := map[string]*string{}
+		switch topic {
+		case "profiles":
+			configs["cleanup.policy"] = kadm.StringPtr("compact,delete")
+			configs["min.compaction.lag.ms"] = kadm.StringPtr("86399999")
+			configs["delete.retention.ms"] = kadm.StringPtr("86400000")
+		case "email-events":
+			configs["cleanup.policy"] = kadm.StringPtr("compact")
+			configs["retention.ms"] = kadm.StringPtr("1000")
+		case "lockstitch.dead-letters":
+			configs["max.message.bytes"] = kadm.StringPtr("1000")
+		}
+		if _, err := adm.CreateTopic(ctx, n, 1, configs, topic); err != nil {
+			t.Fatal(err)
+		}
+	}
+	found, err := Check(ctx, cl, topics)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]Finding)
+	for _, f := range found {
+		got[f.Topic+" "+f.Setting] = f
+		if f.Cost == "" || !strings.Contains(f.String(), f.Cost) {
+			t.Errorf("%v does not say what it costs", f)
+		}
+	}
+	for _, k := range []string{
+		"email-events partitions", "email-events message.timestamp.type", "email-events cleanup.policy", "email-events retention.ms",
+		"profiles message.timestamp.type", "profiles cleanup.policy", "profiles min.compaction.lag.ms", "profiles delete.retention.ms",
+		"definitions partitions", "definitions cleanup.policy", "definitions min.compaction.lag.ms",
+		"lockstitch.catalog partitions", "lockstitch.catalog cleanup.policy", "lockstitch.reports cleanup.policy",
+		"lockstitch.dead-letters max.message.bytes", "lockstitch.dead-letters retention.ms",
+	} {
+		if _, ok := got[k]; !ok {
+			t.Errorf("not found: %s", k)
+		}
+	}
+	for _, k := range []string{"email-events partitions", "definitions partitions", "lockstitch.catalog partitions"} {
+		if !got[k].Fatal {
+			t.Errorf("%s should be fatal", k)
+		}
+	}
+	if !found[0].Fatal {
+		t.Error("fatal findings should come first")
+	}
+}
+
+func TestCreateRefusesNoPartitions(t *testing.T) {
+	cl, ctx := fakeClient(t)
+	if _, err := Create(ctx, cl, DefaultTopics(), CreateOptions{}); err == nil {
+		t.Fatal("0 partitions were accepted")
+	}
+}
