@@ -6,7 +6,10 @@ package profile
 // with a format version byte; equal profiles have equal bytes. A nil Snapshot
 // stands for a deleted or absent profile. The bytes are immutable.
 //
-// Layout and accessors are in encode.go.
+// Layout, in encode.go; accessors, in read.go. They allocate nothing, and what
+// they return aliases the Snapshot. Bytes that come from outside (a disk) must
+// have passed Check; on bytes that have, or that Decode made, no accessor
+// fails.
 type Snapshot []byte
 
 // ValueKind tells how an attribute's value was written in JSON.
@@ -19,6 +22,7 @@ const (
 	Number                  // a JSON number; Raw is its literal, unchanged
 	True                    // JSON true; Raw is empty
 	False                   // JSON false; Raw is empty
+	numKinds
 )
 
 // Value is an attribute's value. Raw aliases the Snapshot or Slice it was read
