@@ -1,0 +1,95 @@
+package definition
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/state/kafka"
+)
+
+// Config says which definitions a View follows.
+type Config struct {
+	Opts       []kgo.Opt
+	Topic      string                // of one partition
+	Log        *slog.Logger          // nil: slog.Default()
+	Registerer prometheus.Registerer // nil: no metrics are registered
+}
+
+// View is the local copy of the definitions. It is safe for concurrent use.
+type View struct {
+	tail    *kafka.Tail
+	topic   string
+	log     *slog.Logger
+	table   *table
+	metrics *metrics
+}
+
+type metrics struct {
+	malformed prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	return &metrics{malformed: promauto.With(reg).NewCounter(prometheus.CounterOpts{
+		Name: "lockstitch_definitions_malformed_total",
+		Help: "Records of the definitions topic that were no definition; each deleted what its key said before.",
+	})}
+}
+
+// Open follows the definitions topic from its start. It fails if the topic does
+// not exist or the brokers cannot be asked; it does not wait until the end is
+// reached, CatchUp does.
+func Open(ctx context.Context, cfg Config) (*View, error) {
+	v := newView(cfg)
+	tail, err := kafka.StartTail(ctx, kafka.TailConfig{Opts: cfg.Opts, Topic: cfg.Topic, Apply: v.apply, Log: v.log})
+	if err != nil {
+		return nil, err
+	}
+	v.tail = tail
+	return v, nil
+}
+
+func newView(cfg Config) *View {
+	log := cfg.Log
+	if log == nil {
+		log = slog.Default()
+	}
+	return &View{topic: cfg.Topic, log: log, table: newTable(), metrics: newMetrics(cfg.Registerer)}
+}
+
+// apply takes over one record.
+func (v *View) apply(r *kgo.Record) {
+	if r.Value == nil {
+		v.table.put(string(r.Key), r.Offset, nil)
+		return
+	}
+	def, err := decode(r.Value)
+	if err != nil {
+		v.metrics.malformed.Inc()
+		v.log.Warn("malformed definition: what its key said before is deleted",
+			"topic", v.topic, "partition", r.Partition, "offset", r.Offset, "key", excerpt(string(r.Key)), "err", err)
+		v.table.put(string(r.Key), r.Offset, nil)
+		return
+	}
+	v.table.put(string(r.Key), r.Offset, &def)
+}
+
+// CatchUp waits until everything that was acknowledged before the call is
+// applied.
+func (v *View) CatchUp(ctx context.Context) error { return v.tail.CatchUp(ctx) }
+
+// Changed returns a channel that is closed when records have been applied. Take
+// it before looking.
+func (v *View) Changed() <-chan struct{} { return v.tail.Changed() }
+
+// Position is the offset below which everything was applied.
+func (v *View) Position() int64 { return v.tail.Position(0) }
+
+// Account is what exists on an account as far as it was applied; never nil.
+func (v *View) Account(id string) *Account { return v.table.account(id) }
+
+// Close stops following and waits for it to end.
+func (v *View) Close() { v.tail.Close() }
