@@ -1,0 +1,157 @@
+package objects
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func openTestFile(t *testing.T) (*fileStore, string) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "deep", "er")
+	s, err := Open(context.Background(), "file://"+dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.(*fileStore), dir
+}
+
+// What a loss of power may take is what was not synced: the file must be synced
+// before it has its name, every directory above it afterwards.
+func TestPutSyncsBeforeAndAfterTheName(t *testing.T) {
+	s, dir := openTestFile(t)
+	final := filepath.Join(dir, "a", "b", "c")
+	var synced []string
+	s.sync = func(f *os.File) error {
+		_, err := os.Stat(final)
+		named := err == nil
+		rel, err := filepath.Rel(dir, f.Name())
+		if err != nil {
+			return err
+		}
+		if strings.HasPrefix(rel, tempDir) {
+			rel = "temp"
+		}
+		if isFile := rel == "temp"; isFile == named {
+			t.Errorf("%s synced while the object's name existed: %v", rel, named)
+		}
+		synced = append(synced, rel)
+		return f.Sync()
+	}
+	if err := s.Put(context.Background(), "a/b/c", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(synced, " "); got != "temp a/b a ." {
+		t.Errorf("synced %q", got)
+	}
+}
+
+func TestFailedSyncIsAFailedPut(t *testing.T) {
+	s, dir := openTestFile(t)
+	broken := errors.New("disk is gone")
+	s.sync = func(f *os.File) error { return broken }
+	if err := s.Put(context.Background(), "a", []byte("x")); !errors.Is(err, broken) {
+		t.Errorf("Put: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "a")); err == nil {
+		t.Error("an object that was not synced got its name")
+	}
+	left, err := os.ReadDir(filepath.Join(dir, tempDir))
+	if err != nil || len(left) != 0 {
+		t.Errorf("temporary files left: %v %v", left, err)
+	}
+}
+
+func TestStaleTemporaryFilesAreSweptAndNeverListed(t *testing.T) {
+	s, dir := openTestFile(t)
+	old, young := filepath.Join(dir, tempDir, "old"), filepath.Join(dir, tempDir, "young")
+	for _, f := range []string{old, young} {
+		if err := os.WriteFile(f, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	past := time.Now().Add(-2 * staleTemp)
+	if err := os.Chtimes(old, past, past); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.List(context.Background(), "", func(i Info) error {
+		t.Errorf("listed %s", i.Name)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(context.Background(), "file://"+dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(old); err == nil {
+		t.Error("the stale file is still there")
+	}
+	if _, err := os.Stat(young); err != nil {
+		t.Errorf("a file that may be in use was removed: %v", err)
+	}
+}
+
+func TestDeleteRemovesEmptyDirectories(t *testing.T) {
+	s, dir := openTestFile(t)
+	ctx := context.Background()
+	for _, n := range []string{"a/b/1", "a/2"} {
+		if err := s.Put(ctx, n, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Delete(ctx, "a/b/1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "a", "b")); err == nil {
+		t.Error("the empty directory is still there")
+	}
+	if _, err := s.Stat(ctx, "a/2"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	for _, url := range []string{"", "ftp://x", "file://host/dir", "file:relative", "file:///x?y=z", "s3://", "s3://b?no_such=1", "gs://", "azblob://", "s3://b/../c", "http://u:hunter2@h/\x7f?sig=hunter2", "://hunter2"} {
+		s, err := Open(context.Background(), url)
+		if err == nil {
+			s.Close()
+			t.Errorf("Open(%q) succeeded", url)
+			continue
+		}
+		if strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("the error tells the secret: %v", err)
+		}
+	}
+}
+
+func TestErrorsTellNoSecrets(t *testing.T) {
+	cause := errors.New(`Put "https://user:hunter2@h/c/b?sv=1&sig=hunter2": dial tcp: refused`)
+	err := &storeError{op: "writing", store: "azblob://c", name: "n", cause: cause}
+	if want := `writing azblob://c object n: Put "https://h/c/b": dial tcp: refused`; err.Error() != want {
+		t.Errorf("%s\nwant %s", err, want)
+	}
+}
+
+func FuzzName(f *testing.F) {
+	for _, s := range []string{"a", "a/b", "../x", "a=b/.c", "å/🙂", "a//", "\x00"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		if CheckName(name) != nil {
+			return
+		}
+		for part := range strings.SplitSeq(name, "/") {
+			e := encodePart(part)
+			if strings.ContainsAny(e, "/\x00") || e == "." || e == ".." || e[0] == '.' {
+				t.Fatalf("%q is written as %q", part, e)
+			}
+			if back, ok := decodePart(e); !ok || back != part {
+				t.Fatalf("%q is written as %q and read as %q (%v)", part, e, back, ok)
+			}
+		}
+	})
+}
