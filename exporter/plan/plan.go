@@ -1,0 +1,200 @@
+// Package plan divides an export into pieces of time that can be rendered
+// independently of each other.
+//
+// The pieces of a plan are disjoint, in order of time, and together hold every
+// slice that may have a row to show. Where a piece ends is a matter of
+// convenience: the bytes of an export do not depend on it.
+package plan
+
+import (
+	"cmp"
+	"math"
+	"slices"
+
+	"lockstitch/state/catalog"
+	"lockstitch/state/report"
+	"lockstitch/state/segment"
+)
+
+// DefaultRows is how many rows a piece has, roughly, unless told otherwise.
+const DefaultRows = 48 << 10
+
+// minRowsPerSlice bounds the size of a plan by the number of rows, however many
+// slices overlap: a piece has at least so many rows for each of its slices.
+const minRowsPerSlice = 64
+
+// Piece is a stretch of server_time, Start <= t < End in ms, and the slices
+// that may have rows in it, in order of their first row's time.
+type Piece struct {
+	Start, End int64
+	Slices     []int32 // indices into Plan.Slices
+	Rows       int64   // estimate, as if the rows of a slice were spread evenly
+	// Finished counts the slices that no later piece needs.
+	Finished int
+}
+
+// Plan is what an export has to read.
+type Plan struct {
+	Slices []catalog.SliceRef // in order of (first time, object, position in it)
+	Pieces []Piece
+}
+
+type partition struct {
+	topic segment.TopicID
+	n     int32
+}
+
+// Make plans the export of the slices for the question. rows is the wanted size
+// of a piece (<= 0: DefaultRows). Slices that cannot contribute a row (outside of
+// the window, at or above the barrier, or below the cursor throughout) are left
+// out. The argument is not changed.
+func Make(refs []catalog.SliceRef, q *report.Question, rows int) Plan {
+	if rows <= 0 {
+		rows = DefaultRows
+	}
+	start, end := q.StartAt, int64(math.MaxInt64)
+	if q.EndAt != nil {
+		end = *q.EndAt
+	}
+	barrier, after := offsets(q.Barrier), offsets(q.After)
+	p := Plan{}
+	for _, ref := range refs {
+		if in := ref.Info; in.Rows > 0 && in.MinTime < end && in.MaxTime >= start && contributes(in, barrier, after) {
+			p.Slices = append(p.Slices, ref)
+		}
+	}
+	slices.SortFunc(p.Slices, func(a, b catalog.SliceRef) int {
+		return cmp.Or(cmp.Compare(a.Info.MinTime, b.Info.MinTime), cmp.Compare(a.Object, b.Object), cmp.Compare(a.Info.Offset, b.Info.Offset))
+	})
+	p.divide(start, end, float64(rows))
+	return p
+}
+
+func offsets(ends []report.End) map[partition]int64 {
+	m := make(map[partition]int64, len(ends))
+	for _, e := range ends {
+		m[partition{e.TopicID, e.Partition}] = e.Offset
+	}
+	return m
+}
+
+// contributes tells whether the slice has a row between the cursor and the
+// barrier. A partition that the barrier does not know did not exist when the
+// export was requested.
+func contributes(in *segment.SliceInfo, barrier, after map[partition]int64) bool {
+	for i := range in.Sources {
+		s := &in.Sources[i]
+		k := partition{s.TopicID, s.Partition}
+		if max(s.Min, after[k]) < min(s.Next, barrier[k]) {
+			return true
+		}
+	}
+	return false
+}
+
+// divide makes the pieces by sweeping over time: between two moments at which a
+// slice begins or ends, rows come at a constant rate, and a piece ends where
+// enough have come together. A piece that is nearly full ends early at a moment
+// that cuts through no slice, so that few slices are needed by two pieces.
+func (p *Plan) divide(start, end int64, target float64) {
+	if len(p.Slices) == 0 {
+		return
+	}
+	clip := func(i int32) (first, next int64) {
+		in := p.Slices[i].Info
+		first, next = max(in.MinTime, start), end
+		if in.MaxTime < end { // else MaxTime+1 might overflow
+			next = in.MaxTime + 1
+		}
+		return first, next
+	}
+	rate := func(i int32) float64 {
+		in := p.Slices[i].Info
+		return float64(in.Rows) / (float64(in.MaxTime) - float64(in.MinTime) + 1)
+	}
+	// begin and leave: the slices in order of their first and of their last
+	// moment within the window.
+	begin := make([]int32, len(p.Slices))
+	for i := range begin {
+		begin[i] = int32(i)
+	}
+	leave := slices.Clone(begin)
+	slices.SortStableFunc(leave, func(a, b int32) int {
+		_, x := clip(a)
+		_, y := clip(b)
+		return cmp.Compare(x, y)
+	})
+
+	now, _ := clip(begin[0])
+	pieceStart, filled, perMs := now, 0.0, 0.0
+	var active []int32 // that the piece being made needs and that have not left
+	var members []int32
+	finish := func(at int64) {
+		piece := Piece{Start: pieceStart, End: at, Slices: members, Rows: int64(filled)}
+		still := active[:0]
+		for _, i := range active {
+			if _, next := clip(i); next > at {
+				still = append(still, i)
+			}
+		}
+		active = still
+		piece.Finished = len(members) - len(active)
+		p.Pieces = append(p.Pieces, piece)
+		members = slices.Clone(active)
+		pieceStart, filled = at, 0
+	}
+	open := 0
+	for len(leave) > 0 {
+		_, event := clip(leave[0])
+		if len(begin) > 0 {
+			if first, _ := clip(begin[0]); first < event {
+				event = first
+			}
+		}
+		for now < event {
+			// Among many slices a piece grows, so that each is needed by few pieces.
+			enough := max(target, minRowsPerSlice*float64(open))
+			room := enough - filled
+			full := now + 1
+			if room > perMs { // at least one millisecond
+				full = event
+				if room < perMs*float64(event-now) {
+					full = now + int64(room/perMs)
+				}
+			}
+			full = min(max(full, now+1), event)
+			filled += perMs * float64(full-now)
+			now = full
+			if filled >= enough-1 {
+				finish(now)
+			}
+		}
+		for len(leave) > 0 {
+			if _, next := clip(leave[0]); next != now {
+				break
+			}
+			perMs -= rate(leave[0])
+			leave = leave[1:]
+			open--
+		}
+		if open == 0 {
+			perMs = 0 // what rounding has left
+			if filled >= target*3/4 {
+				finish(now)
+			}
+		}
+		for len(begin) > 0 {
+			if first, _ := clip(begin[0]); first != now {
+				break
+			}
+			perMs += rate(begin[0])
+			active = append(active, begin[0])
+			members = append(members, begin[0])
+			begin = begin[1:]
+			open++
+		}
+	}
+	if len(members) > 0 {
+		finish(now)
+	}
+}
