@@ -14,6 +14,7 @@ type table struct {
 
 // entry is what one key says.
 type entry struct {
+	key    string
 	offset int64
 	def    definition
 }
@@ -40,7 +41,7 @@ func (t *table) put(key string, offset int64, def *definition) {
 	if def == nil {
 		return
 	}
-	e := entry{offset, *def}
+	e := entry{key, offset, *def}
 	t.byKey[key] = e
 	a := t.accounts[def.account]
 	if a == nil {
@@ -56,7 +57,7 @@ func (t *table) put(key string, offset int64, def *definition) {
 func (t *table) remove(e entry) {
 	a := t.accounts[e.def.account]
 	id := e.def.identity
-	rest := slices.DeleteFunc(a.said[id], func(o entry) bool { return o.offset == e.offset })
+	rest := slices.DeleteFunc(a.said[id], func(o entry) bool { return o.key == e.key })
 	a.snapshot = nil
 	if len(rest) > 0 {
 		a.said[id] = rest
