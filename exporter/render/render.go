@@ -1,0 +1,212 @@
+// Package render turns the stored slices of an account into the finished file of
+// an export: a gzip member of CSV (contract section 4).
+//
+// The way of an export: plan divides it into pieces of time; workers render
+// pieces in parallel, each slice of a piece to a run of lines (sheet), the runs
+// merged by (server_time, topic, incarnation, partition, offset) and compressed
+// (stretch); stitch joins what comes out, in order.
+//
+// The text of the file is a function of the rows below the barrier and the
+// question alone: not of how rows are divided into slices, of the pieces, or of
+// the number of workers. Memory is bounded by constants of this file and by the
+// longest row, not by the export, nor by how many slices overlap.
+package render
+
+import (
+	"context"
+	"io"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
+
+	"lockstitch/exporter/plan"
+	"lockstitch/exporter/stitch"
+	"lockstitch/state/catalog"
+	"lockstitch/state/objects"
+	"lockstitch/state/report"
+)
+
+// ErrTooLarge says that the file would be larger than Params.MaxBytes.
+var ErrTooLarge = stitch.ErrTooLarge
+
+// Memory of one export in bytes. Beside it there are, for each worker, two
+// loaded slices and the compressor, and the compressed chunks waiting for their
+// turn.
+const (
+	textMemory  = 16 << 20 // of all workers: text being merged
+	sliceMemory = 12 << 20 // loaded slices that a later piece needs
+	maxText     = 8 << 20  // of one worker
+	minText     = 256 << 10
+)
+
+// Params says what to export.
+type Params struct {
+	Store    objects.Store
+	Slices   []catalog.SliceRef // at least the account's slices that overlap the window; not changed
+	Question *report.Question
+	Parallel int   // workers; <= 0: one for each processor
+	MaxBytes int64 // of the compressed file; <= 0: no bound
+	// Progress, if set, is called now and then by one goroutine at a time: slices
+	// that are done and in all, rows and compressed bytes so far.
+	Progress func(done, total int, rows, bytes int64)
+}
+
+// Totals describes a finished file.
+type Totals struct {
+	Rows   int64  // without the header line
+	Bytes  int64  // of the file, compressed
+	SHA256 string // of the file, hexadecimal
+	Slices int    // that were read
+}
+
+// Export writes the file to w. What was written when an error is returned is
+// useless. Errors: ErrTooLarge; *segment.CorruptError; the store's, wrapped;
+// those of w and of ctx. When it returns, nothing that it started still runs.
+func Export(ctx context.Context, p Params, w io.Writer) (Totals, error) {
+	workers := p.Parallel
+	if workers <= 0 {
+		workers = runtime.GOMAXPROCS(0)
+	}
+	c, err := newColumns(p.Question, p.Slices)
+	if err != nil {
+		return Totals{}, err
+	}
+	text := min(max(textMemory/workers, minText), maxText)
+	return (&export{Params: p, columns: c, workers: workers, text: text, rows: int(int64(text) * 3 / 4 / c.rowEstimate())}).run(ctx, w)
+}
+
+// export is one call of Export.
+type export struct {
+	Params
+	columns *columns
+	workers int
+	text    int // bytes of text that a worker holds
+	rows    int // wanted rows of a piece
+}
+
+// order is a piece on its way from a worker to the file.
+type order struct {
+	piece  *plan.Piece
+	chunks chan chunk // closed when the piece is done
+}
+
+func (e *export) run(ctx context.Context, w io.Writer) (Totals, error) {
+	planned := plan.Make(e.Slices, e.Question, e.rows)
+	group, ctx := errgroup.WithContext(ctx)
+	library := newLibrary(ctx, e.Store, e.columns, &planned, sliceMemory)
+	defer library.close()
+
+	// Every piece is put into both channels, in order. That of the file has room
+	// for few, which is how far workers can be ahead of it; the worker of the
+	// piece that is being written never waits for another, so neither does the
+	// file for ever.
+	work := make(chan order)
+	file := make(chan order, e.workers)
+	spare := make(chan []byte, 4*e.workers)
+
+	group.Go(func() error {
+		defer close(work)
+		defer close(file)
+		for i := range planned.Pieces {
+			o := order{&planned.Pieces[i], make(chan chunk, 1)}
+			for _, to := range []chan order{file, work} {
+				select {
+				case to <- o:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+		}
+		return nil
+	})
+	for range e.workers {
+		group.Go(func() error {
+			worker := &worker{library: library, plan: &planned, limit: e.text, compressor: newCompressor(), spare: func() []byte {
+				select {
+				case b := <-spare:
+					return b
+				default:
+					return nil
+				}
+			}}
+			for o := range work {
+				err := worker.render(ctx, o.piece, func(c chunk) error {
+					select {
+					case o.chunks <- c:
+						return nil
+					case <-ctx.Done():
+						return ctx.Err()
+					}
+				})
+				if err != nil {
+					return err // the file sees ctx, not the end of the piece
+				}
+				close(o.chunks)
+			}
+			return nil
+		})
+	}
+	totals := Totals{Slices: len(planned.Slices)}
+	group.Go(func() error {
+		s := stitch.NewWriter(w, e.MaxBytes)
+		if err := e.write(ctx, s, file, spare, &totals); err != nil {
+			return err
+		}
+		if err := s.Close(); err != nil {
+			return err
+		}
+		totals.Bytes, totals.SHA256 = s.Size(), s.SHA256()
+		return nil
+	})
+	if err := group.Wait(); err != nil {
+		return Totals{}, err
+	}
+	return totals, nil
+}
+
+// write puts the header and then the chunks of all pieces into the file.
+func (e *export) write(ctx context.Context, s *stitch.Writer, file <-chan order, spare chan<- []byte, totals *Totals) error {
+	header, err := newCompressor().compress(nil, func(emit func([]byte) error) error { return emit(e.columns.header(e.Question)) })
+	if err != nil {
+		return err
+	}
+	if err := s.Append(header); err != nil {
+		return err
+	}
+	done := 0
+	for {
+		var o order
+		var open bool
+		select {
+		case o, open = <-file:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if !open {
+			return ctx.Err() // closed early if the context is done
+		}
+		for open {
+			var c chunk
+			select {
+			case c, open = <-o.chunks:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			if !open {
+				break
+			}
+			if err := s.Append(c.Piece); err != nil {
+				return err
+			}
+			totals.Rows += c.rows
+			select {
+			case spare <- c.Deflate:
+			default:
+			}
+		}
+		done += o.piece.Finished
+		if e.Progress != nil {
+			e.Progress(done, totals.Slices, totals.Rows, s.Size())
+		}
+	}
+}

@@ -1,0 +1,142 @@
+package render
+
+import (
+	"context"
+
+	"lockstitch/exporter/plan"
+	"lockstitch/exporter/stitch"
+)
+
+// chunk is a finished part of a piece.
+type chunk struct {
+	stitch.Piece
+	rows int64
+}
+
+// worker renders one piece after another.
+type worker struct {
+	library    *library
+	plan       *plan.Plan
+	limit      int // bytes of text that a stretch may have, but for its last row
+	stretch    stretch
+	compressor *compressor
+	spare      func() []byte // memory for a chunk
+}
+
+// render passes on the chunks of a piece in order. It takes as much of the piece
+// at a time as fits into a stretch: usually all of it.
+func (w *worker) render(ctx context.Context, p *plan.Piece, emit func(chunk) error) error {
+	defer w.library.finish(p.Slices)
+	end := key{time: p.End}
+	for from := (key{time: p.Start}); from.less(end); {
+		to, err := w.collect(ctx, p, from, end)
+		if err != nil {
+			return err
+		}
+		if len(w.stretch.rows) > 0 {
+			piece, err := w.compressor.compress(w.spare(), w.stretch.merge)
+			if err != nil {
+				return err
+			}
+			if err := emit(chunk{piece, int64(len(w.stretch.rows))}); err != nil {
+				return err
+			}
+		}
+		from = to
+	}
+	return nil
+}
+
+// collect fills the stretch with the rows from <= key < to, where to is end or,
+// if they are too many, as much less as is needed.
+func (w *worker) collect(ctx context.Context, p *plan.Piece, from, end key) (to key, err error) {
+	w.stretch.reset()
+	to = end
+	var next *loan // the slice after the one being read, on its way
+	defer func() {
+		if next != nil {
+			w.library.giveBack(next)
+		}
+	}()
+	for i, index := range p.Slices {
+		if err := ctx.Err(); err != nil {
+			return to, err
+		}
+		if !w.overlaps(index, from, to) {
+			continue
+		}
+		current := next
+		next = nil
+		if current != nil && current.index != index {
+			w.library.giveBack(current)
+			current = nil
+		}
+		if current == nil {
+			current = w.library.borrow(index)
+		}
+		for _, later := range p.Slices[i+1:] {
+			if w.overlaps(later, from, to) {
+				next = w.library.borrow(later)
+				break
+			}
+		}
+		// behind is a time before which no later slice of the piece has a row.
+		behind := end
+		if i+1 < len(p.Slices) {
+			behind.time = min(behind.time, w.plan.Slices[p.Slices[i+1]].Info.MinTime)
+		}
+		s, err := current.wait()
+		if err == nil {
+			to, err = w.read(s, from, to, behind)
+		}
+		w.library.giveBack(current)
+		if err != nil {
+			return to, err
+		}
+	}
+	return to, nil
+}
+
+// overlaps tells whether the slice may have rows from <= key < to.
+func (w *worker) overlaps(index int32, from, to key) bool {
+	in := w.plan.Slices[index].Info
+	return in.MaxTime >= from.time && (key{time: in.MinTime}).less(to)
+}
+
+// read adds the slice's rows from <= key < to to the stretch. When the stretch
+// is full it lowers to, which it returns: to the next row if no row of a later
+// slice can come before that, else to the middle of what is there.
+func (w *worker) read(s *sheet, from, to, behind key) (key, error) {
+	t := &w.stretch
+	t.begin()
+	last := s.search(to)
+	for row := s.search(from); row < last; row++ {
+		if !s.shows(row) {
+			continue
+		}
+		var err error
+		if t.text, err = s.appendRow(t.text, row); err != nil {
+			return to, err
+		}
+		t.add(s.key(row))
+		if len(t.text) <= w.limit || len(t.rows) < 2 {
+			continue
+		}
+		lower := behind
+		if row+1 < last && s.key(row+1).less(lower) {
+			lower = s.key(row + 1)
+		}
+		if t.below(lower) < len(t.rows)/2 {
+			var ok bool
+			if lower, ok = t.median(); !ok {
+				continue // all keys are equal: no place to divide
+			}
+		}
+		if lower.less(to) {
+			to = lower
+			t.truncate(to)
+			last = s.search(to)
+		}
+	}
+	return to, nil
+}
