@@ -4,8 +4,15 @@
 // All records of one account are in one partition, hash(account), so that
 // their offsets order them: which of two requests with one idempotency key came
 // first, which were pending before, whether a cancel came before a result.
-// Every attempt at a result has a key of its own and the lowest offset counts,
-// so that a replica that was thought dead can do no harm by finishing late.
+// Every write of a result or a cancel has a key of its own and the lowest offset
+// counts, so that a replica that was thought dead can do no harm by finishing
+// late, and compaction, which keeps the newest record of a key, changes no
+// order.
+//
+// What a request is worth is decided when it is applied, from the records below
+// it in its partition alone: it is void if it repeats an idempotency key of the
+// 24 h before, or if as many requests as it allows were pending. Every replica
+// decides alike, without asking anybody.
 package report
 
 import (
@@ -17,13 +24,13 @@ import (
 // Version is the version of the records' JSON.
 const Version = 1
 
-// Record keys; <id> is the report id.
+// Record keys; <id> is the report id, <write> a ULID made for each write.
 //
-//	q/<id>            Request
-//	g/<id>            Progress (the newest counts; only for show)
-//	r/<id>/<attempt>  Result (the lowest offset counts)
-//	c/<id>            Cancel
-//	x/<id>            Expired: the file is gone
+//	q/<id>          Request
+//	g/<id>          Progress (the newest counts; only for show)
+//	r/<id>/<write>  Result (the lowest offset counts)
+//	c/<id>/<write>  Cancel (the lowest offset counts)
+//	x/<id>          Expired: the files are gone
 const (
 	KeyRequest  = "q/"
 	KeyProgress = "g/"
@@ -43,6 +50,10 @@ type Request struct {
 	Body            []byte    `json:"body"`                // the request's JSON as accepted, echoed in the status
 	Question        Question  `json:"question"`
 	BarrierDeadline time.Time `json:"barrier_deadline"` // then the report ends in error
+	// MaxPending is how many requests of the account, this one included, may be
+	// pending; the request is void if there were as many before it. 0: no limit.
+	// Submit sets it.
+	MaxPending int `json:"max_pending,omitempty"`
 }
 
 // End is the end of one event partition as read when a request was accepted.
@@ -138,8 +149,15 @@ type Result struct {
 type Cancel struct {
 	Version int       `json:"v"`
 	At      time.Time `json:"at"`
-	// Withdrawn: taken back by the replica that wrote the request, because a
-	// repeat or too many pending came before it; the report was never answered
-	// and is shown to nobody.
+	// Withdrawn: taken back by the replica that wrote the request, because it
+	// could not learn whether the request was stored and answered an error; the
+	// report is shown to nobody. It has no effect once a repeat of the request
+	// has been answered with the report.
 	Withdrawn bool `json:"withdrawn,omitempty"`
+}
+
+// Expired says that the files of a report are gone.
+type Expired struct {
+	Version int       `json:"v"`
+	At      time.Time `json:"at"`
 }

@@ -1,0 +1,60 @@
+package report
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics counts what the table ignores; its collector counts the reports when
+// it is asked.
+type metrics struct {
+	reg        prometheus.Registerer
+	unreadable prometheus.Counter
+	reports    *collector
+}
+
+func newMetrics(reg prometheus.Registerer, v *view) *metrics {
+	m := &metrics{
+		reg: reg,
+		unreadable: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "lockstitch_report_records_ignored_total",
+			Help: "Records of the reports topic that could not be read and were ignored.",
+		}),
+		reports: &collector{view: v, desc: prometheus.NewDesc("lockstitch_reports",
+			"Reports known to this replica, by status.", []string{"status"}, nil)},
+	}
+	if reg != nil {
+		reg.MustRegister(m.unreadable, m.reports)
+	}
+	return m
+}
+
+func (m *metrics) unregister() {
+	if m.reg != nil {
+		m.reg.Unregister(m.unreadable)
+		m.reg.Unregister(m.reports)
+	}
+}
+
+type collector struct {
+	view *view
+	desc *prometheus.Desc
+}
+
+func (c *collector) Describe(ch chan<- *prometheus.Desc) { ch <- c.desc }
+
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	now := time.Now()
+	counts := make(map[Status]int, len(Statuses))
+	c.view.mu.RLock()
+	for _, e := range c.view.byID {
+		if e.visible() {
+			counts[e.report.Status(now)]++
+		}
+	}
+	c.view.mu.RUnlock()
+	for _, s := range Statuses {
+		ch <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(counts[s]), string(s))
+	}
+}

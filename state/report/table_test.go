@@ -1,0 +1,619 @@
+package report
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const topic = "lockstitch.reports"
+
+func cluster(t *testing.T) []kgo.Opt {
+	t.Helper()
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(3, topic))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return []kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...)}
+}
+
+func open(t *testing.T, opts []kgo.Opt) *Table {
+	t.Helper()
+	tb, err := Open(t.Context(), Config{Opts: opts, Topic: topic})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(tb.Close)
+	return tb
+}
+
+func request(account string) *Request {
+	return &Request{
+		ID: ulid.Make().String(), Account: account, CreatedAt: time.Now().UTC(), Body: []byte(`{}`),
+		Question:        Question{StartAt: 5, Barrier: []End{{Topic: "email-events", Offset: 7}}},
+		BarrierDeadline: time.Now().Add(time.Minute),
+	}
+}
+
+func submit(t *testing.T, tb *Table, q *Request, max int) *Report {
+	t.Helper()
+	r, err := tb.Submit(t.Context(), q, max)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func result(object string) Result {
+	now := time.Now().UTC()
+	return Result{Attempt: ulid.Make().String(), At: now, Object: object, Rows: 3, Expires: now.Add(time.Hour)}
+}
+
+func mustStatus(t *testing.T, tb *Table, q *Request, want Status) *Report {
+	t.Helper()
+	if err := tb.CatchUp(t.Context(), q.Account); err != nil {
+		t.Fatal(err)
+	}
+	r, ok := tb.Get(q.Account, q.ID)
+	if !ok {
+		t.Fatalf("report %s is unknown", q.ID)
+	}
+	if got := r.Status(time.Now()); got != want {
+		t.Fatalf("status %s, want %s", got, want)
+	}
+	return r
+}
+
+func TestLifeOfAReport(t *testing.T) {
+	opts := cluster(t)
+	a, b := open(t, opts), open(t, opts)
+	q := request("acme")
+	if r := submit(t, a, q, 10); r.Request.ID != q.ID {
+		t.Fatalf("Submit returned %s", r.Request.ID)
+	}
+	r := mustStatus(t, b, q, StatusRequested)
+	if r.Request.Question.StartAt != 5 || r.Request.Question.Barrier[0].Offset != 7 {
+		t.Errorf("question came back as %+v", r.Request.Question)
+	}
+	if _, ok := b.Get("other", q.ID); ok {
+		t.Error("another account sees the report")
+	}
+	if p := b.Pending(); len(p) != 1 || p[0].Request.ID != q.ID {
+		t.Errorf("pending: %v", p)
+	}
+	if err := a.WriteProgress(t.Context(), "acme", q.ID, Progress{SegmentsTotal: 4}); err != nil {
+		t.Fatal(err)
+	}
+	if r := mustStatus(t, b, q, StatusProcessing); r.Progress.SegmentsTotal != 4 {
+		t.Errorf("progress %+v", r.Progress)
+	}
+	won, err := a.WriteResult(t.Context(), "acme", q.ID, result("exports/acme/x"))
+	if err != nil || !won {
+		t.Fatalf("WriteResult: %v %v", won, err)
+	}
+	if r := mustStatus(t, b, q, StatusCompleted); r.Result.Object != "exports/acme/x" {
+		t.Errorf("result %+v", r.Result)
+	}
+	if p := b.Pending(); len(p) != 0 {
+		t.Errorf("still pending: %v", p)
+	}
+	if err := b.Cancel(t.Context(), "acme", q.ID); err != nil {
+		t.Fatal(err)
+	}
+	if r := mustStatus(t, a, q, StatusExpired); !r.HasFiles(time.Now()) {
+		t.Error("the file counts as gone")
+	}
+	if err := b.WriteExpired(t.Context(), "acme", q.ID); err != nil {
+		t.Fatal(err)
+	}
+	if r := mustStatus(t, a, q, StatusExpired); r.HasFiles(time.Now()) {
+		t.Error("the file does not count as gone")
+	}
+	if err := b.Cancel(t.Context(), "other", q.ID); !errors.Is(err, ErrNotFound) {
+		t.Errorf("Cancel of another account: %v", err)
+	}
+}
+
+func TestTwoTablesRaceForTheLimit(t *testing.T) {
+	opts := cluster(t)
+	tables := []*Table{open(t, opts), open(t, opts)}
+	const limit, tries = 5, 20
+	errs := make([]error, tries)
+	var wg sync.WaitGroup
+	for i := range tries {
+		wg.Go(func() { _, errs[i] = tables[i%2].Submit(t.Context(), request("acme"), limit) })
+	}
+	wg.Wait()
+	accepted := 0
+	for _, err := range errs {
+		if err == nil {
+			accepted++
+		} else if !errors.Is(err, ErrTooManyPending) {
+			t.Error(err)
+		}
+	}
+	if accepted != limit {
+		t.Errorf("%d accepted, the limit is %d", accepted, limit)
+	}
+	for i, tb := range append(tables, open(t, opts)) {
+		if err := tb.CatchUpAll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(tb.Pending()); n != limit {
+			t.Errorf("table %d: %d pending", i, n)
+		}
+	}
+	// Another account is not concerned, and a result makes room.
+	submit(t, tables[0], request("other"), 1)
+	p := tables[0].Pending()[0]
+	if _, err := tables[0].WriteResult(t.Context(), p.Request.Account, p.Request.ID, result("x")); err != nil {
+		t.Fatal(err)
+	}
+	submit(t, tables[1], request("acme"), limit)
+}
+
+func TestTwoTablesRaceForAnIdempotencyKey(t *testing.T) {
+	opts := cluster(t)
+	tables := []*Table{open(t, opts), open(t, opts)}
+	const tries = 16
+	ids := make([]string, tries)
+	var wg sync.WaitGroup
+	for i := range tries {
+		wg.Go(func() {
+			q := request("acme")
+			q.IdempotencyKey, q.BodyHash = "k", "h"
+			r, err := tables[i%2].Submit(t.Context(), q, 1)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			ids[i] = r.Request.ID
+		})
+	}
+	wg.Wait()
+	for _, id := range ids {
+		if id != ids[0] {
+			t.Fatalf("one key, several reports: %q", ids)
+		}
+	}
+	q := request("acme")
+	q.IdempotencyKey, q.BodyHash = "k", "other"
+	if _, err := tables[0].Submit(t.Context(), q, 0); !errors.Is(err, ErrIdempotencyClash) {
+		t.Errorf("other body: %v", err)
+	}
+	q.ID, q.Account = ulid.Make().String(), "beta"
+	if r := submit(t, tables[0], q, 0); r.Request.ID != q.ID {
+		t.Error("the key of another account counts")
+	}
+	q = request("acme")
+	q.IdempotencyKey, q.BodyHash, q.CreatedAt = "k", "other", time.Now().Add(IdempotencyTime+time.Minute)
+	if r := submit(t, tables[0], q, 0); r.Request.ID != q.ID {
+		t.Error("the key counts after 24 h")
+	}
+	items, _, err := tables[0].List("acme", 50, "")
+	if err != nil || len(items) != 2 {
+		t.Errorf("List shows %d reports, %v; want 2", len(items), err)
+	}
+}
+
+// raw produces one record as another, perhaps broken, replica would.
+func raw(t *testing.T, tb *Table, account, key string, v any) {
+	t.Helper()
+	var data []byte
+	switch v := v.(type) {
+	case nil:
+	case string:
+		data = []byte(v)
+	default:
+		var err error
+		if data, err = json.Marshal(v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := tb.partition(account)
+	next, err := tb.produce(t.Context(), p, &kgo.Record{Key: []byte(key), Value: data})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tb.tail.WaitFor(t.Context(), p, next); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWithdrawnRequestsAreInvisibleUnlessAnswered(t *testing.T) {
+	tb := open(t, cluster(t))
+	withdrawn := &Cancel{Version: Version, Withdrawn: true}
+
+	q := request("acme")
+	q.IdempotencyKey = "one"
+	submit(t, tb, q, 1)
+	raw(t, tb, "acme", KeyCancel+q.ID+"/1", withdrawn)
+	if _, ok := tb.Get("acme", q.ID); ok || len(tb.Pending()) != 0 {
+		t.Error("a withdrawn request is visible")
+	}
+	again := request("acme")
+	again.IdempotencyKey = "one"
+	if r := submit(t, tb, again, 1); r.Request.ID != again.ID {
+		t.Error("a withdrawn request answers for its key")
+	}
+	repeat := request("acme")
+	repeat.IdempotencyKey = "one"
+	if r := submit(t, tb, repeat, 1); r.Request.ID != again.ID {
+		t.Error("the repeat made a report of its own")
+	}
+	raw(t, tb, "acme", KeyCancel+again.ID+"/1", withdrawn)
+	if _, ok := tb.Get("acme", again.ID); !ok {
+		t.Error("a report that a repeat was answered with has disappeared")
+	}
+}
+
+func TestUnknownOutcomeIsWithdrawn(t *testing.T) {
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, topic))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	tb := open(t, []kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...)})
+	// A transaction opens in front of the request, so that it is stored but
+	// cannot be read back, and then the one who asks goes away.
+	p, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.TransactionalID("open"), kgo.DefaultProduceTopic(topic))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	if err := p.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	q := request("acme")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var once sync.Once
+	c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		once.Do(func() {
+			c.SleepControl(func() {
+				if err := p.ProduceSync(t.Context(), &kgo.Record{Key: []byte("g/x"), Value: []byte("{}")}).FirstErr(); err != nil {
+					t.Error(err)
+				}
+				cancel()
+			})
+		})
+		return nil, nil, false
+	})
+	if r, err := tb.Submit(ctx, q, 1); err == nil {
+		t.Fatalf("Submit returned %v", r.Request.ID)
+	}
+	tb.background.Wait()
+	if err := p.EndTransaction(t.Context(), kgo.TryAbort); err != nil {
+		t.Fatal(err)
+	}
+	if err := tb.CatchUp(t.Context(), "acme"); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := tb.Get("acme", q.ID); ok {
+		t.Error("a request that was answered with an error is visible")
+	}
+	submit(t, tb, request("acme"), 1)
+}
+
+func TestCancelAndResultAreOrderedByOffset(t *testing.T) {
+	opts := cluster(t)
+	tb := open(t, opts)
+
+	first := request("acme")
+	submit(t, tb, first, 0)
+	if err := tb.Cancel(t.Context(), "acme", first.ID); err != nil {
+		t.Fatal(err)
+	}
+	won, err := tb.WriteResult(t.Context(), "acme", first.ID, result("a"))
+	if err != nil || won {
+		t.Errorf("a result after the cancel: won %v, %v", won, err)
+	}
+	// A zombie that does not know of the cancel writes its result all the same.
+	late := result("b")
+	late.Version = Version
+	raw(t, tb, "acme", KeyResult+first.ID+"/zombie", &late)
+	// The cancel is repeated: it must not move behind the result when the topic
+	// is compacted.
+	raw(t, tb, "acme", KeyCancel+first.ID+"/again", &Cancel{Version: Version})
+	mustStatus(t, tb, first, StatusCancelled)
+
+	second := request("acme")
+	submit(t, tb, second, 0)
+	mine := result("mine")
+	if won, err := tb.WriteResult(t.Context(), "acme", second.ID, mine); err != nil || !won {
+		t.Fatalf("WriteResult: %v %v", won, err)
+	}
+	if won, err := tb.WriteResult(t.Context(), "acme", second.ID, mine); err != nil || !won {
+		t.Errorf("the same result again: %v %v", won, err)
+	}
+	if won, err := tb.WriteResult(t.Context(), "acme", second.ID, result("other")); err != nil || won {
+		t.Errorf("another attempt's result: %v %v", won, err)
+	}
+	raw(t, tb, "acme", KeyResult+second.ID+"/zombie", &late)
+	if r := mustStatus(t, tb, second, StatusCompleted); r.Result.Object != "mine" {
+		t.Errorf("the result that counts is %s", r.Result.Object)
+	}
+	fresh := open(t, opts)
+	mustStatus(t, fresh, first, StatusCancelled)
+	if r := mustStatus(t, fresh, second, StatusCompleted); r.Result.Object != "mine" {
+		t.Errorf("a fresh view takes %s", r.Result.Object)
+	}
+}
+
+func TestNoTwoRecordsShareAKeyWhoseOrderCounts(t *testing.T) {
+	opts := cluster(t)
+	a, b := open(t, opts), open(t, opts)
+	q := request("acme")
+	submit(t, a, q, 0)
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			tb := []*Table{a, b}[i%2]
+			if _, err := tb.WriteResult(t.Context(), "acme", q.ID, result("x")); err != nil {
+				t.Error(err)
+			}
+			if err := tb.Cancel(t.Context(), "acme", q.ID); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	cl, err := kgo.NewClient(append(opts, kgo.ConsumeTopics(topic))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cl.Close)
+	seen := make(map[string]bool)
+	want := a.tail.Position(a.partition("acme"))
+	for int64(len(seen)) < want {
+		fs := cl.PollFetches(t.Context())
+		if err := fs.Err(); err != nil {
+			t.Fatal(err)
+		}
+		fs.EachRecord(func(r *kgo.Record) {
+			if seen[string(r.Key)] {
+				t.Errorf("key %s was written twice: compaction would change the order", r.Key)
+				want--
+			}
+			seen[string(r.Key)] = true
+		})
+	}
+}
+
+func TestListPages(t *testing.T) {
+	tb := open(t, cluster(t))
+	var ids []string
+	for range 7 {
+		q := request("acme")
+		submit(t, tb, q, 0)
+		ids = append([]string{q.ID}, ids...)
+	}
+	var got []string
+	token := ""
+	for pages := 0; ; pages++ {
+		items, next, err := tb.List("acme", 3, token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range items {
+			got = append(got, r.Request.ID)
+		}
+		if next == "" {
+			if pages != 2 {
+				t.Errorf("%d pages", pages+1)
+			}
+			break
+		}
+		token = next
+	}
+	if fmt.Sprint(got) != fmt.Sprint(ids) {
+		t.Errorf("listed %v\nwant   %v", got, ids)
+	}
+	for _, bad := range []string{"x", "!!", "cg", "ci0x", strings.Repeat("A", 1000)} {
+		if _, _, err := tb.List("acme", 3, bad); !errors.Is(err, ErrBadPageToken) {
+			t.Errorf("token %.10q: %v", bad, err)
+		}
+	}
+	if items, next, err := tb.List("nobody", 3, ""); len(items) != 0 || next != "" || err != nil {
+		t.Errorf("List of an unknown account: %v %q %v", items, next, err)
+	}
+}
+
+func TestUnreadableRecordsAreIgnored(t *testing.T) {
+	opts := cluster(t)
+	reg := prometheus.NewRegistry()
+	tb, err := Open(t.Context(), Config{Opts: opts, Topic: topic, Registerer: reg})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(tb.Close)
+	q := request("acme")
+	submit(t, tb, q, 0)
+	id := ulid.Make().String()
+	bad := [][2]string{
+		{"", "{}"}, {"q/", "{}"}, {"z/" + id, "{}"}, {"q/../x", "{}"}, {"q/" + id, "not json"}, {"q/" + id, "[]"},
+		{"q/" + id, `{"v":2,"id":"` + id + `","account":"acme"}`}, {"q/" + id, `{"v":1,"id":"other","account":"acme"}`},
+		{"q/" + id, `{"v":1,"id":"` + id + `"}`}, {"q/" + q.ID, `{"v":1,"id":"` + q.ID + `","account":"acme"}`},
+		{"r/" + q.ID + "/1", `{"v":1}`}, {"r/" + q.ID + "/2", `{"v":9,"object":"x"}`}, {"g/" + q.ID, `{"v":0}`},
+		{"c/" + q.ID + "/1", `null`}, {"x/" + q.ID, `"x"`},
+	}
+	for _, kv := range bad {
+		raw(t, tb, "acme", kv[0], kv[1])
+	}
+	mustStatus(t, tb, q, StatusRequested)
+	want := fmt.Sprintf(`
+# HELP lockstitch_report_records_ignored_total Records of the reports topic that could not be read and were ignored.
+# TYPE lockstitch_report_records_ignored_total counter
+lockstitch_report_records_ignored_total %d
+# HELP lockstitch_reports Reports known to this replica, by status.
+# TYPE lockstitch_reports gauge
+lockstitch_reports{status="cancelled"} 0
+lockstitch_reports{status="completed"} 0
+lockstitch_reports{status="error"} 0
+lockstitch_reports{status="expired"} 0
+lockstitch_reports{status="processing"} 0
+lockstitch_reports{status="requested"} 1
+`, len(bad))
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSweepRemovesAllRecords(t *testing.T) {
+	opts := cluster(t)
+	tb := open(t, opts)
+	old := request("acme")
+	old.IdempotencyKey = "k"
+	submit(t, tb, old, 0)
+	repeat := request("acme")
+	repeat.IdempotencyKey = "k"
+	submit(t, tb, repeat, 0)
+	if _, err := tb.WriteResult(t.Context(), "acme", old.ID, result("x")); err != nil {
+		t.Fatal(err)
+	}
+	if err := tb.WriteExpired(t.Context(), "acme", old.ID); err != nil {
+		t.Fatal(err)
+	}
+	young := request("acme")
+	submit(t, tb, young, 0)
+	orphan := ulid.Make().String()
+	raw(t, tb, "acme", KeyProgress+orphan, &Progress{Version: Version})
+
+	all := func(string) bool { return true }
+	later := time.Now().Add(40 * 24 * time.Hour)
+	gone := tb.Removable(later, 30*24*time.Hour)
+	if len(gone) != 1 || gone[0].Request.ID != old.ID {
+		t.Fatalf("removable: %d", len(gone))
+	}
+	if len(tb.Removable(later, 60*24*time.Hour)) != 0 {
+		t.Error("removable before its time")
+	}
+	n, err := tb.Sweep(t.Context(), later, gone, all)
+	if err != nil || n != 3 {
+		t.Errorf("Sweep removed %d, %v; want the report, its repeat and the orphan", n, err)
+	}
+	for i, tb := range []*Table{tb, open(t, opts)} {
+		if err := tb.CatchUpAll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		items, _, err := tb.List("acme", 50, "")
+		if err != nil || len(items) != 1 || items[0].Request.ID != young.ID {
+			t.Errorf("table %d lists %d, %v", i, len(items), err)
+		}
+		if len(tb.view.byID) != 1 || len(tb.view.orphans) != 0 || len(tb.Pending()) != 1 {
+			t.Errorf("table %d keeps %d reports, %d orphans, %d pending", i, len(tb.view.byID), len(tb.view.orphans), len(tb.Pending()))
+		}
+	}
+}
+
+// Two views that read the same records agree on everything, wherever one of
+// them began: the indexes of one that saw every change equal those of one that
+// was opened later.
+func TestViewsAgree(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 1))
+	opts := cluster(t)
+	tb := open(t, opts)
+	accounts := []string{"a", "b", "c"}
+	var known []*Request
+	for range 200 {
+		q := request(accounts[rnd.IntN(3)])
+		if rnd.IntN(2) == 0 {
+			q.IdempotencyKey = fmt.Sprint(rnd.IntN(6))
+		}
+		if len(known) == 0 || rnd.IntN(3) == 0 {
+			q.Version, q.MaxPending = Version, rnd.IntN(5)
+			raw(t, tb, q.Account, KeyRequest+q.ID, q)
+			known = append(known, q)
+			continue
+		}
+		k := known[rnd.IntN(len(known))]
+		write := ulid.Make().String()
+		switch rnd.IntN(6) {
+		case 0:
+			raw(t, tb, k.Account, KeyCancel+k.ID+"/"+write, &Cancel{Version: Version, Withdrawn: rnd.IntN(3) == 0})
+		case 1:
+			raw(t, tb, k.Account, KeyProgress+k.ID, &Progress{Version: Version})
+		case 2:
+			r := result("x")
+			r.Version = Version
+			raw(t, tb, k.Account, KeyResult+k.ID+"/"+write, &r)
+		case 3:
+			raw(t, tb, k.Account, KeyExpired+k.ID, &Expired{Version: Version})
+		case 4:
+			raw(t, tb, k.Account, KeyRequest+k.ID, nil)
+		case 5:
+			raw(t, tb, k.Account, KeyProgress+k.ID, nil)
+		}
+	}
+	fresh := open(t, opts)
+	if err := fresh.CatchUpAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := describe(fresh), describe(tb); got != want {
+		t.Errorf("a fresh view says\n%s\nthe old one\n%s", got, want)
+	}
+	for name, a := range tb.view.accounts {
+		n := 0
+		for _, e := range a.entries {
+			if e.pending() {
+				n++
+			}
+		}
+		if n != a.pending {
+			t.Errorf("account %s counts %d pending, has %d", name, a.pending, n)
+		}
+	}
+}
+
+func describe(tb *Table) string {
+	var b strings.Builder
+	for _, account := range []string{"a", "b", "c"} {
+		items, _, _ := tb.List(account, 1000, "")
+		for _, r := range items {
+			fmt.Fprintln(&b, account, r.Request.ID, r.Status(time.Now()), r.Pending())
+		}
+	}
+	for _, r := range tb.Pending() {
+		fmt.Fprintln(&b, "pending", r.Request.ID)
+	}
+	return b.String()
+}
+
+func FuzzApply(f *testing.F) {
+	id := ulid.Make().String()
+	f.Add("q/"+id, []byte(`{"v":1,"id":"`+id+`","account":"a"}`))
+	f.Add("r/"+id+"/1", []byte(`{"v":1,"object":"x"}`))
+	f.Add("c/"+id+"/1", []byte(`{"v":1,"withdrawn":true}`))
+	f.Fuzz(func(t *testing.T, key string, value []byte) {
+		v := newView()
+		base := &kgo.Record{Key: []byte("q/" + id), Value: []byte(`{"v":1,"id":"` + id + `","account":"a"}`)}
+		if err := v.apply(base); err != nil {
+			t.Fatal(err)
+		}
+		for off := range int64(2) {
+			if err := v.apply(&kgo.Record{Key: []byte(key), Value: value, Offset: off + 1}); err != nil && err.Error() == "" {
+				t.Error("an error without a text")
+			}
+		}
+	})
+}

@@ -1,0 +1,274 @@
+package report
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// IdempotencyTime is for how long an idempotency key is remembered.
+const IdempotencyTime = 24 * time.Hour
+
+// entry is one request and what followed it.
+type entry struct {
+	report    *Report // replaced, never changed
+	partition int32
+	keys      []string // of all records of the report but the request's own
+	void      bool     // a repeat, or one too many
+	withdrawn bool
+	original  *entry // void because of this request with the same idempotency key
+	repeated  bool   // a repeat was answered with this report
+}
+
+func (e *entry) visible() bool { return !e.void && !e.withdrawn }
+func (e *entry) pending() bool { return e.visible() && e.report.Pending() }
+
+type account struct {
+	entries []*entry          // visible ones, by ascending offset
+	keys    map[string]*entry // idempotency key → the last request that was not void
+	pending int
+}
+
+// view is the state that the records of the topic describe. Records of one
+// partition are applied in offset order.
+type view struct {
+	mu       sync.RWMutex
+	byID     map[string]*entry
+	accounts map[string]*account
+	pending  map[string]*entry
+	orphans  map[string]orphan // key → a record whose request has been removed
+}
+
+type orphan struct {
+	partition int32
+	written   time.Time
+}
+
+func newView() *view {
+	return &view{
+		byID:     make(map[string]*entry),
+		accounts: make(map[string]*account),
+		pending:  make(map[string]*entry),
+		orphans:  make(map[string]orphan),
+	}
+}
+
+// ValidID tells whether id can be a report id: 1 to 64 letters, digits, "-"
+// and "_". It becomes part of object names.
+func ValidID(id string) bool {
+	if len(id) == 0 || len(id) > 64 {
+		return false
+	}
+	for i := range len(id) {
+		c := id[i]
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// splitKey returns the kind of a record ("q/") and the report id.
+func splitKey(key string) (kind, id string, err error) {
+	if len(key) < 3 || key[1] != '/' {
+		return "", "", fmt.Errorf("unknown key %.80q", key)
+	}
+	kind, id = key[:2], key[2:]
+	switch kind {
+	case KeyRequest, KeyProgress, KeyExpired:
+	case KeyResult, KeyCancel:
+		id, _, _ = strings.Cut(id, "/")
+	default:
+		return "", "", fmt.Errorf("unknown kind of record %.80q", key)
+	}
+	if !ValidID(id) {
+		return "", "", fmt.Errorf("key %.80q holds no report id", key)
+	}
+	return kind, id, nil
+}
+
+// decode reads a record's JSON; version points to the version within v.
+func decode(value []byte, v any, version *int) error {
+	if err := json.Unmarshal(value, v); err != nil {
+		return err
+	}
+	if *version != Version {
+		return fmt.Errorf("version %d, this software knows %d", *version, Version)
+	}
+	return nil
+}
+
+// apply takes in one record. An error says why it was ignored.
+func (v *view) apply(rec *kgo.Record) error {
+	key := string(rec.Key)
+	kind, id, err := splitKey(key)
+	if err != nil {
+		return err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if rec.Value == nil {
+		v.bury(kind, id, key)
+		return nil
+	}
+	if kind == KeyRequest {
+		return v.request(rec, id)
+	}
+	e := v.byID[id]
+	if e == nil {
+		// A record comes after its request, so the request has been removed,
+		// and whoever did that was stopped before the rest.
+		v.orphans[key] = orphan{rec.Partition, rec.Timestamp}
+		return nil
+	}
+	next := *e.report
+	withdrawn := e.withdrawn
+	switch kind {
+	case KeyProgress:
+		p := new(Progress)
+		if err := decode(rec.Value, p, &p.Version); err != nil {
+			return err
+		}
+		next.Progress = p
+	case KeyResult:
+		r := new(Result)
+		if err := decode(rec.Value, r, &r.Version); err != nil {
+			return err
+		}
+		if r.Problem == nil && r.Object == "" {
+			return fmt.Errorf("a result without a problem and without an object")
+		}
+		if next.Pending() {
+			next.Result = r
+		}
+	case KeyCancel:
+		c := new(Cancel)
+		if err := decode(rec.Value, c, &c.Version); err != nil {
+			return err
+		}
+		switch {
+		case c.Withdrawn:
+			withdrawn = withdrawn || !e.repeated
+		case !next.Cancelled:
+			next.Cancelled, next.CancelledAt = true, c.At
+		}
+	case KeyExpired:
+		x := new(Expired)
+		if err := decode(rec.Value, x, &x.Version); err != nil {
+			return err
+		}
+		next.Expired = true
+	}
+	if !slices.Contains(e.keys, key) {
+		e.keys = append(e.keys, key)
+	}
+	v.change(e, func() { e.report, e.withdrawn = &next, withdrawn })
+	return nil
+}
+
+func (v *view) request(rec *kgo.Record, id string) error {
+	q := new(Request)
+	if err := decode(rec.Value, q, &q.Version); err != nil {
+		return err
+	}
+	if q.ID != id {
+		return fmt.Errorf("request %.80q under the key of %q", q.ID, id)
+	}
+	if q.Account == "" {
+		return fmt.Errorf("request without an account")
+	}
+	if v.byID[id] != nil {
+		return fmt.Errorf("request %s is there already", id)
+	}
+	a := v.accounts[q.Account]
+	if a == nil {
+		a = &account{keys: make(map[string]*entry)}
+		v.accounts[q.Account] = a
+	}
+	e := &entry{partition: rec.Partition, report: &Report{Request: q, Offset: rec.Offset}}
+	v.byID[id] = e
+	if q.IdempotencyKey != "" {
+		first := a.keys[q.IdempotencyKey]
+		if first != nil && !first.withdrawn && q.CreatedAt.Sub(first.report.Request.CreatedAt) < IdempotencyTime {
+			e.void, e.original = true, first
+			if first.report.Request.BodyHash == q.BodyHash {
+				first.repeated = true
+			}
+			return nil
+		}
+	}
+	if q.MaxPending > 0 && a.pending >= q.MaxPending {
+		e.void = true
+		return nil
+	}
+	if q.IdempotencyKey != "" {
+		a.keys[q.IdempotencyKey] = e
+	}
+	a.entries = append(a.entries, e)
+	a.pending++
+	v.pending[id] = e
+	return nil
+}
+
+// change does fn and keeps the indexes right.
+func (v *view) change(e *entry, fn func()) {
+	wasPending, wasVisible := e.pending(), e.visible()
+	fn()
+	a := v.accounts[e.report.Request.Account]
+	id := e.report.Request.ID
+	if wasPending && !e.pending() {
+		a.pending--
+		delete(v.pending, id)
+	}
+	if wasVisible && !e.visible() {
+		if i, ok := a.find(e.report.Offset); ok {
+			a.entries = slices.Delete(a.entries, i, i+1)
+		}
+	}
+}
+
+// find returns the place of the entry with an offset, or where it would be.
+func (a *account) find(offset int64) (int, bool) {
+	return slices.BinarySearchFunc(a.entries, offset, func(e *entry, o int64) int {
+		switch {
+		case e.report.Offset < o:
+			return -1
+		case e.report.Offset > o:
+			return 1
+		}
+		return 0
+	})
+}
+
+// bury takes in a tombstone.
+func (v *view) bury(kind, id, key string) {
+	delete(v.orphans, key)
+	e := v.byID[id]
+	if e == nil {
+		return
+	}
+	if kind != KeyRequest {
+		e.keys = slices.DeleteFunc(e.keys, func(k string) bool { return k == key })
+		return
+	}
+	for _, k := range e.keys {
+		v.orphans[k] = orphan{e.partition, e.report.Request.CreatedAt}
+	}
+	v.change(e, func() { e.withdrawn = true })
+	delete(v.byID, id)
+	q := e.report.Request
+	a := v.accounts[q.Account]
+	if a.keys[q.IdempotencyKey] == e {
+		delete(a.keys, q.IdempotencyKey)
+	}
+	if len(a.entries) == 0 && len(a.keys) == 0 {
+		delete(v.accounts, q.Account)
+	}
+}
