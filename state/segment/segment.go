@@ -57,3 +57,15 @@ type CorruptError struct {
 func (e *CorruptError) Error() string {
 	return fmt.Sprintf("segment %s is damaged at byte %d: %s", e.Object, e.Offset, e.Cause)
 }
+
+// VersionError reports an object or slice of a format version that this build
+// does not know. It is no damage: a newer build wrote it.
+type VersionError struct {
+	Object  string
+	Offset  int64 // where the version stands
+	Version int
+}
+
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("segment %s has format version %d, this build knows %d", e.Object, e.Version, version)
+}

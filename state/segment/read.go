@@ -1,0 +1,358 @@
+package segment
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"sync"
+
+	"lockstitch/state/event"
+)
+
+// errKeysOnly is returned for columns that the prefix of a slice does not hold.
+var errKeysOnly = errors.New("segment: the slice was opened by its keys only")
+
+// Slice is one slice, opened. Checksums are verified when it is opened, columns
+// are decoded when they are first asked for and then kept. All methods may be
+// called concurrently. What they return aliases the slice and must not be
+// changed.
+type Slice struct {
+	object    string
+	data      []byte
+	info      SliceInfo
+	sources   []Source
+	snapshots int
+	blocks    []block
+	keysOnly  bool
+	bytes     int64
+
+	activities   once[[]Activity]
+	types        once[[]event.Type]
+	sourceCodes  once[[]uint16]
+	offsets      once[[]int64]
+	serverTimes  once[[]int64]
+	eventTimes   once[[]int64]
+	logTimes     once[[]int64]
+	correlation  once[*correlation]
+	codes        [numColumns]once[[]uint32]
+	columns      [numColumns]once[*Column]
+	snapCodes    once[[]uint32]
+	snapColumns  once[*snapDirectory]
+	mu           sync.Mutex
+	valueColumns map[int]*once[*ValueColumn]
+	bitmaps      map[int]*once[Bitmap]
+	pages        []once[[]byte]
+}
+
+// once is a value that is made at its first use.
+type once[T any] struct {
+	sync.Once
+	value T
+	err   error
+}
+
+func (o *once[T]) get(make func() (T, error)) (T, error) {
+	o.Do(func() { o.value, o.err = make() })
+	return o.value, o.err
+}
+
+// OpenSlice opens the bytes of exactly one slice: info.Length bytes at
+// info.Offset of the object. It keeps data, which must not change any more, and
+// verifies every checksum. With a nil info nothing is compared and positions in
+// errors count from the start of data. Errors: *CorruptError, *VersionError.
+func OpenSlice(object string, info *SliceInfo, data []byte) (*Slice, error) {
+	return open(object, info, data, false)
+}
+
+// OpenKeys opens the first info.KeysLength bytes of a slice (more are allowed),
+// which hold the activities, types, sources, offsets, server times, log times
+// and correlation ids. The other accessors return an error. See OpenSlice.
+func OpenKeys(object string, info *SliceInfo, data []byte) (*Slice, error) {
+	return open(object, info, data, true)
+}
+
+func open(object string, info *SliceInfo, data []byte, keysOnly bool) (*Slice, error) {
+	s := &Slice{object: object, keysOnly: keysOnly}
+	if info != nil {
+		s.info.Offset = info.Offset
+	}
+	body, err := s.head(data)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.place(data, body, info); err != nil {
+		return nil, err
+	}
+	for i, b := range s.blocks {
+		if crc32.Checksum(s.stored(b), castagnoli) != b.crc && b.stored > 0 {
+			return nil, s.corrupt(int64(b.off), "checksum of block %d does not match", i)
+		}
+	}
+	return s, nil
+}
+
+func (s *Slice) corrupt(at int64, format string, args ...any) error {
+	return &CorruptError{Object: s.object, Offset: s.info.Offset + at, Cause: fmt.Sprintf(format, args...)}
+}
+
+// damaged reports that a block whose checksum matches makes no sense.
+func (s *Slice) damaged(i int, err error) error {
+	return s.corrupt(int64(s.blocks[i].off), "block %d: %v", i, err)
+}
+
+// head reads the slice's head and directory and returns where the blocks begin.
+func (s *Slice) head(data []byte) (body int, err error) {
+	if len(data) < sliceHead {
+		return 0, s.corrupt(0, "%d bytes are too few for a slice", len(data))
+	}
+	if string(data[:4]) != sliceMagic {
+		return 0, s.corrupt(0, "there is no slice")
+	}
+	if data[5]|data[6]|data[7] != 0 {
+		return 0, s.corrupt(5, "reserved bytes are not zero")
+	}
+	if data[4] != version {
+		return 0, &VersionError{Object: s.object, Offset: s.info.Offset + 4, Version: int(data[4])}
+	}
+	n := int64(binary.LittleEndian.Uint32(data[8:]))
+	if n > int64(len(data))-sliceHead {
+		return 0, s.corrupt(8, "a directory of %d bytes does not fit", n)
+	}
+	dir := data[sliceHead : sliceHead+n]
+	if crc32.Update(crc32.Checksum(data[:12], castagnoli), castagnoli, dir) != binary.LittleEndian.Uint32(data[12:]) {
+		return 0, s.corrupt(sliceHead, "checksum of the directory does not match")
+	}
+	if err := s.directory(dir); err != nil {
+		return 0, s.corrupt(sliceHead, "directory: %v", err)
+	}
+	return sliceHead + int(n), nil
+}
+
+func (s *Slice) directory(p []byte) error {
+	info, p, err := takeInfo(p)
+	if err != nil {
+		return err
+	}
+	info.Offset = s.info.Offset
+	s.info = info
+	snapshots, p, err := takeUvarint(p)
+	if err != nil {
+		return err
+	}
+	count, p, err := takeUvarint(p)
+	if err != nil {
+		return err
+	}
+	if snapshots > uint64(info.Rows) || count < uint64(blockPages) || count > maxBlocks || count > uint64(len(p)) {
+		return errNumber
+	}
+	s.snapshots = int(snapshots)
+	s.blocks = make([]block, count)
+	for i := range s.blocks {
+		if s.blocks[i], p, err = takeBlock(p); err != nil {
+			return fmt.Errorf("block %d: %w", i, err)
+		}
+	}
+	if len(p) != 0 {
+		return errLong
+	}
+	return nil
+}
+
+// place finds the blocks in data and compares with what the catalog says.
+func (s *Slice) place(data []byte, body int, want *SliceInfo) error {
+	at, unpacked := int64(body), int64(0)
+	for i := range s.blocks {
+		if at > 1<<31 {
+			return s.corrupt(sliceHead, "the blocks are too long")
+		}
+		s.blocks[i].off = uint32(at)
+		at += int64(s.blocks[i].stored)
+		unpacked += int64(s.blocks[i].raw)
+		if i == keyBlocks-1 {
+			s.info.KeysLength = at
+		}
+	}
+	s.info.Length = at
+	if unpacked > maxSliceBytes {
+		return s.corrupt(sliceHead, "its blocks unpack to %d bytes", unpacked)
+	}
+	need := s.info.Length
+	if s.keysOnly {
+		need = s.info.KeysLength
+	}
+	if int64(len(data)) < need || !s.keysOnly && int64(len(data)) > need {
+		return s.corrupt(int64(min(len(data), int(need))), "the slice has %d bytes instead of %d", len(data), need)
+	}
+	if want != nil {
+		if what := s.info.differs(want); what != "" {
+			return s.corrupt(sliceHead, "its %s is not what the catalog says", what)
+		}
+	}
+	s.data = data[:need]
+	if s.keysOnly {
+		s.blocks = s.blocks[:keyBlocks]
+	}
+	for i := range s.info.Sources {
+		s.sources = append(s.sources, s.info.Sources[i].Source())
+	}
+	if n := len(s.blocks) - blockPages; n > 0 {
+		s.pages = make([]once[[]byte], n)
+	}
+	s.bytes = s.estimate()
+	return nil
+}
+
+// differs names what differs from o, except the position.
+func (s *SliceInfo) differs(o *SliceInfo) string {
+	switch {
+	case s.Account != o.Account:
+		return "account"
+	case s.Rows != o.Rows:
+		return "number of rows"
+	case s.MinTime != o.MinTime || s.MaxTime != o.MaxTime:
+		return "time range"
+	case s.Length != o.Length || s.KeysLength != o.KeysLength:
+		return "length"
+	case len(s.Sources) != len(o.Sources):
+		return "number of sources"
+	}
+	for i := range s.Sources {
+		if s.Sources[i] != o.Sources[i] {
+			return "source"
+		}
+	}
+	return ""
+}
+
+func takeInfo(p []byte) (info SliceInfo, rest []byte, err error) {
+	account, p, err := takeString(p)
+	if err != nil {
+		return info, nil, err
+	}
+	info.Account = string(account)
+	var n [4]uint64
+	for i := range n {
+		if n[i], p, err = takeUvarint(p); err != nil {
+			return info, nil, err
+		}
+	}
+	rows, first, span, sources := n[0], n[1], n[2], n[3]
+	if rows < 1 || rows > MaxSliceRows || first > maxTime || span > maxTime-first || sources < 1 || sources > maxSources ||
+		sources*20 > uint64(len(p)) {
+		return info, nil, errNumber
+	}
+	info.Rows, info.MinTime, info.MaxTime = int(rows), int64(first), int64(first+span)
+	info.Sources = make([]OffsetRange, sources)
+	for i := range info.Sources {
+		if info.Sources[i], p, err = takeRange(p); err != nil {
+			return info, nil, err
+		}
+	}
+	// The place is not part of it yet; any that is consistent will do.
+	if err := info.check(); err != nil {
+		return info, nil, err
+	}
+	return info, p, nil
+}
+
+func takeRange(p []byte) (r OffsetRange, rest []byte, err error) {
+	topic, p, err := takeString(p)
+	if err != nil {
+		return r, nil, err
+	}
+	incarnation, p, err := takeUvarint(p)
+	if err != nil {
+		return r, nil, err
+	}
+	if len(p) < len(r.TopicID) {
+		return r, nil, errShort
+	}
+	p = p[copy(r.TopicID[:], p):]
+	var n [3]uint64
+	for i := range n {
+		if n[i], p, err = takeUvarint(p); err != nil {
+			return r, nil, err
+		}
+	}
+	if incarnation > 1<<31-1 || n[0] > 1<<31-1 || n[1] > 1<<62 || n[2] > 1<<62 {
+		return r, nil, errNumber
+	}
+	r.Topic, r.Incarnation, r.Partition = string(topic), int(incarnation), int32(n[0])
+	r.Min, r.Next = int64(n[1]), int64(n[1]+n[2])
+	return r, p, nil
+}
+
+func (s *Slice) stored(b block) []byte { return s.data[b.off : b.off+b.stored : b.off+b.stored] }
+
+// unpack returns the content of block i.
+func (s *Slice) unpack(i int) ([]byte, error) {
+	if i >= len(s.blocks) {
+		return nil, errKeysOnly
+	}
+	b := s.blocks[i]
+	p, err := unpackBlock(b, s.stored(b))
+	if err != nil {
+		return nil, s.damaged(i, err)
+	}
+	return p, nil
+}
+
+// columnsKept is how many snapshot columns the estimate of Bytes counts: as
+// many as an export may ask for (contract 3).
+const columnsKept = 100
+
+// estimate is what the slice holds when every row column, every page and
+// columnsKept snapshot columns are decoded.
+func (s *Slice) estimate() int64 {
+	total := int64(len(s.data)) + int64(len(s.blocks))*40 + int64(len(s.info.Sources))*160 + 2048
+	for _, b := range s.blocks {
+		if b.codec == codecZstd {
+			total += int64(b.raw)
+		}
+	}
+	rows := int64(s.info.Rows)
+	total += rows * (4*8 + 1 + 2 + 4)
+	if s.keysOnly {
+		return total
+	}
+	// A dictionary has at most as many entries as rows and bytes.
+	for c := range numColumns {
+		dict, codes := s.blocks[blockColumns+2*c], s.blocks[blockColumns+2*c+1]
+		total += 24 * min(rows, int64(dict.raw)+1)
+		if codes.raw > 2 {
+			total += 4 * rows
+		}
+	}
+	total += 4 * rows
+	if s.snapshots > 0 {
+		columns := min(columnsKept, int64(s.blocks[blockSnapshotDirectory].raw)/5)
+		total += columns * int64(s.snapshots) * 4
+		var pages int64
+		for _, b := range s.blocks[blockPages:] {
+			pages += int64(b.raw)
+		}
+		total += min(columns*int64(s.snapshots), pages) * 32
+	}
+	return total
+}
+
+// Info is the slice's directory entry.
+func (s *Slice) Info() *SliceInfo { return &s.info }
+
+// Account is the account that all rows belong to.
+func (s *Slice) Account() string { return s.info.Account }
+
+// Rows is the number of rows, at least 1.
+func (s *Slice) Rows() int { return s.info.Rows }
+
+// Snapshots is the number of distinct profile snapshots.
+func (s *Slice) Snapshots() int { return s.snapshots }
+
+// Sources is the table of sources that SourceCodes speaks of, in order.
+func (s *Slice) Sources() []Source { return s.sources }
+
+// Bytes is the memory held once every row column and as many snapshot columns
+// as an export may have are decoded, for the budgets of caches.
+func (s *Slice) Bytes() int64 { return s.bytes }

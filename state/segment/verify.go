@@ -1,0 +1,246 @@
+package segment
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+)
+
+// Directory reads the directory of an object from its footer. Errors:
+// *CorruptError, *VersionError.
+func Directory(object string, data []byte) ([]SliceInfo, error) {
+	corrupt := func(at int, format string, args ...any) error {
+		return &CorruptError{Object: object, Offset: int64(at), Cause: fmt.Sprintf(format, args...)}
+	}
+	n := len(data)
+	if n < objectHead+objectTail {
+		return nil, corrupt(n, "%d bytes are too few for an object", n)
+	}
+	if string(data[:4]) != objectMagic || data[5]|data[6]|data[7] != 0 {
+		return nil, corrupt(0, "it does not begin as an object does")
+	}
+	tail := data[n-objectTail:]
+	if string(tail[12:]) != trailerMagic || tail[1]|tail[2]|tail[3] != 0 {
+		return nil, corrupt(n-objectTail, "it does not end as an object does")
+	}
+	if data[4] != version {
+		return nil, &VersionError{Object: object, Offset: 4, Version: int(data[4])}
+	}
+	if tail[0] != version {
+		return nil, &VersionError{Object: object, Offset: int64(n - objectTail), Version: int(tail[0])}
+	}
+	size := int64(binary.LittleEndian.Uint32(tail[4:]))
+	if size > int64(n-objectHead-objectTail) {
+		return nil, corrupt(n-objectTail+4, "a directory of %d bytes does not fit", size)
+	}
+	start := n - objectTail - int(size)
+	dir := data[start : n-objectTail]
+	if crc32.Checksum(dir, castagnoli) != binary.LittleEndian.Uint32(tail[8:]) {
+		return nil, corrupt(start, "checksum of the directory does not match")
+	}
+	list, err := takeDirectory(dir, int64(start))
+	if err != nil {
+		return nil, corrupt(start, "directory: %v", err)
+	}
+	return list, nil
+}
+
+func takeDirectory(p []byte, end int64) ([]SliceInfo, error) {
+	count, p, err := takeUvarint(p)
+	if err != nil {
+		return nil, err
+	}
+	if count < 1 || count > MaxDirectorySlices {
+		return nil, errNumber
+	}
+	var list []SliceInfo
+	next := int64(objectHead)
+	for range count {
+		var info SliceInfo
+		if info, p, err = takeInfo(p); err != nil {
+			return nil, err
+		}
+		var v [3]uint64
+		for i := range v {
+			if v[i], p, err = takeUvarint(p); err != nil {
+				return nil, err
+			}
+			if v[i] > uint64(end) {
+				return nil, errNumber
+			}
+		}
+		info.Offset, info.Length, info.KeysLength = int64(v[0]), int64(v[1]), int64(v[2])
+		if info.Offset != next || info.Length < sliceHead || info.KeysLength > info.Length {
+			return nil, errNumber
+		}
+		next += info.Length
+		list = append(list, info)
+	}
+	if next != end || len(p) != 0 {
+		return nil, errLong
+	}
+	return list, nil
+}
+
+// Verify reads a whole object: magic, version, every checksum, every column,
+// the order of the rows, the ranges in the directory, and that the directory is
+// want (nil: not compared). Errors: *CorruptError, *VersionError.
+func Verify(object string, data []byte, want []SliceInfo) error {
+	list, err := Directory(object, data)
+	if err != nil {
+		return err
+	}
+	corrupt := func(at int64, format string, args ...any) error {
+		return &CorruptError{Object: object, Offset: at, Cause: fmt.Sprintf(format, args...)}
+	}
+	if want != nil && len(want) != len(list) {
+		return corrupt(0, "it has %d slices, the catalog says %d", len(list), len(want))
+	}
+	for i := range list {
+		info := &list[i]
+		if want != nil {
+			if what := info.differs(&want[i]); what != "" || info.Offset != want[i].Offset {
+				return corrupt(info.Offset, "slice %d: its %s is not what the catalog says", i, cmp.Or(what, "position"))
+			}
+		}
+		s, err := OpenSlice(object, info, data[info.Offset:info.Offset+info.Length])
+		if err != nil {
+			return err
+		}
+		if err := s.verify(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// verify decodes everything and checks what the single columns cannot know.
+func (s *Slice) verify() error {
+	times, err := s.ServerTimes()
+	if err != nil {
+		return err
+	}
+	if _, err := s.EventTimes(); err != nil {
+		return err
+	}
+	if _, err := s.LogTimes(); err != nil {
+		return err
+	}
+	types, err := s.Types()
+	if err != nil {
+		return err
+	}
+	source, err := s.SourceCodes()
+	if err != nil {
+		return err
+	}
+	offsets, err := s.Offsets()
+	if err != nil {
+		return err
+	}
+	if err := s.verifyOrder(times, source, offsets); err != nil {
+		return err
+	}
+	for c := range numColumns {
+		if _, err := s.column(c); err != nil {
+			return err
+		}
+	}
+	var id []byte
+	for row := range s.info.Rows {
+		if id, err = s.AppendCorrelation(id[:0], row); err != nil {
+			return err
+		}
+		if len(id) == 0 {
+			return s.corrupt(int64(s.blocks[blockCorrelations].off), "row %d has no correlation id", row)
+		}
+	}
+	activities, err := s.Activities()
+	if err != nil {
+		return err
+	}
+	var have, counted [256]int64
+	for _, t := range types {
+		have[t]++
+	}
+	for _, a := range activities {
+		for t, n := range a.Counts {
+			counted[t] += n
+		}
+	}
+	if have != counted {
+		return s.corrupt(int64(s.blocks[blockActivities].off), "the activities do not count the rows")
+	}
+	return s.verifySnapshots()
+}
+
+func (s *Slice) verifyOrder(times []int64, source []uint16, offsets []int64) error {
+	least := make([]int64, len(s.sources))
+	next := make([]int64, len(s.sources))
+	for i := range times {
+		if i > 0 {
+			c := cmp.Or(cmp.Compare(times[i-1], times[i]), cmp.Compare(source[i-1], source[i]), cmp.Compare(offsets[i-1], offsets[i]))
+			if c >= 0 {
+				return s.corrupt(sliceHead, "rows %d and %d are not in order", i-1, i)
+			}
+		}
+		at := source[i]
+		if next[at] == 0 || offsets[i] < least[at] {
+			least[at] = offsets[i]
+		}
+		next[at] = max(next[at], offsets[i]+1)
+	}
+	for i, r := range s.info.Sources {
+		if r.Min != least[i] || r.Next != next[i] {
+			return s.corrupt(sliceHead, "the offsets of %s[%d] are not those of its rows", r.Topic, r.Partition)
+		}
+	}
+	return nil
+}
+
+// verifySnapshots decodes the snapshot columns one by one, keeping none:
+// there may be thousands.
+func (s *Slice) verifySnapshots() error {
+	codes, err := s.SnapshotCodes()
+	if err != nil {
+		return err
+	}
+	top := uint32(0)
+	for _, c := range codes {
+		if c > top+1 {
+			return s.corrupt(int64(s.blocks[blockSnapshotCodes].off), "snapshot %d appears before snapshot %d", c, top+1)
+		}
+		top = max(top, c)
+	}
+	if int(top) != s.snapshots {
+		return s.corrupt(int64(s.blocks[blockSnapshotCodes].off), "rows speak of %d snapshots, there are %d", top, s.snapshots)
+	}
+	d, err := s.snapshotDirectory()
+	if err != nil {
+		return err
+	}
+	for i := range d.columns {
+		c := &d.columns[i]
+		p, err := s.snapColumn(c)
+		if err != nil {
+			return err
+		}
+		if c.kind == kindAttribute {
+			_, err = takeValues(p, s.snapshots)
+		} else {
+			var rest []byte
+			if _, rest, err = takePresent(p, s.snapshots); err == nil && len(rest) != 0 {
+				err = errLong
+			}
+		}
+		if err != nil {
+			return s.snapDamaged(c, err)
+		}
+		if c.kind == kindAudience && !bytes.Equal(c.section, nil) {
+			return s.snapDamaged(c, errNumber)
+		}
+	}
+	return nil
+}
