@@ -37,7 +37,7 @@ func Directory(object string, data []byte) ([]SliceInfo, error) {
 	}
 	start := n - objectTail - int(size)
 	dir := data[start : n-objectTail]
-	if crc32.Checksum(dir, castagnoli) != binary.LittleEndian.Uint32(tail[8:]) {
+	if crc32.Checksum(data[start:n-8], castagnoli) != binary.LittleEndian.Uint32(tail[8:]) {
 		return nil, corrupt(start, "checksum of the directory does not match")
 	}
 	list, err := takeDirectory(dir, int64(start))

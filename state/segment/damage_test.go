@@ -1,0 +1,263 @@
+package segment
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"hash/crc32"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"lockstitch/state/event"
+)
+
+var rewrite = flag.Bool("rewrite", false, "write testdata anew, after a deliberate change of the format")
+
+// smallRows are few rows that use every kind of block.
+func smallRows(t testing.TB) []testRow {
+	r := rand.New(rand.NewPCG(7, 7))
+	rows := randomRows(t, r, 12, 1)
+	for i := range rows {
+		for c := range rows[i].ev.Cells {
+			rows[i].ev.Cells[c] = rows[i].ev.Cells[c][:min(len(rows[i].ev.Cells[c]), 40)]
+		}
+		rows[i].ev.CorrelationID = rows[i].ev.CorrelationID[:min(len(rows[i].ev.CorrelationID), 36)]
+	}
+	return rows
+}
+
+func smallObject(t testing.TB) Object {
+	objects := seal(t, spread(rand.New(rand.NewPCG(1, 1)), smallRows(t), 2)...)
+	if len(objects) != 1 || len(objects[0].Slices) < 2 {
+		t.Fatalf("%d objects", len(objects))
+	}
+	return objects[0]
+}
+
+// isDamage tells the two typed errors from everything else.
+func isDamage(err error) bool {
+	var c *CorruptError
+	var v *VersionError
+	return errors.As(err, &c) || errors.As(err, &v)
+}
+
+func TestEveryFlippedBitIsFound(t *testing.T) {
+	o := smallObject(t)
+	data := bytes.Clone(o.Data)
+	if err := Verify("test", data, o.Slices); err != nil {
+		t.Fatal(err)
+	}
+	for i := range data {
+		for bit := range 8 {
+			data[i] ^= 1 << bit
+			if err := Verify("test", data, o.Slices); !isDamage(err) {
+				t.Fatalf("byte %d, bit %d: Verify says %v", i, bit, err)
+			}
+			if err := Verify("test", data, nil); !isDamage(err) {
+				t.Fatalf("byte %d, bit %d: Verify without the catalog says %v", i, bit, err)
+			}
+			for n := range o.Slices {
+				info := &o.Slices[n]
+				if int64(i) < info.Offset || int64(i) >= info.Offset+info.Length {
+					continue
+				}
+				part := data[info.Offset : info.Offset+info.Length]
+				if _, err := OpenSlice("test", info, part); !isDamage(err) {
+					t.Fatalf("byte %d, bit %d: OpenSlice says %v", i, bit, err)
+				}
+				if int64(i) < info.Offset+info.KeysLength {
+					if _, err := OpenKeys("test", info, part[:info.KeysLength]); !isDamage(err) {
+						t.Fatalf("byte %d, bit %d: OpenKeys says %v", i, bit, err)
+					}
+				}
+			}
+			data[i] ^= 1 << bit
+		}
+	}
+	t.Logf("%d bytes", len(data))
+}
+
+func TestTruncationIsFound(t *testing.T) {
+	o := smallObject(t)
+	for n := range o.Data {
+		if err := Verify("test", o.Data[:n], o.Slices); !isDamage(err) {
+			t.Fatalf("%d bytes of %d: %v", n, len(o.Data), err)
+		}
+	}
+	if err := Verify("test", append(bytes.Clone(o.Data), 0), o.Slices); !isDamage(err) {
+		t.Fatalf("a byte too many: %v", err)
+	}
+	info := &o.Slices[0]
+	part := o.Data[info.Offset : info.Offset+info.Length]
+	for n := range part {
+		if _, err := OpenSlice("test", info, part[:n]); !isDamage(err) {
+			t.Fatalf("%d bytes of a slice: %v", n, err)
+		}
+		if _, err := OpenKeys("test", info, part[:n]); (err == nil) != (int64(n) >= info.KeysLength) {
+			t.Fatalf("keys of %d bytes: %v", n, err)
+		}
+	}
+}
+
+func TestAnotherSliceIsFound(t *testing.T) {
+	o := smallObject(t)
+	a, b := &o.Slices[0], &o.Slices[1]
+	if _, err := OpenSlice("test", a, o.Data[b.Offset:b.Offset+b.Length]); !isDamage(err) {
+		t.Fatalf("another slice in its place: %v", err)
+	}
+	if err := Verify("test", o.Data, o.Slices[:1]); !isDamage(err) {
+		t.Fatalf("the catalog knows fewer slices: %v", err)
+	}
+}
+
+func TestUnknownVersionIsRefused(t *testing.T) {
+	o := smallObject(t)
+	var v *VersionError
+	data := bytes.Clone(o.Data)
+	data[4] = 2
+	if _, err := Directory("test", data); !errors.As(err, &v) || v.Version != 2 {
+		t.Fatalf("object: %v", err)
+	}
+	info := &o.Slices[0]
+	part := bytes.Clone(o.Data[info.Offset : info.Offset+info.Length])
+	part[4] = 3
+	if _, err := OpenSlice("test", info, part); !errors.As(err, &v) || v.Version != 3 || v.Object != "test" || v.Offset != info.Offset+4 {
+		t.Fatalf("slice: %v", err)
+	}
+}
+
+// The format does not drift: what was written once is read, and the same rows
+// give the same bytes.
+func TestGolden(t *testing.T) {
+	name := filepath.Join("testdata", "v1.segment")
+	o := smallObject(t)
+	if *rewrite {
+		if err := os.WriteFile(name, o.Data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	golden, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Verify(name, golden, nil); err != nil {
+		t.Fatal(err)
+	}
+	dump := func(data []byte) string {
+		var b bytes.Buffer
+		if err := Dump(&b, name, data); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	if dump(golden) != dump(o.Data) {
+		t.Error("the stored object is read differently than the one sealed now")
+	}
+	if !bytes.Equal(golden, o.Data) {
+		t.Error("the same rows give other bytes than in testdata; after a deliberate change of the format run with -rewrite")
+	}
+}
+
+// repair sets the checksums of a slice anew, so that fuzzing reaches what is
+// behind them.
+func repair(data []byte) {
+	if len(data) < sliceHead {
+		return
+	}
+	n := int64(binary.LittleEndian.Uint32(data[8:]))
+	if n > int64(len(data))-sliceHead {
+		return
+	}
+	dir := data[sliceHead : sliceHead+n]
+	at := uint64(sliceHead + n)
+	if _, p, err := takeInfo(dir); err == nil {
+		if _, p, err = takeUvarint(p); err == nil {
+			if _, p, err = takeUvarint(p); err == nil {
+				for len(p) > 0 {
+					b, rest, err := takeBlock(p)
+					if err != nil || at+uint64(b.stored) > uint64(len(data)) {
+						break
+					}
+					if b.stored > 0 {
+						crc := crc32.Checksum(data[at:at+uint64(b.stored)], castagnoli)
+						binary.LittleEndian.PutUint32(p[len(p)-len(rest)-4:], crc)
+					}
+					at += uint64(b.stored)
+					p = rest
+				}
+			}
+		}
+	}
+	crc := crc32.Update(crc32.Checksum(data[:12], castagnoli), castagnoli, dir)
+	binary.LittleEndian.PutUint32(data[12:], crc)
+}
+
+// readAll calls every accessor; errors are expected.
+func readAll(s *Slice) {
+	_, _ = s.Activities()
+	_, _ = s.AppendCorrelation(nil, s.Rows()-1)
+	_, _ = s.Tag("section-0", "1")
+	_, _ = s.Audience("audience-1")
+	_, _ = s.Attribute("section-0", "1")
+	_, _ = s.Cells(event.Subject)
+	_, _ = s.LogTimes()
+	_ = s.verify()
+}
+
+func FuzzOpenSlice(f *testing.F) {
+	o := smallObject(f)
+	for _, info := range o.Slices {
+		f.Add(o.Data[info.Offset : info.Offset+info.Length])
+	}
+	big := NewBuffer()
+	for i := range 3000 {
+		row := simpleRow(i, "a", int64(i))
+		row.ev.ProfileID = []byte{byte(i >> 3), byte(i >> 9)}
+		row.add(big)
+	}
+	b := seal(f, big)[0]
+	f.Add(b.Data[b.Slices[0].Offset:][:b.Slices[0].Length])
+	f.Fuzz(func(t *testing.T, data []byte) {
+		data = bytes.Clone(data)
+		for range 2 {
+			if s, err := OpenSlice("fuzz", nil, data); err == nil {
+				readAll(s)
+			} else if !isDamage(err) {
+				t.Fatal(err)
+			}
+			if s, err := OpenKeys("fuzz", nil, data); err == nil {
+				readAll(s)
+			} else if !isDamage(err) {
+				t.Fatal(err)
+			}
+			repair(data)
+		}
+	})
+}
+
+func FuzzVerify(f *testing.F) {
+	f.Add(smallObject(f).Data)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		data = bytes.Clone(data)
+		for range 2 {
+			if err := Verify("fuzz", data, nil); err != nil && !isDamage(err) {
+				t.Fatal(err)
+			}
+			// The footer's checksum, then those of the slices.
+			if n := len(data); n >= objectHead+objectTail {
+				size := int64(binary.LittleEndian.Uint32(data[n-12:]))
+				if size <= int64(n-objectHead-objectTail) {
+					binary.LittleEndian.PutUint32(data[n-8:], crc32.Checksum(data[n-objectTail-int(size):n-8], castagnoli))
+				}
+			}
+			if list, err := Directory("fuzz", data); err == nil {
+				for _, info := range list {
+					repair(data[info.Offset : info.Offset+info.Length])
+				}
+			}
+		}
+	})
+}
