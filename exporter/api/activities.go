@@ -1,0 +1,194 @@
+package api
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"math"
+	"net/http"
+	"sort"
+	"unicode/utf8"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"lockstitch/state/event"
+	"lockstitch/state/objects"
+)
+
+// Activity is an email activity of the recent past, as its events show it.
+type Activity struct {
+	ActivityID string  `json:"activity_id"`
+	Name       string  `json:"name" doc:"As in the latest event."`
+	FirstSeen  Time    `json:"first_seen" doc:"Server time of the first event."`
+	LastSeen   Time    `json:"last_seen" doc:"Server time of the latest event."`
+	Counts     Counts  `json:"counts"`
+	Splits     []Split `json:"splits" nullable:"false" doc:"Parts of a split test; a single one for an activity that is not split."`
+}
+
+// Split is a part of an activity.
+type Split struct {
+	SplitID   string `json:"split_id"`
+	Name      string `json:"name"`
+	FirstSeen Time   `json:"first_seen"`
+	LastSeen  Time   `json:"last_seen"`
+	Counts    Counts `json:"counts"`
+}
+
+// Counts are numbers of events by type.
+type Counts struct {
+	Sent         int64 `json:"SENT"`
+	Delivered    int64 `json:"DELIVERED"`
+	Opened       int64 `json:"OPENED"`
+	Clicked      int64 `json:"CLICKED"`
+	Bounced      int64 `json:"BOUNCED"`
+	Unsubscribed int64 `json:"UNSUBSCRIBED"`
+	Abuse        int64 `json:"ABUSE"`
+}
+
+func countsOf(n *[event.NumTypes]int64) Counts {
+	return Counts{
+		Sent: n[event.Sent], Delivered: n[event.Delivered], Opened: n[event.Opened], Clicked: n[event.Clicked],
+		Bounced: n[event.Bounced], Unsubscribed: n[event.Unsubscribed], Abuse: n[event.Abuse],
+	}
+}
+
+// ActivityList is a page of activities, the latest event first.
+type ActivityList struct {
+	Items         []Activity `json:"items" nullable:"false"`
+	NextPageToken string     `json:"next_page_token,omitempty" doc:"Gives the next page as page_token; absent on the last page."`
+}
+
+func (s *server) activityOperations(schemas huma.Registry) []operation {
+	d := describe{schemas}
+	section := d.path("section_discriminator", "The discriminator of a section.", "usercreated.sections.europe-r6tz73a27t")
+	activity := d.path("activity_id", "The id of an activity.", "act-1")
+	var ops []operation
+	// The seed writes the list with "sections" and the single one with
+	// "section"; both are answered under both.
+	for _, v := range []struct{ word, suffix string }{{"sections", ""}, {"section", "-alias"}} {
+		ops = append(ops,
+			operation{handle: s.listActivities, Operation: huma.Operation{
+				OperationID: "list-activities" + v.suffix, Method: http.MethodGet, Path: "/emails/" + v.word + "/{section_discriminator}/activities", Tags: []string{"Activities"},
+				Summary: "List recent activities", Description: "The activities of a section with events in the last 90 days, by server time; the latest event first.",
+				Security:   bearer,
+				Parameters: append([]*huma.Param{section}, d.paging()...),
+				Responses:  d.responses(d.json(200, "A page of activities.", ActivityList{}), d.problems(400, 401, 404, 503)),
+			}},
+			operation{handle: s.getActivity, Operation: huma.Operation{
+				OperationID: "get-activity" + v.suffix, Method: http.MethodGet, Path: "/emails/" + v.word + "/{section_discriminator}/activities/{activity_id}", Tags: []string{"Activities"},
+				Summary: "A recent activity", Description: "An activity of a section with events in the last 90 days.",
+				Security:   bearer,
+				Parameters: []*huma.Param{section, activity},
+				Responses:  d.responses(d.json(200, "The activity.", Activity{}), d.problems(400, 401, 404, 503)),
+			}},
+		)
+	}
+	return ops
+}
+
+func (s *server) listActivities(c *call) error {
+	limit, err := c.limit()
+	if err != nil {
+		return err
+	}
+	token, given, err := c.param("page_token")
+	if err != nil {
+		return err
+	}
+	after := pageEnd{LastSeen: math.MaxInt64}
+	if given {
+		if after, err = parsePageEnd(token); err != nil {
+			return invalidParam("page_token", "is not one that this list gave")
+		}
+	}
+	all, err := s.activities(c)
+	if err != nil {
+		return err
+	}
+	from := sort.Search(len(all), func(i int) bool { return after.before(&all[i]) })
+	to := min(from+limit, len(all))
+	page := ActivityList{Items: all[from:to:to]}
+	if page.Items == nil {
+		page.Items = []Activity{}
+	}
+	if to < len(all) {
+		last := &all[to-1]
+		page.NextPageToken = pageEnd{int64(last.LastSeen), last.ActivityID}.String()
+	}
+	return writeJSON(c.w, http.StatusOK, page)
+}
+
+func (s *server) getActivity(c *call) error {
+	all, err := s.activities(c)
+	if err != nil {
+		return err
+	}
+	id := c.r.PathValue("activity_id")
+	for i := range all {
+		if all[i].ActivityID == id {
+			return writeJSON(c.w, http.StatusOK, all[i])
+		}
+	}
+	return notFound("The section has no such activity in the last 90 days.")
+}
+
+// activities reads the activities of the section that the path names, the
+// latest event first, ties by id.
+func (s *server) activities(c *call) ([]Activity, error) {
+	section := c.r.PathValue("section_discriminator")
+	if !utf8.ValidString(section) {
+		return nil, notFound("The account has no such section.")
+	}
+	if err := s.within(c, "The definitions", s.deps.Definitions.CatchUp); err != nil {
+		return nil, err
+	}
+	if _, ok := s.deps.Definitions.Account(c.account).Section(section); !ok {
+		return nil, notFound("The account has no such section.")
+	}
+	if err := s.within(c, "The catalog", s.deps.Catalog.CatchUp); err != nil {
+		return nil, err
+	}
+	since := s.now().Add(-s.cfg.ActivityWindow).UnixMilli()
+	ctx, cancel := context.WithTimeout(c.r.Context(), s.cfg.ActivityTimeout)
+	defer cancel()
+	sum, err := s.summarise(ctx, c.account, section, since)
+	switch {
+	case err == nil:
+		return sum, nil
+	case errors.Is(err, objects.ErrNotExist) || ctx.Err() != nil || !damaged(err):
+		s.log.Warn("activities cannot be read", "account", c.account, "section", section, "err", err)
+		return nil, unavailable("The stored events cannot be read at the moment.")
+	}
+	return nil, err
+}
+
+// pageEnd is the last item of a page of activities.
+type pageEnd struct {
+	LastSeen   int64  `json:"t"`
+	ActivityID string `json:"a"`
+}
+
+// before says whether an activity comes after the page.
+func (p pageEnd) before(a *Activity) bool {
+	if int64(a.LastSeen) != p.LastSeen {
+		return int64(a.LastSeen) < p.LastSeen
+	}
+	return a.ActivityID > p.ActivityID
+}
+
+func (p pageEnd) String() string {
+	b, _ := json.Marshal(p) // two plain fields
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+func parsePageEnd(s string) (p pageEnd, err error) {
+	b, err := base64.RawURLEncoding.DecodeString(s)
+	if err == nil {
+		err = json.Unmarshal(b, &p)
+	}
+	if err == nil && p.String() != s {
+		err = errors.New("not canonical")
+	}
+	return p, err
+}

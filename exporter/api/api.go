@@ -1,0 +1,181 @@
+// Package api is the HTTP API of contract section 3: it authenticates, limits
+// and validates, turns an accepted request into a frozen report.Question, and
+// answers about reports, their files and the activities.
+//
+// The way of a call: server.go (time limits of the connection) → route.go
+// (panics, metrics, method, credential) → one handler:
+//
+//	token.go       POST   /oauth/token
+//	submit.go      POST   /emails/reports        request.go, resolve.go, window.go
+//	reports.go     GET    /emails/reports, …/{report_id}, DELETE   status.go
+//	download.go    GET    …/{report_id}/file     file.go
+//	activities.go  GET    /emails/sections/…     summary.go
+//	docs.go        GET    /openapi.json, .yaml, /docs   openapi.go
+//
+// Invariants:
+//   - Every answer that is not a success is a Problem of the table in problem.go.
+//   - No answer about a report is stale: the account's partition of the reports
+//     is caught up to its end before each, or the answer is 503.
+//   - URLs are built from Config.PublicURL; what a request says about hosts is
+//     never used.
+//   - A handler trusts no text of a request: ids that do not parse are unknown.
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"lockstitch/exporter/auth"
+	"lockstitch/exporter/limits"
+	"lockstitch/state/catalog"
+	"lockstitch/state/definition"
+	"lockstitch/state/objects"
+	"lockstitch/state/report"
+)
+
+// Reports is the table of requests and results; *report.Table is one.
+type Reports interface {
+	// CatchUp makes everything visible that was acknowledged before the call
+	// about an account's reports.
+	CatchUp(ctx context.Context, account string) error
+	Submit(ctx context.Context, req *report.Request, maxPending int) (*report.Report, error)
+	Get(account, id string) (*report.Report, bool)
+	List(account string, limit int, pageToken string) (items []*report.Report, next string, err error)
+	Cancel(ctx context.Context, account, id string) error
+}
+
+// Definitions are the definitions of all accounts; *definition.View is one.
+type Definitions interface {
+	CatchUp(ctx context.Context) error
+	Account(id string) *definition.Account
+}
+
+// Slices is the part of the catalog that activities are read from;
+// *catalog.View is one.
+type Slices interface {
+	CatchUp(ctx context.Context) error
+	Slices(account string, start, end int64) []catalog.SliceRef
+}
+
+// Deps are what the API works with. All but Log, Registerer and Now are needed.
+type Deps struct {
+	Reports     Reports
+	Definitions Definitions
+	Catalog     Slices
+	Store       objects.Store
+	// Ends reads the high watermarks of all partitions of all event topics; an
+	// error if any of them cannot be read.
+	Ends       func(ctx context.Context) ([]report.End, error)
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+	Now        func() time.Time
+}
+
+// server holds what the handlers share.
+type server struct {
+	cfg       Config
+	deps      Deps
+	log       *slog.Logger
+	now       func() time.Time
+	authority *auth.Authority
+	metrics   *metrics
+
+	tokenCalls *limits.PerMinute // by client
+	exports    *limits.PerMinute // by account
+	downloads  *limits.PerMinute // by account
+	summaries  *summaryCache
+}
+
+// New checks the configuration and makes the handler of the API listener. It
+// starts nothing and asks nobody.
+func New(cfg Config, deps Deps) (http.Handler, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if err := deps.complete(); err != nil {
+		return nil, err
+	}
+	authority, err := auth.New(auth.Config{
+		Clients: cfg.Clients, Keys: cfg.SigningKeys, Issuers: cfg.Issuers,
+		HTTP: cfg.IssuerHTTP, Now: deps.Now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s := &server{
+		cfg: cfg, deps: deps, log: deps.Log, now: deps.Now,
+		authority: authority, metrics: newMetrics(deps.Registerer),
+		tokenCalls: limits.NewPerMinute(cfg.Limits.TokensPerMinute),
+		exports:    limits.NewPerMinute(cfg.Limits.ExportsPerMinute),
+		downloads:  limits.NewPerMinute(cfg.Limits.DownloadsPerMinute),
+		summaries:  newSummaryCache(cfg.ActivityCacheBytes),
+	}
+	mux := http.NewServeMux()
+	doc := newDocument(cfg)
+	routes := &router{server: s, mux: mux, adapter: humago.NewAdapter(mux, ""), doc: doc, methods: make(map[string][]string)}
+	for _, op := range s.operations(doc.Components.Schemas) {
+		routes.add(op)
+	}
+	if err := routes.finish(); err != nil {
+		return nil, err
+	}
+	return s.outermost(mux), nil
+}
+
+func (d *Deps) complete() error {
+	switch {
+	case d.Reports == nil:
+		return errors.New("api: Deps.Reports is missing")
+	case d.Definitions == nil:
+		return errors.New("api: Deps.Definitions is missing")
+	case d.Catalog == nil:
+		return errors.New("api: Deps.Catalog is missing")
+	case d.Store == nil:
+		return errors.New("api: Deps.Store is missing")
+	case d.Ends == nil:
+		return errors.New("api: Deps.Ends is missing")
+	}
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
+	}
+	if d.Now == nil {
+		d.Now = time.Now
+	}
+	return nil
+}
+
+// operations lists every call of the API.
+func (s *server) operations(schemas huma.Registry) []operation {
+	ops := []operation{s.tokenOperation(schemas), s.submitOperation(schemas)}
+	ops = append(ops, s.reportOperations(schemas)...)
+	ops = append(ops, s.downloadOperation(schemas))
+	return append(ops, s.activityOperations(schemas)...)
+}
+
+// within runs f with the time that a question to Kafka may take, and turns its
+// failure into the problem "unavailable".
+func (s *server) within(c *call, what string, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(c.r.Context(), s.cfg.KafkaTimeout)
+	defer cancel()
+	if err := f(ctx); err != nil {
+		s.log.Warn("the API cannot answer", "what", what, "account", c.account, "err", err)
+		return unavailable(fmt.Sprintf("%s cannot be read at the moment. Try again.", what))
+	}
+	return nil
+}
+
+// catchUp makes what is known about the caller's reports current.
+func (s *server) catchUp(c *call) error {
+	return s.within(c, "The table of reports", func(ctx context.Context) error {
+		return s.deps.Reports.CatchUp(ctx, c.account)
+	})
+}

@@ -1,0 +1,186 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// maxBodyDepth bounds how deep the JSON of a body may be nested; nothing in the
+// API goes deeper than three.
+const maxBodyDepth = 16
+
+// maxFieldErrors bounds how many places a problem lists.
+const maxFieldErrors = 20
+
+// readBody reads a request's body of one of the given media types; the first
+// stands for a request that names none.
+func (c *call) readBody(limit int64, mediaTypes ...string) (body []byte, mediaType string, err error) {
+	mediaType = mediaTypes[0]
+	if h := c.r.Header.Get("Content-Type"); h != "" {
+		t, _, err := mime.ParseMediaType(h)
+		if err != nil || !slices.Contains(mediaTypes, t) {
+			return nil, "", kindMediaType.problem(fmt.Sprintf("The body must be %s.", strings.Join(mediaTypes, " or ")))
+		}
+		mediaType = t
+	}
+	if enc := c.r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
+		return nil, "", kindMediaType.problem("The body must not be compressed (no Content-Encoding).")
+	}
+	tooLarge := kindTooLarge.problem(fmt.Sprintf("The body may have at most %d bytes.", limit))
+	if c.r.ContentLength > limit {
+		return nil, "", tooLarge
+	}
+	body, err = io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, limit))
+	var over *http.MaxBytesError
+	switch {
+	case errors.As(err, &over):
+		return nil, "", tooLarge
+	case err != nil:
+		return nil, "", invalid(FieldError{Detail: "the body cannot be read to its end"})
+	}
+	return body, mediaType, nil
+}
+
+// members is a JSON object.
+type members map[string]any
+
+// parseObject reads a body that is one JSON object, without repeated names.
+// Values are members, []any, string, json.Number, bool and nil.
+func parseObject(body []byte) (members, error) {
+	if !utf8.Valid(body) {
+		return nil, invalid(FieldError{Detail: "the body is not UTF-8"})
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.UseNumber()
+	v, err := parseValue(d, "", 0)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, invalid(FieldError{Detail: "something follows the JSON object"})
+	}
+	m, ok := v.(members)
+	if !ok {
+		return nil, invalid(FieldError{Detail: "the body must be a JSON object"})
+	}
+	return m, nil
+}
+
+func parseValue(d *json.Decoder, at string, depth int) (any, error) {
+	if depth > maxBodyDepth {
+		return nil, invalid(FieldError{at, fmt.Sprintf("nested deeper than %d", maxBodyDepth)})
+	}
+	tok, err := d.Token()
+	if err != nil {
+		return nil, notJSON(d)
+	}
+	delim, ok := tok.(json.Delim)
+	if !ok {
+		return tok, nil
+	}
+	if delim == '[' {
+		list := []any{}
+		for d.More() {
+			v, err := parseValue(d, at+"/"+strconv.Itoa(len(list)), depth+1)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, v)
+		}
+		if _, err := d.Token(); err != nil {
+			return nil, notJSON(d)
+		}
+		return list, nil
+	}
+	m := members{}
+	for d.More() {
+		tok, err := d.Token()
+		name, ok := tok.(string)
+		if err != nil || !ok {
+			return nil, notJSON(d)
+		}
+		place := at + "/" + escapePointer(name)
+		if _, ok := m[name]; ok {
+			return nil, invalid(FieldError{place, "is given twice"})
+		}
+		if m[name], err = parseValue(d, place, depth+1); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := d.Token(); err != nil {
+		return nil, notJSON(d)
+	}
+	return m, nil
+}
+
+func notJSON(d *json.Decoder) error {
+	return invalid(FieldError{Detail: fmt.Sprintf("the body is not JSON (at or after byte %d)", d.InputOffset())})
+}
+
+// escapePointer escapes a name for a JSON Pointer (RFC 6901, 3), cut to a
+// length that can be shown.
+func escapePointer(name string) string {
+	if len(name) > 128 {
+		name = strings.ToValidUTF8(name[:128], "") + "…"
+	}
+	return strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
+}
+
+// fieldErrors collects the places of a body that are not valid.
+type fieldErrors []FieldError
+
+func (e *fieldErrors) add(pointer, format string, args ...any) {
+	if len(*e) < maxFieldErrors {
+		*e = append(*e, FieldError{pointer, fmt.Sprintf(format, args...)})
+	}
+}
+
+// err is the problem, or nil if there is none.
+func (e fieldErrors) err() error {
+	if len(e) == 0 {
+		return nil
+	}
+	return invalid(e...)
+}
+
+// only refuses names that are not among the known ones.
+func (e *fieldErrors) only(m members, at string, known ...string) {
+	var unknown []string
+	for name := range m {
+		if !slices.Contains(known, name) {
+			unknown = append(unknown, name)
+		}
+	}
+	slices.Sort(unknown)
+	for _, name := range unknown {
+		e.add(at+"/"+escapePointer(name), "there is no such member; known are %s", strings.Join(known, ", "))
+	}
+}
+
+// text is a required string of min to max characters.
+func (e *fieldErrors) text(m members, at, name string, min, max int) string {
+	v, ok := m[name]
+	if !ok {
+		e.add(at+"/"+name, "is missing")
+		return ""
+	}
+	s, ok := v.(string)
+	if !ok {
+		e.add(at+"/"+name, "must be a string")
+		return ""
+	}
+	if n := utf8.RuneCountInString(s); n < min || n > max {
+		e.add(at+"/"+name, "must have %d to %d characters", min, max)
+		return ""
+	}
+	return s
+}

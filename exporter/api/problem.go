@@ -1,0 +1,161 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// Problem is an error answer (RFC 9457).
+type Problem struct {
+	Type   string       `json:"type" format:"uri-reference" example:"/problems/invalid-request" doc:"Says which kind of problem this is; stable. The kinds are listed in /docs."`
+	Title  string       `json:"title" example:"The request is not valid" doc:"The kind in words; the same for all problems of a type."`
+	Status int          `json:"status" minimum:"400" maximum:"599" example:"400" doc:"The HTTP status."`
+	Detail string       `json:"detail" doc:"What is wrong this time, and what to do about it."`
+	Errors []FieldError `json:"errors,omitempty" nullable:"false" doc:"Each place in the request that is not valid."`
+
+	header http.Header // sent with the problem
+}
+
+// FieldError is one place in a request that is not valid.
+type FieldError struct {
+	Pointer string `json:"pointer" example:"/end_at" doc:"JSON Pointer (RFC 6901) into the body; for a parameter, a slash and its name."`
+	Detail  string `json:"detail" example:"must be later than start_at" doc:"What is wrong there."`
+}
+
+func (p *Problem) Error() string { return p.Title + ": " + p.Detail }
+
+// kind is a row of the table of problems. Words are API: never renamed.
+type kind struct {
+	word   string
+	status int
+	title  string
+	about  string // for /docs
+}
+
+func (k kind) uri() string { return "/problems/" + k.word }
+
+var (
+	kindInvalid = kind{"invalid-request", 400, "The request is not valid",
+		"The body or a parameter breaks a rule. `errors` names each place. Sending it again unchanged will fail again."}
+	kindUnauthorized = kind{"unauthorized", 401, "A valid access token is needed",
+		"The Authorization header is missing, or its token is malformed, expired, forged or of an issuer that is not accepted. At `/oauth/token`: no such client, or a wrong secret."}
+	kindForbidden = kind{"invalid-download-credential", 403, "The download credential is not valid",
+		"The credential of a download URL is short-lived. Ask for the report's status again: it gives a fresh one."}
+	kindNotFound = kind{"not-found", 404, "There is nothing here",
+		"The path, the report, the section or the activity is unknown, or belongs to another account."}
+	kindMethod = kind{"method-not-allowed", 405, "The method is not allowed here",
+		"The `Allow` header lists the methods of this path."}
+	kindGone = kind{"file-gone", 410, "The file is gone",
+		"The export file has expired or was deleted. Request the export anew."}
+	kindPrecondition = kind{"precondition-failed", 412, "A precondition does not hold",
+		"The file is not the one that `If-Match` names."}
+	kindTooLarge = kind{"body-too-large", 413, "The body is too large",
+		"Bodies are limited to 100 kB."}
+	kindSections = kind{"too-many-sections", 413, "The account has too many sections",
+		"Exports are limited to accounts with at most 25 sections."}
+	kindMediaType = kind{"unsupported-media-type", 415, "The body's media type is not supported",
+		"Send `Content-Type: application/json` (at `/oauth/token` also `application/x-www-form-urlencoded`), without Content-Encoding."}
+	kindRange = kind{"range-not-satisfiable", 416, "The range lies outside of the file",
+		"`Content-Range` gives the file's size."}
+	kindIdempotency = kind{"idempotency-key-reused", 422, "The Idempotency-Key was used for another request",
+		"Within 24 hours one key stands for one body. Use another key for another request."}
+	kindRate = kind{"rate-limit", 429, "Too many calls",
+		"Wait as long as `Retry-After` says."}
+	kindPending = kind{"too-many-pending", 429, "Too many exports are pending",
+		"An account may have 10 exports without result. Wait for one to finish, or cancel one."}
+	kindInternal = kind{"internal-error", 500, "Something went wrong here",
+		"The failure was logged. Trying again may help."}
+	kindUnavailable = kind{"unavailable", 503, "Not available at the moment",
+		"Kafka or the object store cannot be reached, so that no answer could be trusted. Try again after `Retry-After`."}
+
+	// Of a report's `error`, written by whoever rendered it; listed here so that
+	// one table describes all types.
+	kindFileTooLarge = kind{"file-too-large", 413, "The export would be too large",
+		"In the `error` of a report: the file would exceed the size limit. Request a shorter window or fewer columns."}
+	kindBarrier = kind{"barrier-timeout", 503, "The input was not processed in time",
+		"In the `error` of a report: some partitions did not pass the position that the report waits for. Nothing was exported, as the file would have been short. Request it again."}
+)
+
+// kinds lists all of them for /docs.
+var kinds = []kind{
+	kindInvalid, kindUnauthorized, kindForbidden, kindNotFound, kindMethod, kindGone, kindPrecondition,
+	kindTooLarge, kindSections, kindMediaType, kindRange, kindIdempotency, kindRate, kindPending,
+	kindInternal, kindUnavailable, kindFileTooLarge, kindBarrier,
+}
+
+func (k kind) problem(detail string) *Problem {
+	return &Problem{Type: k.uri(), Title: k.title, Status: k.status, Detail: detail}
+}
+
+func (p *Problem) with(header, value string) *Problem {
+	if p.header == nil {
+		p.header = make(http.Header)
+	}
+	p.header.Set(header, value)
+	return p
+}
+
+func invalid(errs ...FieldError) *Problem {
+	p := kindInvalid.problem("The request breaks a rule.")
+	if len(errs) > 0 {
+		p.Detail = errs[0].Detail
+		if errs[0].Pointer != "" {
+			p.Detail = errs[0].Pointer + ": " + errs[0].Detail
+		}
+		if n := len(errs) - 1; n > 0 {
+			p.Detail += fmt.Sprintf(" (and %d more)", n)
+		}
+	}
+	p.Errors = errs
+	return p
+}
+
+func invalidParam(name, format string, args ...any) *Problem {
+	return invalid(FieldError{Pointer: "/" + name, Detail: fmt.Sprintf(format, args...)})
+}
+
+func unauthorized(challenge, detail string) *Problem {
+	return kindUnauthorized.problem(detail).with("WWW-Authenticate", challenge)
+}
+
+func notFound(detail string) *Problem { return kindNotFound.problem(detail) }
+
+func unavailable(detail string) *Problem {
+	return kindUnavailable.problem(detail).with("Retry-After", "5")
+}
+
+func limited(k kind, wait time.Duration, detail string) *Problem {
+	seconds := max(1, int(math.Ceil(wait.Seconds())))
+	return k.problem(detail).with("Retry-After", strconv.Itoa(seconds))
+}
+
+// asProblem is the problem that an error is, or "internal-error".
+func asProblem(err error) (p *Problem, internal bool) {
+	if errors.As(err, &p) {
+		return p, false
+	}
+	return kindInternal.problem("The call could not be completed. The failure was logged."), true
+}
+
+func writeProblem(w http.ResponseWriter, p *Problem) {
+	h := w.Header()
+	for name, values := range p.header {
+		h[name] = values
+	}
+	body, err := json.Marshal(p)
+	if err != nil { // strings and numbers only
+		body = []byte(`{}`)
+	}
+	h.Del("ETag")
+	h.Del("Last-Modified")
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(p.Status)
+	w.Write(body)
+}

@@ -1,0 +1,27 @@
+package api
+
+import (
+	"log/slog"
+	"net/http"
+	"time"
+)
+
+// NewServer makes the HTTP server of the API listener: HTTP/1.1 and HTTP/2
+// (with TLS, and without it for clients that know), bounded headers, and time
+// limits that a slow client cannot stretch. There is no limit on writing: the
+// handlers set their own, as a large file takes as long as its reader.
+func NewServer(h http.Handler, log *slog.Logger) *http.Server {
+	var p http.Protocols
+	p.SetHTTP1(true)
+	p.SetHTTP2(true)
+	p.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    32 << 10,
+		Protocols:         &p,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}

@@ -1,0 +1,147 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/oklog/ulid/v2"
+
+	"lockstitch/state/report"
+)
+
+// maxIdempotencyKey bounds the Idempotency-Key header, in characters.
+const maxIdempotencyKey = 255
+
+func (s *server) submitOperation(schemas huma.Registry) operation {
+	d := describe{schemas}
+	return operation{handle: s.submit, Operation: huma.Operation{
+		OperationID: "request-export", Method: http.MethodPost, Path: "/emails/reports", Tags: []string{"Exports"},
+		Summary: "Request an export",
+		Description: "Accepts the export and answers at once; follow it at the `Location`. The export holds exactly the events of the window that were acknowledged by Kafka " +
+			"before `complete_through`. With `end_at` absent there is no upper end but that. The window may span at most three calendar months.",
+		Security:    bearer,
+		Parameters:  []*huma.Param{d.header("Idempotency-Key", "A key of your own for this request. Sent again within 24 hours with the same body it gives the same report; with another body it is refused.", &huma.Schema{Type: huma.TypeString, MinLength: ptr(1), MaxLength: ptr(maxIdempotencyKey), Pattern: `^[!-~]+$`})},
+		RequestBody: d.body(map[string]any{"application/json": ExportRequest{}}),
+		Responses: d.responses(
+			d.json(202, "The export is accepted.", Status{}, "Location"),
+			d.problems(400, 401, 413, 415, 422, 429, 503),
+		),
+	}}
+}
+
+// submit accepts an export: the way of contract 2.4.
+func (s *server) submit(c *call) error {
+	if wait, ok := s.exports.Take(c.account, s.now()); !ok {
+		return limited(kindRate, wait, fmt.Sprintf("The account may request %d exports a minute.", s.cfg.Limits.ExportsPerMinute))
+	}
+	key, err := idempotencyKey(c.r.Header)
+	if err != nil {
+		return err
+	}
+	body, _, err := c.readBody(s.cfg.Limits.BodyBytes, "application/json")
+	if err != nil {
+		return err
+	}
+	wire, err := decodeExport(body, s.cfg.Limits)
+	if err != nil {
+		return err
+	}
+	if err := checkWindow(wire.StartAt, wire.EndAt, timeOf(s.now()), s.cfg.Limits.WindowMonths); err != nil {
+		return err
+	}
+	if err := s.within(c, "The definitions", s.deps.Definitions.CatchUp); err != nil {
+		return err
+	}
+	acc := s.deps.Definitions.Account(c.account)
+	if n := len(acc.Sections()); n > s.cfg.Limits.Sections {
+		return kindSections.problem(fmt.Sprintf("The account has %d sections; exports are possible up to %d.", n, s.cfg.Limits.Sections))
+	}
+	q, err := resolve(wire, acc)
+	if err != nil {
+		return err
+	}
+
+	// Before the ends are read, not after: everything acknowledged before this
+	// moment is below them.
+	q.CompleteThrough = s.now().UTC().Truncate(time.Millisecond)
+	err = s.within(c, "The ends of the event partitions", func(ctx context.Context) (err error) {
+		q.Barrier, err = s.deps.Ends(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	req, err := newRequest(c.account, key, wire, q, s.cfg.BarrierTimeout)
+	if err != nil {
+		return err
+	}
+	rep, err := s.write(c, req)
+	if err != nil {
+		return err
+	}
+	c.w.Header().Set("Location", s.reportURL(rep.Request.ID))
+	st, err := s.status(rep)
+	if err != nil {
+		return err
+	}
+	return writeJSON(c.w, http.StatusAccepted, st)
+}
+
+func idempotencyKey(h http.Header) (string, error) {
+	vs := h.Values("Idempotency-Key")
+	if len(vs) == 0 {
+		return "", nil
+	}
+	key := vs[0]
+	ok := len(vs) == 1 && len(key) >= 1 && len(key) <= maxIdempotencyKey
+	for i := range len(key) {
+		ok = ok && key[i] > ' ' && key[i] <= '~'
+	}
+	if !ok {
+		return "", invalidParam("Idempotency-Key", "must be 1 to %d visible ASCII characters, given once", maxIdempotencyKey)
+	}
+	return key, nil
+}
+
+func newRequest(account, key string, wire *ExportRequest, q report.Question, barrierTimeout time.Duration) (*report.Request, error) {
+	// Canonical: members in the order of the type, times normalised. Bodies that
+	// ask for the same are the same.
+	echo, err := json.Marshal(wire)
+	if err != nil {
+		return nil, fmt.Errorf("encoding a request: %w", err)
+	}
+	sum := sha256.Sum256(echo)
+	return &report.Request{
+		Version: report.Version, ID: ulid.Make().String(), Account: account,
+		CreatedAt: q.CompleteThrough, IdempotencyKey: key, BodyHash: hex.EncodeToString(sum[:]),
+		Body: echo, Question: q, BarrierDeadline: q.CompleteThrough.Add(barrierTimeout),
+	}, nil
+}
+
+func (s *server) write(c *call, req *report.Request) (*report.Report, error) {
+	var rep *report.Report
+	var refused error
+	err := s.within(c, "The table of reports", func(ctx context.Context) (err error) {
+		rep, err = s.deps.Reports.Submit(ctx, req, s.cfg.Limits.Pending)
+		switch {
+		case errors.Is(err, report.ErrTooManyPending):
+			refused = limited(kindPending, 30*time.Second, fmt.Sprintf("The account has %d exports without result. Wait for one to finish, or cancel one.", s.cfg.Limits.Pending))
+		case errors.Is(err, report.ErrIdempotencyClash):
+			refused = kindIdempotency.problem("The Idempotency-Key was used within the last 24 hours with another body.")
+		default:
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return rep, refused
+}

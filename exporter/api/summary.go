@@ -1,0 +1,279 @@
+package api
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"sort"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"lockstitch/state/catalog"
+	"lockstitch/state/event"
+	"lockstitch/state/segment"
+)
+
+// summarise adds up the activities of a section over all stored slices with
+// events since a server_time (ms). Events without an activity id belong to no
+// activity.
+func (s *server) summarise(ctx context.Context, account, section string, since int64) ([]Activity, error) {
+	refs := s.deps.Catalog.Slices(account, since, math.MaxInt64)
+	var mu sync.Mutex
+	sum := make(map[string]*activitySum)
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(s.cfg.ActivityReads)
+	for i := range refs {
+		ref := &refs[i]
+		g.Go(func() error {
+			parts, err := s.slice(ctx, ref, since)
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for i := range parts {
+				if p := &parts[i]; p.Section == section && p.ActivityID != "" {
+					if sum[p.ActivityID] == nil {
+						sum[p.ActivityID] = &activitySum{splits: make(map[string]*splitSum)}
+					}
+					sum[p.ActivityID].add(p)
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	out := make([]Activity, 0, len(sum))
+	for id, a := range sum {
+		out = append(out, a.activity(id))
+	}
+	sort.Slice(out, func(i, j int) bool {
+		return pageEnd{int64(out[i].LastSeen), out[i].ActivityID}.before(&out[j])
+	})
+	return out, nil
+}
+
+// slice summarises one slice from a server_time on. What lies wholly behind it
+// is remembered; the few slices that the time cuts are counted row by row.
+func (s *server) slice(ctx context.Context, ref *catalog.SliceRef, since int64) ([]segment.Activity, error) {
+	if ref.Info.MinTime < since {
+		data, err := s.readSlice(ctx, ref, ref.Info.Length)
+		if err != nil {
+			return nil, err
+		}
+		sl, err := segment.OpenSlice(ref.Object, ref.Info, data)
+		if err != nil {
+			return nil, err
+		}
+		return countRows(sl, since)
+	}
+	key := sliceKey{ref.SegmentID, ref.Info.Offset}
+	if parts, ok := s.summaries.get(key); ok {
+		return parts, nil
+	}
+	data, err := s.readSlice(ctx, ref, ref.Info.KeysLength)
+	if err != nil {
+		return nil, err
+	}
+	sl, err := segment.OpenKeys(ref.Object, ref.Info, data)
+	if err != nil {
+		return nil, err
+	}
+	parts, err := sl.Activities()
+	if err != nil {
+		return nil, err
+	}
+	s.summaries.put(key, parts)
+	return parts, nil
+}
+
+func (s *server) readSlice(ctx context.Context, ref *catalog.SliceRef, n int64) ([]byte, error) {
+	if n < 0 || n > ref.Info.Length {
+		return nil, &segment.CorruptError{Object: ref.Object, Offset: ref.Info.Offset, Cause: "the directory gives the keys a length outside of the slice"}
+	}
+	r, err := s.deps.Store.Open(ctx, ref.Object, ref.Info.Offset, n)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", ref.Object, err)
+	}
+	defer r.Close()
+	data := make([]byte, n)
+	if _, err := io.ReadFull(r, data); err != nil {
+		return nil, fmt.Errorf("reading %s: %w", ref.Object, err)
+	}
+	return data, nil
+}
+
+// damaged tells stored bytes that are wrong from those that cannot be read.
+func damaged(err error) bool {
+	var c *segment.CorruptError
+	return errors.As(err, &c)
+}
+
+// countRows is what Slice.Activities says, of the rows since a server_time only.
+func countRows(sl *segment.Slice, since int64) ([]segment.Activity, error) {
+	times, err := sl.ServerTimes()
+	if err != nil {
+		return nil, err
+	}
+	types, err := sl.Types()
+	if err != nil {
+		return nil, err
+	}
+	sections, err := sl.Sections()
+	if err != nil {
+		return nil, err
+	}
+	var cells [4]*segment.Column
+	for i, c := range []event.Cell{event.ActivityID, event.SplitID, event.ActivityName, event.SplitActivityName} {
+		if cells[i], err = sl.Cells(c); err != nil {
+			return nil, err
+		}
+	}
+	index := make(map[[3]uint32]int)
+	var out []segment.Activity
+	for row, t := range times {
+		if t < since {
+			continue
+		}
+		key := [3]uint32{sections.Codes[row], cells[0].Codes[row], cells[1].Codes[row]}
+		i, ok := index[key]
+		if !ok {
+			i = len(out)
+			index[key] = i
+			out = append(out, segment.Activity{
+				Section: text(sections, row), ActivityID: text(cells[0], row), SplitID: text(cells[1], row), First: t,
+			})
+		}
+		a := &out[i]
+		// Rows are in order of server_time: the last one named it last.
+		a.ActivityName, a.SplitActivityName, a.Last = text(cells[2], row), text(cells[3], row), t
+		a.Counts[types[row]]++
+	}
+	return out, nil
+}
+
+func text(c *segment.Column, row int) string { return string(c.Dict[c.Codes[row]]) }
+
+// activitySum adds up summaries of slices, whatever their order.
+type activitySum struct {
+	splitSum
+	splits map[string]*splitSum
+}
+
+type splitSum struct {
+	name        string
+	first, last int64
+	counts      [event.NumTypes]int64
+	seen        bool
+}
+
+func (a *activitySum) add(p *segment.Activity) {
+	a.splitSum.add(p.ActivityName, p)
+	sp := a.splits[p.SplitID]
+	if sp == nil {
+		sp = new(splitSum)
+		a.splits[p.SplitID] = sp
+	}
+	sp.add(p.SplitActivityName, p)
+}
+
+func (s *splitSum) add(name string, p *segment.Activity) {
+	// Of names given at the same moment the greater one, so that the order in
+	// which slices were read does not show.
+	if !s.seen || p.Last > s.last || (p.Last == s.last && name > s.name) {
+		s.name = name
+	}
+	if !s.seen || p.First < s.first {
+		s.first = p.First
+	}
+	if !s.seen || p.Last > s.last {
+		s.last = p.Last
+	}
+	s.seen = true
+	for i, n := range p.Counts {
+		s.counts[i] += n
+	}
+}
+
+func (a *activitySum) activity(id string) Activity {
+	out := Activity{
+		ActivityID: id, Name: a.name, FirstSeen: Time(a.first), LastSeen: Time(a.last), Counts: countsOf(&a.counts),
+		Splits: make([]Split, 0, len(a.splits)),
+	}
+	for _, id := range sortedNames(a.splits) {
+		sp := a.splits[id]
+		out.Splits = append(out.Splits, Split{SplitID: id, Name: sp.name, FirstSeen: Time(sp.first), LastSeen: Time(sp.last), Counts: countsOf(&sp.counts)})
+	}
+	return out
+}
+
+// sliceKey names a slice for ever: segments are immutable and their ids are
+// never reused.
+type sliceKey struct {
+	segment string
+	offset  int64
+}
+
+// summaryCache remembers summaries of slices within a budget of bytes; the one
+// not asked for longest goes first.
+type summaryCache struct {
+	budget int64
+
+	mu    sync.Mutex
+	used  int64
+	order *list.List // of *summary, asked for last in front
+	byKey map[sliceKey]*list.Element
+}
+
+type summary struct {
+	key   sliceKey
+	parts []segment.Activity
+	bytes int64
+}
+
+func newSummaryCache(budget int64) *summaryCache {
+	return &summaryCache{budget: budget, order: list.New(), byKey: make(map[sliceKey]*list.Element)}
+}
+
+// get returns shared memory that must not be changed.
+func (c *summaryCache) get(k sliceKey) ([]segment.Activity, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	el, ok := c.byKey[k]
+	if !ok {
+		return nil, false
+	}
+	c.order.MoveToFront(el)
+	return el.Value.(*summary).parts, true
+}
+
+func (c *summaryCache) put(k sliceKey, parts []segment.Activity) {
+	e := &summary{key: k, parts: parts, bytes: 256 + int64(len(k.segment))}
+	for i := range parts {
+		p := &parts[i]
+		e.bytes += 160 + int64(len(p.Section)+len(p.ActivityID)+len(p.SplitID)+len(p.ActivityName)+len(p.SplitActivityName))
+	}
+	if e.bytes > c.budget/4 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.byKey[k]; ok {
+		return
+	}
+	c.byKey[k] = c.order.PushFront(e)
+	c.used += e.bytes
+	for c.used > c.budget {
+		last := c.order.Back()
+		old := last.Value.(*summary)
+		c.order.Remove(last)
+		delete(c.byKey, old.key)
+		c.used -= old.bytes
+	}
+}

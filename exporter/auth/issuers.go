@@ -1,0 +1,185 @@
+package auth
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/MicahParks/keyfunc/v3"
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// Issuer is an external identity provider whose tokens are accepted.
+type Issuer struct {
+	Name         string   // what "iss" must be
+	JWKSURL      string   // where its public keys are (RFC 7517)
+	Audience     string   // what "aud" must contain
+	AccountClaim string   // the top-level claim that names the account
+	Algorithms   []string // allowed ones; asymmetric only
+}
+
+// Algorithms that an issuer may be configured with. Symmetric ones are not
+// among them: the keys in a JWKS are public.
+var asymmetric = []string{
+	"RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
+	"ES256", "ES384", "ES512", "EdDSA",
+}
+
+func (is Issuer) validate() error {
+	switch {
+	case is.Name == "":
+		return errors.New("issuer is empty")
+	case is.Name == issuer:
+		return fmt.Errorf("issuer %q is the name of Lockstitch's own tokens", is.Name)
+	case is.Audience == "":
+		return fmt.Errorf("issuer %q: audience is empty", is.Name)
+	case is.AccountClaim == "":
+		return fmt.Errorf("issuer %q: account_claim is empty", is.Name)
+	case len(is.Algorithms) == 0:
+		return fmt.Errorf("issuer %q: algorithms is empty", is.Name)
+	}
+	u, err := url.Parse(is.JWKSURL)
+	if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Host == "" {
+		return fmt.Errorf("issuer %q: jwks_url %q is not an http or https URL", is.Name, is.JWKSURL)
+	}
+	for _, alg := range is.Algorithms {
+		if !slices.Contains(asymmetric, alg) {
+			return fmt.Errorf("issuer %q: algorithm %q is none of %s", is.Name, alg, strings.Join(asymmetric, ", "))
+		}
+	}
+	return nil
+}
+
+const (
+	jwksMaxAge   = 15 * time.Minute // then the keys are read again
+	jwksMinAge   = 30 * time.Second // an unknown key id makes them read again, but not more often than this
+	jwksMaxStale = 24 * time.Hour   // keys that cannot be read again are used this long
+	jwksTimeout  = 5 * time.Second
+	jwksMaxBytes = 1 << 20
+)
+
+// external verifies the tokens of one issuer. Keys are read when a token needs
+// them, by the request that brings it; there is no background goroutine.
+type external struct {
+	cfg  Issuer
+	http *http.Client
+	now  func() time.Time
+
+	mu    sync.Mutex // held while keys are read: others wait for the same answer
+	keys  keyfunc.Keyfunc
+	kids  map[string]bool
+	read  time.Time // when the keys were read
+	tried time.Time // when reading was last tried
+}
+
+func newExternal(cfg Issuer, client *http.Client, now func() time.Time) *external {
+	if client == nil {
+		client = &http.Client{}
+	}
+	return &external{cfg: cfg, http: client, now: now}
+}
+
+func (e *external) verify(ctx context.Context, token string) (Identity, error) {
+	c := jwt.MapClaims{}
+	var unavailable error
+	_, err := jwt.ParseWithClaims(token, c, func(t *jwt.Token) (any, error) {
+		kid, _ := t.Header["kid"].(string)
+		if kid == "" {
+			return nil, errors.New("no kid")
+		}
+		keys, err := e.keysFor(ctx, kid)
+		if err != nil {
+			unavailable = err
+			return nil, err
+		}
+		return keys.KeyfuncCtx(ctx)(t)
+	},
+		jwt.WithValidMethods(e.cfg.Algorithms),
+		jwt.WithIssuer(e.cfg.Name), jwt.WithAudience(e.cfg.Audience),
+		jwt.WithExpirationRequired(), jwt.WithLeeway(leeway), jwt.WithTimeFunc(e.now),
+		jwt.WithStrictDecoding(),
+	)
+	if unavailable != nil {
+		return Identity{}, fmt.Errorf("%w: issuer %s: %v", ErrUnavailable, e.cfg.Name, unavailable)
+	}
+	if err != nil {
+		return Identity{}, ErrInvalid
+	}
+	account, _ := c[e.cfg.AccountClaim].(string)
+	if account == "" {
+		return Identity{}, ErrInvalid
+	}
+	sub, _ := c.GetSubject()
+	return Identity{Account: account, Subject: sub}, nil
+}
+
+// keysFor gives the issuer's keys, read anew when they are old or do not hold
+// the key id. An error only if there are none at all.
+func (e *external) keysFor(ctx context.Context, kid string) (keyfunc.Keyfunc, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := e.now()
+	wanted := e.keys == nil || now.Sub(e.read) >= jwksMaxAge || !e.kids[kid]
+	var err error
+	if wanted && (e.tried.IsZero() || now.Sub(e.tried) >= jwksMinAge) {
+		e.tried = now
+		err = e.fetch(ctx, now)
+	}
+	if e.keys == nil || now.Sub(e.read) >= jwksMaxStale {
+		if err == nil {
+			err = errors.New("reading them failed a moment ago")
+		}
+		return nil, err
+	}
+	return e.keys, nil
+}
+
+func (e *external) fetch(ctx context.Context, now time.Time) error {
+	// Not the request's context: a caller that goes away must not spoil the
+	// attempt for everybody else.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), jwksTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.cfg.JWKSURL, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := e.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, jwksMaxBytes+1))
+	switch {
+	case err != nil:
+		return fmt.Errorf("reading %s: %w", e.cfg.JWKSURL, err)
+	case resp.StatusCode != http.StatusOK:
+		return fmt.Errorf("reading %s: status %d", e.cfg.JWKSURL, resp.StatusCode)
+	case len(raw) > jwksMaxBytes:
+		return fmt.Errorf("reading %s: more than %d bytes", e.cfg.JWKSURL, jwksMaxBytes)
+	}
+	var set struct {
+		Keys []struct {
+			ID string `json:"kid"`
+		} `json:"keys"`
+	}
+	if err := json.Unmarshal(raw, &set); err != nil {
+		return fmt.Errorf("reading %s: %w", e.cfg.JWKSURL, err)
+	}
+	keys, err := keyfunc.NewJWKSetJSON(raw)
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", e.cfg.JWKSURL, err)
+	}
+	e.keys, e.read, e.kids = keys, now, make(map[string]bool, len(set.Keys))
+	for _, k := range set.Keys {
+		e.kids[k.ID] = true
+	}
+	return nil
+}

@@ -1,0 +1,64 @@
+// Package limits counts calls per minute for many callers in bounded memory
+// (contract 3): token calls by client, requests and downloads by account. Each
+// replica counts for itself.
+package limits
+
+import (
+	"container/list"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// maxCallers bounds the callers remembered. The one not seen for longest is
+// forgotten first, which gives it its full allowance back.
+const maxCallers = 10_000
+
+// PerMinute allows every caller a number of calls a minute, all at once if it
+// likes; what was used comes back evenly over the minute.
+type PerMinute struct {
+	perMinute int
+
+	mu     sync.Mutex
+	order  *list.List // of *caller, seen last in front
+	byName map[string]*list.Element
+}
+
+type caller struct {
+	name string
+	lim  *rate.Limiter
+}
+
+// NewPerMinute makes a limit of n calls a minute, n >= 1.
+func NewPerMinute(n int) *PerMinute {
+	return &PerMinute{perMinute: n, order: list.New(), byName: make(map[string]*list.Element)}
+}
+
+// Take counts one call at a time. If the caller has none left it says how long
+// to wait for the next.
+func (p *PerMinute) Take(name string, now time.Time) (wait time.Duration, ok bool) {
+	r := p.limiter(name).ReserveN(now, 1)
+	if d := r.DelayFrom(now); d > 0 {
+		r.CancelAt(now)
+		return d, false
+	}
+	return 0, true
+}
+
+func (p *PerMinute) limiter(name string) *rate.Limiter {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if el, ok := p.byName[name]; ok {
+		p.order.MoveToFront(el)
+		return el.Value.(*caller).lim
+	}
+	if p.order.Len() >= maxCallers {
+		last := p.order.Back()
+		delete(p.byName, last.Value.(*caller).name)
+		p.order.Remove(last)
+	}
+	c := &caller{name: name, lim: rate.NewLimiter(rate.Limit(float64(p.perMinute)/60), p.perMinute)}
+	p.byName[name] = p.order.PushFront(c)
+	return c.lim
+}
