@@ -1,0 +1,292 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/state/report"
+)
+
+var definitions = []string{
+	`{"kind":"section","account_id":"acme","discriminator":"s1","name":"One"}`,
+	`{"kind":"attribute","account_id":"acme","version_id":"10","discriminator":"gender","section":"s1","name":"gender","type":"text"}`,
+	`{"kind":"attribute","account_id":"acme","version_id":"9","discriminator":"gender","section":"s1","name":"gender","type":"boolean"}`,
+	`{"kind":"attribute","account_id":"acme","version_id":"7","discriminator":"com.apsis1.attributes.email","section":"s1","name":"Email","type":"text"}`,
+	`{"kind":"tag","account_id":"acme","version_id":"20","discriminator":"vip","section":"s1","name":"VIP"}`,
+	`{"kind":"segment","account_id":"acme","discriminator":"seg-w","name":"women"}`,
+	`{"kind":"segment","account_id":"acme","discriminator":"seg-e","name":"europe"}`,
+}
+
+// The seed's flow: token, request, poll, download; then the same with the
+// credential in a header.
+func TestFlow(t *testing.T) {
+	r := newRig(t, nil)
+	r.define(definitions...)
+	if err := r.client.ProduceSync(t.Context(), &kgo.Record{Topic: "email-events", Partition: 0, Value: []byte("x")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	body := `{"start_at":"2026-05-01t00:00:00.1239+00:00","end_at":"2026-06-01T00:00:00z","spreadsheet_safe":true,
+		"segment_filter":{"segment_discriminators":{"women":"seg-w","europe":"seg-e"},"filter":"!(europe) & women"},
+		"additional_attribute_mappings":[{"section_discriminator":"s1","discriminator":"gender"},{"version_id":"9"}],
+		"additional_tag_mappings":[{"version_id":"20"}]}`
+	before := time.Now().UnixMilli()
+	a := r.do("POST", "/emails/reports", "a", body)
+	var st Status
+	a.json(t, &st)
+	if a.StatusCode != 202 || st.Status != "requested" || a.Header.Get("Location") != r.url+"/emails/reports/"+st.ReportID {
+		t.Fatalf("%d %v %s", a.StatusCode, a.Header, a.body)
+	}
+	if int64(st.CompleteThrough) < before || int64(st.CompleteThrough) > time.Now().UnixMilli() {
+		t.Fatalf("complete_through %s", st.CompleteThrough)
+	}
+	echo, _ := json.Marshal(st.Request)
+	want := `{"start_at":"2026-05-01T00:00:00.123Z","end_at":"2026-06-01T00:00:00.000Z","segment_filter":{"segment_discriminators":{"europe":"seg-e","women":"seg-w"},"filter":"!(europe) \u0026 women"},"additional_attribute_mappings":[{"section_discriminator":"s1","discriminator":"gender"},{"version_id":"9"}],"additional_tag_mappings":[{"version_id":"20"}],"spreadsheet_safe":true}`
+	if string(echo) != want {
+		t.Fatalf("request echoed as %s", echo)
+	}
+
+	rep, ok := r.table.Get("acme", st.ReportID)
+	if !ok {
+		t.Fatal("the report is not in the table")
+	}
+	q := rep.Request.Question
+	if fmt.Sprint(q.Attributes) != "[{s1 10 gender text} {s1 9 gender boolean}]" || fmt.Sprint(q.Tags) != "[{s1 20 VIP}]" ||
+		fmt.Sprint(q.Email) != "map[s1:[{7 text}]]" || fmt.Sprint(q.Audiences) != "map[europe:seg-e women:seg-w]" || q.Filter != "!(europe) & women" {
+		t.Fatalf("question %+v", q)
+	}
+	var below int64
+	for _, e := range q.Barrier {
+		below += e.Offset
+	}
+	if len(q.Barrier) != 2 || below != 1 {
+		t.Fatalf("barrier %v", q.Barrier)
+	}
+
+	err := r.table.WriteProgress(t.Context(), "acme", st.ReportID, report.Progress{Version: report.Version, At: time.Now(), SegmentsTotal: 4, SegmentsDone: 1,
+		Waiting: []report.Waiting{{Topic: "email-events", Partition: 1, Offset: 5, Position: 3, Reason: "behind"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	st = r.status("a", st.ReportID)
+	if st.Status != "processing" || st.Progress.SegmentsTotal != 4 || len(st.Waiting) != 1 || st.Waiting[0].Reason != "behind" || st.FileDownloadURL != "" {
+		t.Fatalf("%+v", st)
+	}
+
+	file := someFile()
+	r.complete("acme", st.ReportID, file)
+	st = r.status("a", st.ReportID)
+	if st.Status != "completed" || *st.Rows != 3 || *st.Bytes != int64(len(file)) || st.SHA256 == "" || st.FileExpiresAt == nil || len(st.Waiting) != 0 {
+		t.Fatalf("%+v", st)
+	}
+	a = r.do("GET", st.FileDownloadURL, "", "")
+	if a.StatusCode != 200 || string(a.body) != string(file) {
+		t.Fatalf("download: %d, %d bytes", a.StatusCode, len(a.body))
+	}
+
+	a = r.do("GET", "/emails/reports/"+st.ReportID+"?header_auth=true", "a", "")
+	a.json(t, &st)
+	credential := a.Header.Get("x-apsis-auth")
+	if credential == "" || strings.Contains(st.FileDownloadURL, "?") {
+		t.Fatalf("header_auth: %q %s", credential, st.FileDownloadURL)
+	}
+	r.problem(r.do("GET", st.FileDownloadURL, "", ""), 403, "invalid-download-credential")
+	if a = r.do("GET", st.FileDownloadURL, "", "", "x-apsis-auth", credential); string(a.body) != string(file) {
+		t.Fatalf("download by header: %d", a.StatusCode)
+	}
+}
+
+func TestRefusedRequests(t *testing.T) {
+	r := newRig(t, func(c *Config, _ *Deps) { c.Limits.ExportsPerMinute = 10_000 })
+	r.define(definitions...)
+	many := func(n int) string {
+		var l []string
+		for i := range n {
+			l = append(l, fmt.Sprintf(`{"version_id":"%d"}`, i))
+		}
+		return "[" + strings.Join(l, ",") + "]"
+	}
+	for _, c := range []struct{ name, body, pointer string }{
+		{"empty", ``, ""},
+		{"not JSON", `{"start_at":`, ""},
+		{"trailing", recently() + `{}`, ""},
+		{"not an object", `[1]`, ""},
+		{"null", `null`, ""},
+		{"not UTF-8", "{\"start_at\":\"\xff\"}", ""},
+		{"deep", strings.Repeat(`{"a":`, 1000) + "1" + strings.Repeat("}", 1000), "*"},
+		{"no start", `{}`, "/start_at"},
+		{"start null", `{"start_at":null}`, "/start_at"},
+		{"start a number", `{"start_at":1}`, "/start_at"},
+		{"offset", `{"start_at":"2026-05-01T00:00:00+02:00"}`, "/start_at"},
+		{"end wrong", `{"start_at":"2026-05-01T00:00:00Z","end_at":"tomorrow"}`, "/end_at"},
+		{"end before start", `{"start_at":"2026-05-01T00:00:00Z","end_at":"2026-05-01T00:00:00Z"}`, "/end_at"},
+		{"window", `{"start_at":"2025-11-30T00:00:00Z","end_at":"2026-02-28T00:00:00.001Z"}`, "/end_at"},
+		{"window to now", `{"start_at":"2020-01-01T00:00:00Z"}`, "/start_at"},
+		{"unknown member", `{"start_at":"2026-05-01T00:00:00Z","end_at":"2026-05-02T00:00:00Z","a/b":1}`, "/a~1b"},
+		{"other case", `{"Start_at":"2026-05-01T00:00:00Z"}`, "/Start_at"},
+		{"twice", `{"start_at":"2026-05-01T00:00:00Z","start_at":"2026-05-01T00:00:00Z"}`, "/start_at"},
+		{"safe", `{"start_at":"2026-05-01T00:00:00Z","spreadsheet_safe":"yes"}`, "/spreadsheet_safe"},
+		{"mappings no list", `{"start_at":"2026-05-01T00:00:00Z","additional_attribute_mappings":{}}`, "/additional_attribute_mappings"},
+		{"mapping no object", `{"start_at":"2026-05-01T00:00:00Z","additional_tag_mappings":["1"]}`, "/additional_tag_mappings/0"},
+		{"mapping integer", `{"start_at":"2026-05-01T00:00:00Z","additional_tag_mappings":[{"version_id":20}]}`, "/additional_tag_mappings/0/version_id"},
+		{"mapping of both shapes", `{"start_at":"2026-05-01T00:00:00Z","additional_tag_mappings":[{"version_id":"20","discriminator":"vip"}]}`, "/additional_tag_mappings/0/discriminator"},
+		{"mapping half", `{"start_at":"2026-05-01T00:00:00Z","additional_tag_mappings":[{"discriminator":"vip"}]}`, "/additional_tag_mappings/0/section_discriminator"},
+		{"unknown attribute", `{"start_at":"%","additional_attribute_mappings":[{"version_id":"9"},{"version_id":"11"}]}`, "/additional_attribute_mappings/1/version_id"},
+		{"unknown attribute name", `{"start_at":"%","additional_attribute_mappings":[{"section_discriminator":"s2","discriminator":"gender"}]}`, "/additional_attribute_mappings/0/discriminator"},
+		{"attribute twice", `{"start_at":"%","additional_attribute_mappings":[{"version_id":"010"},{"section_discriminator":"s1","discriminator":"gender"}]}`, "/additional_attribute_mappings/1"},
+		{"unknown tag", `{"start_at":"%","additional_tag_mappings":[{"version_id":"10"}]}`, "/additional_tag_mappings/0/version_id"},
+		{"76 attributes", `{"start_at":"%","additional_attribute_mappings":` + many(76) + `}`, "/additional_attribute_mappings"},
+		{"26 tags", `{"start_at":"%","additional_tag_mappings":` + many(26) + `}`, "/additional_tag_mappings"},
+		{"filter no object", `{"start_at":"%","segment_filter":"seg-w"}`, "/segment_filter"},
+		{"filter empty", `{"start_at":"%","segment_filter":{}}`, "/segment_filter/filter"},
+		{"unknown segment", `{"start_at":"%","segment_filter":{"segment_discriminator":"seg-x"}}`, "/segment_filter/segment_discriminator"},
+		{"both shapes", `{"start_at":"%","segment_filter":{"segment_discriminator":"seg-w","filter":"x"}}`, "/segment_filter/filter"},
+		{"unknown segment by name", `{"start_at":"%","segment_filter":{"segment_discriminators":{"w":"seg-x"},"filter":"w"}}`, "/segment_filter/segment_discriminators/w"},
+		{"unknown name", `{"start_at":"%","segment_filter":{"segment_discriminators":{"w":"seg-w"},"filter":"w & x"}}`, "/segment_filter/filter"},
+		{"bad expression", `{"start_at":"%","segment_filter":{"segment_discriminators":{"w":"seg-w"},"filter":"w &"}}`, "/segment_filter/filter"},
+		{"no names", `{"start_at":"%","segment_filter":{"segment_discriminators":{},"filter":"w"}}`, "/segment_filter/segment_discriminators"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := *r
+			r.t = t
+			body := strings.ReplaceAll(c.body, `"%"`, fmt.Sprintf("%q", time.Now().UTC().Format(time.RFC3339)))
+			p := r.problem(r.do("POST", "/emails/reports", "a", body, "Content-Type", "application/json"), 400, "invalid-request")
+			if c.pointer != "*" && (len(p.Errors) == 0 || p.Errors[0].Pointer != c.pointer) {
+				t.Fatalf("errors %v, want %q first", p.Errors, c.pointer)
+			}
+		})
+	}
+	if got := r.table.Pending(); len(got) != 0 {
+		t.Fatalf("%d reports were written", len(got))
+	}
+
+	big := `{"start_at":"` + strings.Repeat("x", 100_001) + `"}`
+	r.problem(r.do("POST", "/emails/reports", "a", big), 413, "body-too-large")
+	r.problem(r.do("POST", "/oauth/token", "", big), 413, "body-too-large")
+	r.problem(r.do("POST", "/emails/reports", "a", recently(), "Content-Type", "text/plain"), 415, "unsupported-media-type")
+	r.problem(r.do("POST", "/emails/reports", "a", recently(), "Content-Encoding", "gzip"), 415, "unsupported-media-type")
+	r.problem(r.do("POST", "/emails/reports", "a", recently(), "Idempotency-Key", strings.Repeat("k", 256)), 400, "invalid-request")
+	r.problem(r.do("POST", "/emails/reports", "a", recently(), "Idempotency-Key", "a b"), 400, "invalid-request")
+
+	// Chunked: no Content-Length announces the size.
+	req, err := http.NewRequest("POST", r.url+"/emails/reports", struct{ *strings.Reader }{strings.NewReader(big)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.ContentLength = -1
+	req.Header.Set("Authorization", "Bearer "+r.token("a"))
+	r.problem(r.send(req), 413, "body-too-large")
+
+	for i := range 26 {
+		r.define(fmt.Sprintf(`{"kind":"section","account_id":"other","discriminator":"s%d","name":"n"}`, i))
+	}
+	r.problem(r.do("POST", "/emails/reports", "b", recently()), 413, "too-many-sections")
+}
+
+func TestIdempotencyAndPending(t *testing.T) {
+	r := newRig(t, func(c *Config, _ *Deps) { c.Limits.Pending = 2 })
+	body := recently()
+	first := r.request("a", body, "Idempotency-Key", "k")
+	// The same said otherwise.
+	again := r.request("a", strings.Replace(body, "Z", ".000+00:00", 1), "Idempotency-Key", "k")
+	if first.ReportID != again.ReportID {
+		t.Fatal("a repeat made another report")
+	}
+	if other := r.request("b", body, "Idempotency-Key", "k"); other.ReportID == first.ReportID {
+		t.Fatal("keys of two accounts are the same")
+	}
+	r.problem(r.do("POST", "/emails/reports", "a", strings.Replace(body, "}", `,"spreadsheet_safe":true}`, 1), "Idempotency-Key", "k"), 422, "idempotency-key-reused")
+	second := r.request("a", body)
+	r.problem(r.do("POST", "/emails/reports", "a", body), 429, "too-many-pending")
+	if a := r.do("DELETE", "/emails/reports/"+second.ReportID, "a", ""); a.StatusCode != 204 {
+		t.Fatal(a.StatusCode)
+	}
+	if st := r.status("a", second.ReportID); st.Status != "cancelled" {
+		t.Fatal(st.Status)
+	}
+	r.request("a", body)
+}
+
+func TestListAndOwnership(t *testing.T) {
+	r := newRig(t, nil)
+	var ids []string
+	for range 3 {
+		ids = append(ids, r.request("a", recently()).ReportID)
+	}
+	r.request("b", recently())
+	var got []string
+	for token := ""; ; {
+		a := r.do("GET", "/emails/reports?limit=2"+token, "a", "")
+		var l ReportList
+		a.json(t, &l)
+		for _, st := range l.Items {
+			got = append(got, st.ReportID)
+		}
+		if l.NextPageToken == "" {
+			break
+		}
+		token = "&page_token=" + l.NextPageToken
+	}
+	if fmt.Sprint(got) != fmt.Sprint([]string{ids[2], ids[1], ids[0]}) {
+		t.Fatalf("%v, want %v backwards", got, ids)
+	}
+	for _, q := range []string{"limit=0", "limit=201", "limit=x", "limit=", "limit=1&limit=2", "limit=%2B1", "page_token=zzz", "%zz"} {
+		r.problem(r.do("GET", "/emails/reports?"+q, "a", ""), 400, "invalid-request")
+	}
+	r.problem(r.do("GET", "/emails/reports/"+ids[0]+"?header_auth=1", "a", ""), 400, "invalid-request")
+	for _, id := range []string{
+		ids[0], "01ARZ3NDEKTSV4RRFFQ69G5FAV", "x", "%00", "%ff%fe", "..", "%2e%2e", "%2e%2e%2f%2e%2e", "a%2fb", "..%5c",
+		strings.ToLower(ids[0]), "q%2f" + ids[0], strings.Repeat("9", 5000), "%E2%80%AE",
+	} {
+		for _, m := range []string{"GET", "DELETE"} {
+			r.problem(r.do(m, "/emails/reports/"+id, "b", ""), 404, "not-found")
+		}
+	}
+	r.problem(r.do("GET", "/emails//reports", "a", ""), 404, "not-found")
+	r.problem(r.do("GET", "/emails/../emails/reports", "a", ""), 404, "not-found")
+	r.problem(r.do("GET", "/", "", ""), 404, "not-found")
+	if st := r.status("a", ids[0]); st.Status != "requested" {
+		t.Fatalf("a foreign DELETE changed the report: %s", st.Status)
+	}
+}
+
+func TestErrorsAndMethods(t *testing.T) {
+	r := newRig(t, nil)
+	id := r.request("a", recently()).ReportID
+	_, err := r.table.WriteResult(t.Context(), "acme", id, report.Result{Version: report.Version, Attempt: id, At: time.Now(), Expires: time.Now().Add(time.Hour),
+		Problem: &report.Problem{Type: "/problems/file-too-large", Title: "t", Status: 413, Detail: "shorter"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := r.status("a", id)
+	if st.Status != "error" || st.Error == nil || st.Error.Type != "/problems/file-too-large" || st.FileDownloadURL != "" || st.Rows != nil {
+		t.Fatalf("%+v", st)
+	}
+	for path, allow := range map[string]string{
+		"/emails/reports": "GET, HEAD, POST", "/emails/reports/" + id: "DELETE, GET, HEAD",
+		"/oauth/token": "POST", "/docs": "GET, HEAD", "/emails/section/s/activities": "GET, HEAD",
+	} {
+		a := r.do("PATCH", path, "", "")
+		r.problem(a, 405, "method-not-allowed")
+		if a.Header.Get("Allow") != allow {
+			t.Errorf("%s: Allow %q, want %q", path, a.Header.Get("Allow"), allow)
+		}
+	}
+}
+
+// A replica that cannot ask Kafka gives no answer about reports.
+func TestKafkaAway(t *testing.T) {
+	r := newRig(t, func(c *Config, _ *Deps) { c.KafkaTimeout = 200 * time.Millisecond })
+	id := r.request("a", recently()).ReportID
+	r.cluster.Close()
+	r.problem(r.do("POST", "/emails/reports", "a", recently()), 503, "unavailable")
+	r.problem(r.do("GET", "/emails/reports", "a", ""), 503, "unavailable")
+	r.problem(r.do("GET", "/emails/reports/"+id, "a", ""), 503, "unavailable")
+	r.problem(r.do("DELETE", "/emails/reports/"+id, "a", ""), 503, "unavailable")
+	r.problem(r.do("GET", "/emails/sections/s1/activities", "a", ""), 503, "unavailable")
+}
