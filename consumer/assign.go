@@ -1,0 +1,204 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"sort"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kversion"
+)
+
+// command is what the group tells the turn loop: lanes that came or go. The
+// group waits until done is closed.
+type command struct {
+	assigned []int32
+	revoked  []int32 // still ours until done: a last cut may commit them
+	lost     []int32 // another's already: nothing may be committed
+	done     chan struct{}
+}
+
+// revokeGrace is how long a cut under way may hold up a rebalance. It stays
+// well below the rebalance timeout.
+const revokeGrace = 10 * time.Second
+
+func (c *Consumer) openClients() error {
+	conn := func(more ...kgo.Opt) (*kgo.Client, error) {
+		return kgo.NewClient(append(append([]kgo.Opt{}, c.cfg.Kafka...), more...)...)
+	}
+	fetch := []kgo.Opt{
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.KeepControlRecords(),
+		// An offset that the broker does not have stops the lane; it is never
+		// taken for a wish to start elsewhere.
+		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
+		kgo.FetchMaxBytes(int32(min(c.cfg.MemoryBytes/32, 8<<20))),
+		kgo.FetchMaxPartitionBytes(1 << 20),
+		kgo.FetchMaxWait(time.Second),
+		kgo.MaxConcurrentFetches(4),
+		// A partition added is read after the next look at the metadata.
+		kgo.MetadataMinAge(50*time.Millisecond),
+	}
+	var err error
+	if c.events, err = conn(fetch...); err != nil {
+		return err
+	}
+	if c.profiles, err = conn(fetch...); err != nil {
+		return err
+	}
+	if c.producer, err = c.newProducer(); err != nil {
+		return err
+	}
+	opts := []kgo.Opt{
+		kgo.ConsumerGroup(c.cfg.Group),
+		kgo.ConsumeTopics(c.inputs()...),
+		kgo.Balancers(&laneBalancer{topics: c.inputs(), local: c.localLanes}),
+		kgo.DisableAutoCommit(),
+		kgo.SessionTimeout(c.cfg.SessionTimeout),
+		kgo.HeartbeatInterval(c.cfg.SessionTimeout / 4),
+		kgo.RebalanceTimeout(max(4*revokeGrace, c.cfg.SessionTimeout)),
+		// Offsets are never followed; the client must merely not fail on them.
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtEnd()),
+		kgo.OnPartitionsAssigned(func(ctx context.Context, _ *kgo.Client, m map[string][]int32) {
+			c.tell(ctx, command{assigned: c.whole(m)})
+		}),
+		kgo.OnPartitionsRevoked(func(ctx context.Context, _ *kgo.Client, m map[string][]int32) {
+			c.tell(ctx, command{revoked: c.any(m)})
+		}),
+		kgo.OnPartitionsLost(func(ctx context.Context, _ *kgo.Client, m map[string][]int32) {
+			c.tell(ctx, command{lost: c.any(m)})
+		}),
+	}
+	if c.cfg.InstanceID != "" {
+		opts = append(opts, kgo.InstanceID(c.cfg.InstanceID))
+	}
+	if c.group, err = conn(opts...); err != nil {
+		return err
+	}
+	c.group.PauseFetchTopics(c.inputs()...)
+	return nil
+}
+
+// newProducer makes a transactional client. TxnOffsetCommit stays at a version
+// that names topics, and whose offsets were added to the transaction before.
+func (c *Consumer) newProducer() (*kgo.Client, error) {
+	versions := kversion.Stable()
+	versions.SetMaxKeyVersion(28, 4) // TxnOffsetCommit
+	return kgo.NewClient(append(append([]kgo.Opt{}, c.cfg.Kafka...),
+		kgo.TransactionalID(c.writer),
+		kgo.TransactionTimeout(c.cfg.TransactionTimeout),
+		kgo.RecordPartitioner(byTopic(c.cfg.Topics.Catalog)),
+		kgo.ProducerBatchMaxBytes(1_000_000),
+		kgo.ProducerLinger(0),
+		kgo.RecordDeliveryTimeout(c.cfg.TransactionTimeout),
+		kgo.MaxVersions(versions),
+	)...)
+}
+
+// byTopic puts catalog records where they say (partition 0) and lets keys
+// choose for the others.
+func byTopic(catalog string) kgo.Partitioner {
+	manual, keyed := kgo.ManualPartitioner(), kgo.StickyKeyPartitioner(nil)
+	return topicPartitioner(func(topic string) kgo.TopicPartitioner {
+		if topic == catalog {
+			return manual.ForTopic(topic)
+		}
+		return keyed.ForTopic(topic)
+	})
+}
+
+type topicPartitioner func(string) kgo.TopicPartitioner
+
+func (f topicPartitioner) ForTopic(t string) kgo.TopicPartitioner { return f(t) }
+
+// tell hands a command to the turn loop and waits until it is carried out.
+func (c *Consumer) tell(ctx context.Context, cmd command) {
+	if len(cmd.assigned)+len(cmd.revoked)+len(cmd.lost) == 0 {
+		return
+	}
+	cmd.done = make(chan struct{})
+	var grace time.Duration
+	if len(cmd.lost) == 0 {
+		grace = revokeGrace
+	}
+	if len(cmd.assigned) == 0 {
+		defer c.cutting.interruptAfter(grace)()
+	}
+	c.mail.post(func(ctx context.Context) error {
+		defer close(cmd.done)
+		return c.carryOut(ctx, cmd)
+	})
+	select {
+	case <-cmd.done:
+	case <-ctx.Done():
+	case <-c.quit:
+	}
+}
+
+// whole lists the lanes of which m holds a partition of every input topic.
+func (c *Consumer) whole(m map[string][]int32) []int32 {
+	count := make(map[int32]int)
+	for _, t := range c.inputs() {
+		for _, p := range m[t] {
+			count[p]++
+		}
+	}
+	var out []int32
+	for n, k := range count {
+		if k == len(c.inputs()) {
+			out = append(out, n)
+		} else {
+			c.log.Error("a lane was assigned in part and is not run; another program in the consumer group?", "lane", n)
+		}
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i] < out[j] })
+	return out
+}
+
+// any lists the lanes of which m holds a partition.
+func (c *Consumer) any(m map[string][]int32) []int32 {
+	seen := make(map[int32]bool)
+	var out []int32
+	for _, ps := range m {
+		for _, p := range ps {
+			if !seen[p] {
+				seen[p] = true
+				out = append(out, p)
+			}
+		}
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i] < out[j] })
+	return out
+}
+
+// drainGroup takes from the group client what it has to say besides records, of
+// which it gets none.
+func (c *Consumer) drainGroup(ctx context.Context) {
+	for ctx.Err() == nil {
+		c.group.PollFetches(ctx).EachError(func(topic string, p int32, err error) {
+			if ctx.Err() == nil && !errors.Is(err, context.Canceled) {
+				c.log.Warn("consumer group", "topic", topic, "partition", p, "err", err)
+			}
+		})
+	}
+}
+
+func (c *Consumer) localLanes() []int32 {
+	c.owned.Lock()
+	defer c.owned.Unlock()
+	return append([]int32(nil), c.owned.lanes...)
+}
+
+// rememberLane notes that the lane's state lies on this disk.
+func (c *Consumer) rememberLane(n int32) {
+	c.owned.Lock()
+	defer c.owned.Unlock()
+	for _, o := range c.owned.lanes {
+		if o == n {
+			return
+		}
+	}
+	c.owned.lanes = append(c.owned.lanes, n)
+	sort.Slice(c.owned.lanes, func(i, j int) bool { return c.owned.lanes[i] < c.owned.lanes[j] })
+}

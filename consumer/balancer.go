@@ -1,0 +1,164 @@
+package consumer
+
+import (
+	"encoding/binary"
+	"sort"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// protocolName is what the group's members must have in common.
+const protocolName = "lockstitch-lanes"
+
+// laneBalancer assigns lanes: partition n of every input topic goes to the same
+// member. It is cooperative (KIP-429: a lane is given up before it is given
+// away) and keeps a lane where it is running or, failing that, where its local
+// state lies.
+type laneBalancer struct {
+	topics []string       // of the members' subscription, all with lane n as partition n
+	local  func() []int32 // lanes whose state lies on this replica's disk
+}
+
+func (b *laneBalancer) ProtocolName() string { return protocolName }
+func (b *laneBalancer) IsCooperative() bool  { return true }
+
+func (b *laneBalancer) JoinGroupMetadata(interests []string, current map[string][]int32, generation int32) []byte {
+	meta := kmsg.NewConsumerMemberMetadata()
+	meta.Version = 3
+	meta.Topics = interests
+	topics := make([]string, 0, len(current))
+	for t := range current {
+		topics = append(topics, t)
+	}
+	sort.Strings(topics)
+	for _, t := range topics {
+		owned := kmsg.NewConsumerMemberMetadataOwnedPartition()
+		owned.Topic, owned.Partitions = t, current[t]
+		meta.OwnedPartitions = append(meta.OwnedPartitions, owned)
+	}
+	meta.Generation = generation
+	for _, n := range b.local() {
+		meta.UserData = binary.AppendUvarint(meta.UserData, uint64(n))
+	}
+	return meta.AppendTo(nil)
+}
+
+func (b *laneBalancer) ParseSyncAssignment(assignment []byte) (map[string][]int32, error) {
+	return kgo.ParseConsumerSyncAssignment(assignment)
+}
+
+func (b *laneBalancer) MemberBalancer(members []kmsg.JoinGroupResponseMember) (kgo.GroupMemberBalancer, map[string]struct{}, error) {
+	cb, err := kgo.NewConsumerBalancer(b, members)
+	if err != nil {
+		return nil, nil, err
+	}
+	return cb, cb.MemberTopics(), nil
+}
+
+// Balance is called on the group's leader.
+func (b *laneBalancer) Balance(cb *kgo.ConsumerBalancer, topics map[string]int32) kgo.IntoSyncAssignment {
+	lanes := laneCount(topics)
+	var wants []laneWants
+	cb.EachMember(func(m *kmsg.JoinGroupResponseMember, meta *kmsg.ConsumerMemberMetadata) {
+		w := laneWants{owned: make(map[int32]bool), local: make(map[int32]bool), generation: meta.Generation}
+		for _, o := range meta.OwnedPartitions {
+			for _, n := range o.Partitions {
+				w.owned[n] = true
+			}
+		}
+		for data := meta.UserData; len(data) > 0; {
+			n, size := binary.Uvarint(data)
+			if size <= 0 {
+				break
+			}
+			w.local[int32(n)] = true
+			data = data[size:]
+		}
+		wants = append(wants, w)
+	})
+	plan := cb.NewPlan()
+	for n, m := range assignLanes(lanes, wants) {
+		member, _ := cb.MemberAt(m)
+		for t := range topics {
+			plan.AddPartition(member, t, int32(n))
+		}
+	}
+	plan.AdjustCooperative(cb)
+	return plan
+}
+
+// laneCount is the number of lanes that every topic has. While partitions are
+// being added, a new lane waits until the last topic has it.
+func laneCount(topics map[string]int32) int32 {
+	lanes := int32(-1)
+	for _, n := range topics {
+		if lanes < 0 || n < lanes {
+			lanes = n
+		}
+	}
+	return max(lanes, 0)
+}
+
+// laneWants is what one member brings along.
+type laneWants struct {
+	owned      map[int32]bool
+	local      map[int32]bool
+	generation int32
+}
+
+// assignLanes gives each lane a member (an index into wants): evenly, first to
+// who runs it, then to who has its state, then to who has the fewest.
+func assignLanes(lanes int32, wants []laneWants) []int {
+	if len(wants) == 0 {
+		return nil
+	}
+	quota, extra := int(lanes)/len(wants), int(lanes)%len(wants)
+	out := make([]int, lanes)
+	for n := range out {
+		out[n] = -1
+	}
+	load := make([]int, len(wants))
+	full := 0 // members that already have one more than the quota
+	room := func(m int) bool {
+		return load[m] < quota || load[m] == quota && full < extra
+	}
+	give := func(n, m int) {
+		out[n] = m
+		load[m]++
+		if load[m] == quota+1 {
+			full++
+		}
+	}
+	claim := func(has func(m int, n int32) bool) {
+		for n := range out {
+			if out[n] >= 0 {
+				continue
+			}
+			best := -1
+			for m := range wants {
+				if has(m, int32(n)) && room(m) && (best < 0 || wants[m].generation > wants[best].generation) {
+					best = m
+				}
+			}
+			if best >= 0 {
+				give(n, best)
+			}
+		}
+	}
+	claim(func(m int, n int32) bool { return wants[m].owned[n] })
+	claim(func(m int, n int32) bool { return wants[m].local[n] })
+	for n := range out {
+		if out[n] >= 0 {
+			continue
+		}
+		best := -1
+		for m := range wants {
+			if room(m) && (best < 0 || load[m] < load[best]) {
+				best = m
+			}
+		}
+		give(n, best)
+	}
+	return out
+}

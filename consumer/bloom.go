@@ -1,0 +1,73 @@
+package consumer
+
+import (
+	"encoding/binary"
+
+	"lockstitch/state/local"
+)
+
+// bloom answers "certainly not seen" for deduplication keys. It is a chain of
+// blocked Bloom filters (one cache line a key, 16 bits a key), each twice the
+// size of the one before, so that memory follows the number of keys.
+type bloom struct {
+	filters []bloomFilter
+	room    int // keys that the last filter still takes
+}
+
+type bloomFilter struct {
+	blocks [][8]uint64
+}
+
+const (
+	bloomFirstKeys   = 1 << 14
+	bloomKeysABlock  = 32 // 512 bits
+	bloomMaxDoubling = 12
+)
+
+func (b *bloom) add(k local.DedupKey) {
+	if b.room == 0 {
+		n := bloomFirstKeys << min(len(b.filters), bloomMaxDoubling)
+		b.filters = append(b.filters, bloomFilter{blocks: make([][8]uint64, n/bloomKeysABlock)})
+		b.room = n
+	}
+	b.room--
+	f := b.filters[len(b.filters)-1]
+	i, bits := bloomPlace(k, len(f.blocks))
+	block := &f.blocks[i]
+	for w := range block {
+		block[w] |= 1 << (bits & 63)
+		bits >>= 6
+	}
+}
+
+func (b *bloom) has(k local.DedupKey) bool {
+next:
+	for i := len(b.filters) - 1; i >= 0; i-- {
+		f := b.filters[i]
+		at, bits := bloomPlace(k, len(f.blocks))
+		block := &f.blocks[at]
+		for w := range block {
+			if block[w]&(1<<(bits&63)) == 0 {
+				continue next
+			}
+			bits >>= 6
+		}
+		return true
+	}
+	return false
+}
+
+func (b *bloom) bytes() int64 {
+	n := 0
+	for _, f := range b.filters {
+		n += len(f.blocks) * 64
+	}
+	return int64(n)
+}
+
+// bloomPlace picks a block by one half of the key and one bit in each of its
+// eight words by the other.
+func bloomPlace(k local.DedupKey, blocks int) (int, uint64) {
+	hi, lo := binary.LittleEndian.Uint64(k[:8]), binary.LittleEndian.Uint64(k[8:])
+	return int((hi >> 32) * uint64(blocks) >> 32), lo
+}

@@ -1,0 +1,221 @@
+// Package consumer brings events in from Kafka: it takes over lanes, reads,
+// deduplicates, decorates and collects their events, and cuts. A cut (cut.go)
+// is the only moment at which input counts as consumed; nothing else commits.
+//
+// One goroutine, the turn loop in poll.go, owns all lanes. Within a turn lanes
+// run in parallel, each in one goroutine and in offset order, without locks.
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstitch/state/catalog"
+	"lockstitch/state/kafka"
+	"lockstitch/state/local"
+	"lockstitch/state/objects"
+	"lockstitch/state/report"
+)
+
+// Config are the settings of a Consumer. Zero values take the defaults.
+type Config struct {
+	Kafka              []kgo.Opt     // the connection
+	Topics             kafka.Topics  // names
+	Group              string        // consumer group; "lockstitch"
+	InstanceID         string        // static membership (KIP-345) if set
+	DataDir            string        // local state
+	MemoryBytes        int64         // for buffers, caches and fetches together; 256 MiB
+	FlushInterval      time.Duration // the longest that processed input stays uncommitted; 30 s
+	DedupHorizon       time.Duration // 7 days
+	SessionTimeout     time.Duration // of the group; 10 s
+	TransactionTimeout time.Duration // 10 s
+	ProfileStale       time.Duration // local profiles not current for this long are read anew; 84 h
+	SweepAge           time.Duration // orphaned objects are removed when this old; 24 h
+	DefaultAccount     string        // for events without account_id; empty: they are poison
+	// Hook, if set, is called at every named step of a cut; tests crash there.
+	Hook func(step string)
+}
+
+// Deps are what a Consumer works with. They outlive it.
+type Deps struct {
+	Store      objects.Store
+	Catalog    *catalog.View
+	Reports    Barriers
+	Log        *slog.Logger
+	Registerer prometheus.Registerer // nil: no metrics
+}
+
+// Barriers tells which requests wait for input to be committed.
+type Barriers interface {
+	Pending() []*report.Report
+	Changed() <-chan struct{}
+}
+
+func (c *Config) setDefaults() {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	def(&c.FlushInterval, 30*time.Second)
+	def(&c.DedupHorizon, 7*24*time.Hour)
+	def(&c.SessionTimeout, 10*time.Second)
+	def(&c.TransactionTimeout, 10*time.Second)
+	def(&c.ProfileStale, 84*time.Hour)
+	def(&c.SweepAge, 24*time.Hour)
+	if c.MemoryBytes <= 0 {
+		c.MemoryBytes = 256 << 20
+	}
+	if c.Group == "" {
+		c.Group = "lockstitch"
+	}
+}
+
+// Consumer is one replica's ingest.
+type Consumer struct {
+	cfg     Config
+	deps    Deps
+	log     *slog.Logger
+	metrics *metrics
+	lag     *lagTable
+
+	db       *local.DB
+	writer   string      // transactional id
+	group    *kgo.Client // membership only
+	events   *kgo.Client // reads the event topics
+	profiles *kgo.Client // reads the profiles topic
+	producer *kgo.Client // transactions; replaced when its state is in doubt
+
+	lanes    map[int32]*lane
+	barriers map[partitionOf]int64 // ends that pending requests wait for
+	lastCut  time.Time
+	mail     *mailbox
+	quit     chan struct{} // closed when the turn loop has ended
+	cutting  cutState
+
+	owned struct { // lanes with local state, for the balancer
+		sync.Mutex
+		lanes []int32
+	}
+}
+
+// New opens the replica's local state. Run does the rest.
+func New(cfg Config, deps Deps) (*Consumer, error) {
+	cfg.setDefaults()
+	if len(cfg.Topics.Events) == 0 {
+		return nil, errors.New("consumer: no event topic is configured")
+	}
+	c := &Consumer{
+		cfg: cfg, deps: deps, log: deps.Log.With("component", "consumer"),
+		metrics:  newMetrics(deps.Registerer, cfg.Topics),
+		lanes:    make(map[int32]*lane),
+		barriers: make(map[partitionOf]int64),
+		mail:     newMailbox(),
+		quit:     make(chan struct{}),
+	}
+	c.lag = newLagTable(deps.Registerer)
+	return c, nil
+}
+
+// inputs are all topics that a lane has a partition of.
+func (c *Consumer) inputs() []string {
+	return append(append([]string{}, c.cfg.Topics.Events...), c.cfg.Topics.Profiles)
+}
+
+// Run consumes until ctx ends, then cuts a last time, leaves the group and
+// returns nil. An error means that this replica cannot go on as it is:
+// configuration, topics, or damaged local state.
+func (c *Consumer) Run(ctx context.Context) (err error) {
+	if err := c.open(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.close()) }()
+
+	var bg sync.WaitGroup
+	bgctx, stop := context.WithCancel(ctx)
+	defer bg.Wait()
+	defer stop()
+	bg.Go(func() { c.watchEnds(bgctx) })
+	bg.Go(func() { c.sweepLoop(bgctx) })
+	bg.Go(func() { c.drainGroup(bgctx) })
+	defer close(c.quit)
+	return c.loop(ctx)
+}
+
+func (c *Consumer) open(ctx context.Context) error {
+	infos, err := kafka.Describe(ctx, c.deps.Catalog.Client(), c.inputs()...)
+	if err != nil {
+		return fmt.Errorf("%w (`lockstitch topics create` makes missing topics)", err)
+	}
+	want := infos[c.cfg.Topics.Profiles].Partitions
+	for _, t := range c.cfg.Topics.Events {
+		if n := infos[t].Partitions; n != want {
+			return fmt.Errorf("topic %s has %d partitions and %s has %d; they must have the same number, because partition n of both is one lane (see `lockstitch topics check`)",
+				t, n, c.cfg.Topics.Profiles, want)
+		}
+	}
+	cluster, err := clusterID(ctx, c.deps.Catalog.Client())
+	if err != nil {
+		return err
+	}
+	if err := c.deps.Catalog.CatchUp(ctx); err != nil {
+		return err
+	}
+	if err := catalog.Register(ctx, c.cfg.Kafka, c.cfg.Topics.Catalog, c.deps.Catalog, c.inputs()...); err != nil {
+		return err
+	}
+	c.db, err = local.Open(c.cfg.DataDir, cluster, c.cfg.Group, local.Options{
+		CacheBytes: c.cfg.MemoryBytes / 8, MemTableBytes: uint64(min(c.cfg.MemoryBytes/32, 16<<20)), Log: c.log,
+	})
+	if err != nil {
+		return err
+	}
+	name := c.db.Replica()
+	if c.cfg.InstanceID != "" {
+		name = c.cfg.InstanceID
+	}
+	c.writer = c.cfg.Group + "-" + name
+	if c.owned.lanes, err = c.db.Lanes(); err != nil {
+		return errors.Join(c.db.Damaged(err), c.close())
+	}
+	if err := c.openClients(); err != nil {
+		return errors.Join(err, c.close())
+	}
+	return nil
+}
+
+func (c *Consumer) close() error {
+	for _, cl := range []*kgo.Client{c.group, c.events, c.profiles, c.producer} {
+		if cl != nil {
+			cl.Close()
+		}
+	}
+	for _, l := range c.lanes {
+		l.stopTakeover()
+	}
+	if c.db == nil {
+		return nil
+	}
+	return c.db.Close()
+}
+
+func clusterID(ctx context.Context, cl *kgo.Client) (string, error) {
+	req := kmsg.NewPtrMetadataRequest()
+	req.Topics = []kmsg.MetadataRequestTopic{}
+	resp, err := req.RequestWith(ctx, cl)
+	if err != nil {
+		return "", fmt.Errorf("asking for the cluster id: %w", err)
+	}
+	if resp.ClusterID == nil {
+		return "", nil
+	}
+	return *resp.ClusterID, nil
+}

@@ -1,0 +1,271 @@
+package consumer
+
+import (
+	"encoding/binary"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/state/catalog"
+	"lockstitch/state/event"
+	"lockstitch/state/local"
+	"lockstitch/state/poison"
+	"lockstitch/state/segment"
+)
+
+// lane is the unit of ownership: partition n of every event topic and of the
+// profiles. One goroutine at a time works on it.
+type lane struct {
+	n      int32
+	stage  stage
+	cancel func()        // ends the takeover
+	over   chan struct{} // closed when the takeover has ended
+
+	inputs []*input
+	prof   *profiles
+	dd     *dedup
+	dec    event.Decoder
+	ev     event.Event
+	buf    *segment.Buffer
+	dead   []deadLetter
+	// deadBytes is what dead holds.
+	deadBytes int64
+	waiting   []*batch // fetched events that wait for the profiles to catch up
+	first     []catalog.FirstEnds
+	readyAt   int64     // profile offset from which on the lane is ready
+	dirtyFrom time.Time // when something not yet committed was first processed
+	dirty     bool
+	misrouted func(profileID []byte) bool
+	counts    laneCounts // since the last look
+}
+
+type laneCounts struct {
+	duplicates, misrouted, kept, left int
+	dead                              map[deadCount]int
+}
+
+type deadCount struct {
+	topic  string
+	reason poison.Reason
+}
+
+// stage is how far a lane has come.
+type stage int
+
+const (
+	takingOver stage = iota // the takeover goroutine works on it
+	catchingUp              // its profiles are read up to their end
+	ready                   // its events are read
+	stopped                 // it cannot run: an operator must act
+)
+
+// input is one event partition of a lane.
+type input struct {
+	stream    *segment.Stream
+	partition int32
+	pos       catalog.Position // as of the last record processed
+	committed catalog.Position
+	first     catalog.FirstEnds
+	oldest    int64 // Kafka time (ms) of the first data record not yet committed; 0: none
+	batchEnd  int64 // offset behind the last record fetched
+}
+
+// batch is what one poll brought for a lane's event partition.
+type batch struct {
+	in      *input
+	records []*kgo.Record
+	profEnd int64 // the profiles must have reached this offset; -1: not asked yet
+}
+
+// run processes the waiting batches whose profiles are there.
+func (l *lane) run(now time.Time) error {
+	for len(l.waiting) > 0 {
+		b := l.waiting[0]
+		if b.profEnd < 0 || l.prof.next < b.profEnd {
+			return nil
+		}
+		for _, r := range b.records {
+			if r.Offset < b.in.pos.Next {
+				continue
+			}
+			if !r.Attrs.IsControl() {
+				if err := l.process(b.in, r); err != nil {
+					return err
+				}
+			}
+			b.in.pos.Next = r.Offset + 1
+		}
+		l.touch(now)
+		l.waiting[0] = nil
+		l.waiting = l.waiting[1:]
+	}
+	l.waiting = nil
+	return nil
+}
+
+// touch notes that there is something to commit.
+func (l *lane) touch(now time.Time) {
+	if !l.dirty {
+		l.dirty, l.dirtyFrom = true, now
+	}
+}
+
+// process turns one data record into a row, a counted duplicate or a dead
+// letter.
+func (l *lane) process(in *input, r *kgo.Record) error {
+	kafkaTime := r.Timestamp.UnixMilli()
+	if in.oldest == 0 {
+		in.oldest = kafkaTime
+	}
+	in.pos.LogTime = max(in.pos.LogTime, kafkaTime)
+
+	if err := l.dec.Decode(r.Key, r.Value, kafkaTime, &l.ev); err != nil {
+		why, ok := err.(*poison.Error)
+		if !ok {
+			return err
+		}
+		in.pos.Poison++
+		l.setAside(r, why)
+		return nil
+	}
+	ev := &l.ev
+	key := dedupKey(in.stream.ID, ev.AccountID, ev.Type, ev.CorrelationID)
+	dup, err := l.dd.duplicate(key, r.Offset, in.pos.LogTime)
+	if err != nil {
+		return err
+	}
+	if dup {
+		in.pos.Duplicates++
+		l.counts.duplicates++
+		return nil
+	}
+	if l.misrouted(ev.ProfileID) {
+		in.pos.Misrouted++
+		l.counts.misrouted++
+	}
+	versions, err := l.prof.versions(ev.ProfileID)
+	if err != nil {
+		return err
+	}
+	snap := asOf(versions, kafkaTime, r.Offset < in.first.EventEnd, in.first.ProfileEnd)
+	if snap != nil && string(snap.Account()) != string(ev.AccountID) {
+		snap = nil // an event that names another account's profile stays undecorated
+	}
+	l.buf.Add(in.stream, in.partition, r.Offset, in.pos.LogTime, ev, snap)
+	l.dd.keep(key, r.Offset, in.pos.LogTime)
+	in.pos.Kept++
+	l.counts.kept++
+	return nil
+}
+
+func (l *lane) setAside(r *kgo.Record, why *poison.Error) {
+	d := deadLetter{rec: r, why: why}
+	l.dead = append(l.dead, d)
+	l.deadBytes += d.size()
+	if l.counts.dead == nil {
+		l.counts.dead = make(map[deadCount]int)
+	}
+	l.counts.dead[deadCount{r.Topic, why.Reason}]++
+}
+
+// applyProfiles takes records of the profile partition.
+func (l *lane) applyProfiles(records []*kgo.Record, now time.Time) error {
+	err := l.prof.apply(records, l.floor(),
+		func(n int) { l.counts.left += n },
+		func(r *kgo.Record, why *poison.Error) { l.setAside(r, why) })
+	l.touch(now)
+	return err
+}
+
+// floor is the Kafka time that no event still to be processed, now or after a
+// crash, lies below; a version that was replaced before it is never asked for.
+func (l *lane) floor() int64 {
+	floor := int64(1<<63 - 1)
+	for _, in := range l.inputs {
+		if in.committed.Next < in.first.EventEnd {
+			return noFloor // the backlog may ask for the oldest version
+		}
+		floor = min(floor, in.committed.LogTime)
+	}
+	if floor <= clockSkew {
+		return noFloor
+	}
+	return floor - clockSkew
+}
+
+// bytes is what the lane holds until the next cut.
+func (l *lane) bytes() int64 {
+	if l.buf == nil {
+		return 0
+	}
+	return l.buf.Bytes() + l.dd.bytes() + l.deadBytes
+}
+
+// waitingRecords is the number of records fetched but not processed.
+func (l *lane) waitingRecords() int {
+	n := 0
+	for _, b := range l.waiting {
+		n += len(b.records)
+	}
+	return n
+}
+
+func (l *lane) input(topic string) *input {
+	for _, in := range l.inputs {
+		if in.stream.Topic == topic {
+			return in
+		}
+	}
+	return nil
+}
+
+// committed makes what was cut the committed state. The cut has taken all rows,
+// entries and dead letters of the lane.
+func (l *lane) commit() error {
+	markers := make(map[segment.TopicID]local.DedupMarker, len(l.inputs))
+	oldest := int64(1<<63 - 1)
+	for _, in := range l.inputs {
+		in.committed = in.pos
+		in.oldest = 0
+		markers[in.stream.ID] = local.DedupMarker{Next: in.pos.Next}
+		if in.pos.LogTime > 0 {
+			oldest = min(oldest, in.pos.LogTime)
+		}
+	}
+	l.prof.deadTo = l.prof.next
+	l.first = nil
+	l.buf.Reset()
+	l.dead, l.deadBytes = nil, 0
+	l.dirty = false
+	if oldest == 1<<63-1 {
+		oldest = 0
+	}
+	return l.dd.commit(markers, oldest)
+}
+
+// stopTakeover ends the takeover goroutine, if it still runs.
+func (l *lane) stopTakeover() {
+	if l.cancel != nil {
+		l.cancel()
+		<-l.over
+	}
+}
+
+func dedupKey(id segment.TopicID, account []byte, t event.Type, correlation []byte) local.DedupKey {
+	var k local.DedupKey
+	hi, lo := segment.KeyOf(id, account, t, correlation)
+	binary.BigEndian.PutUint64(k[:8], hi)
+	binary.BigEndian.PutUint64(k[8:], lo)
+	return k
+}
+
+// router says which partition Kafka's default partitioner picks for a key.
+func router(partitions int32) func(key []byte) int32 {
+	p := kgo.StickyKeyPartitioner(nil).ForTopic("")
+	return func(key []byte) int32 {
+		if len(key) == 0 {
+			return -1
+		}
+		return int32(p.Partition(&kgo.Record{Key: key}, int(partitions)))
+	}
+}

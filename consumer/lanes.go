@@ -1,0 +1,135 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// carryOut does what the group says. Revoked lanes are cut a last time: until
+// the group goes on they are still ours.
+func (c *Consumer) carryOut(ctx context.Context, cmd command) error {
+	for _, n := range cmd.lost {
+		c.log.Warn("lane lost", "lane", n)
+		c.drop(n)
+	}
+	if len(cmd.revoked) > 0 {
+		rctx, cancel := context.WithTimeout(ctx, revokeGrace)
+		err := c.cut(rctx)
+		cancel()
+		if err != nil {
+			c.log.Warn("the cut before giving up lanes failed; their events will be read again", "lanes", cmd.revoked, "err", err)
+		}
+		for _, n := range cmd.revoked {
+			c.log.Info("lane given up", "lane", n)
+			c.drop(n)
+		}
+		if err != nil {
+			c.retakeUndecided(ctx, err)
+		}
+	}
+	for _, n := range cmd.assigned {
+		c.log.Info("lane assigned", "lane", n)
+		c.begin(ctx, n)
+	}
+	return nil
+}
+
+// begin starts to take over a lane.
+func (c *Consumer) begin(ctx context.Context, n int32) {
+	if c.lanes[n] != nil {
+		return
+	}
+	tctx, cancel := context.WithCancel(ctx)
+	l := &lane{n: n, stage: takingOver, cancel: cancel, over: make(chan struct{})}
+	c.lanes[n] = l
+	c.metrics.laneReady(n, false)
+	go func() {
+		defer close(l.over)
+		got, err := c.takeOver(tctx, n, func(error) {
+			c.mail.post(func(context.Context) error {
+				l.stage = stopped
+				return nil
+			})
+		})
+		if tctx.Err() != nil {
+			return
+		}
+		c.mail.post(func(context.Context) error {
+			if c.lanes[n] != l {
+				return nil // given up in the meantime
+			}
+			if err != nil {
+				return err
+			}
+			c.start(l, got)
+			return nil
+		})
+	}()
+}
+
+// start begins to read a lane that was taken over: first its profiles.
+func (c *Consumer) start(l, got *lane) {
+	got.cancel, got.over = l.cancel, l.over
+	c.lanes[got.n] = got
+	got.stage = catchingUp
+	got.dirty = len(got.first) > 0
+	c.rememberLane(got.n)
+	c.profiles.AddConsumePartitions(map[string]map[int32]kgo.Offset{got.prof.topic: {got.n: kgo.NewOffset().At(got.prof.next)}})
+	c.log.Info("lane taken over", "lane", got.n, "profiles_from", got.prof.next, "profiles_end", got.readyAt)
+}
+
+// becomeReady lets lanes read events whose profiles are caught up and whose
+// ends at first deployment are committed.
+func (c *Consumer) becomeReady() {
+	for _, l := range c.lanes {
+		if l.stage != catchingUp || l.prof.next < l.readyAt || len(l.first) > 0 {
+			continue
+		}
+		l.stage = ready
+		add := make(map[string]map[int32]kgo.Offset)
+		for _, in := range l.inputs {
+			add[in.stream.Topic] = map[int32]kgo.Offset{l.n: kgo.NewOffset().At(in.pos.Next)}
+			c.log.Info("lane ready", "lane", l.n, "topic", in.stream.Topic, "from", in.pos.Next)
+		}
+		c.events.AddConsumePartitions(add)
+		c.metrics.laneReady(l.n, true)
+	}
+}
+
+// drop forgets a lane and everything of it that was not committed.
+func (c *Consumer) drop(n int32) {
+	l := c.lanes[n]
+	if l == nil {
+		return
+	}
+	l.stopTakeover()
+	delete(c.lanes, n)
+	if l.prof != nil {
+		c.profiles.RemoveConsumePartitions(map[string][]int32{l.prof.topic: {n}})
+		remove := make(map[string][]int32)
+		for _, in := range l.inputs {
+			remove[in.stream.Topic] = []int32{n}
+		}
+		c.events.RemoveConsumePartitions(remove)
+	}
+	c.metrics.forget(n)
+	c.lag.forget(n, c.inputs())
+}
+
+// retakeUndecided takes all lanes over anew after a cut of which it is not
+// known whether it has committed: the catalog will tell.
+func (c *Consumer) retakeUndecided(ctx context.Context, err error) {
+	if !errors.Is(err, errUndecided) {
+		return
+	}
+	var ns []int32
+	for n := range c.lanes {
+		ns = append(ns, n)
+	}
+	for _, n := range ns {
+		c.drop(n)
+		c.begin(ctx, n)
+	}
+}

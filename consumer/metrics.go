@@ -1,0 +1,82 @@
+package consumer
+
+import (
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"lockstitch/state/kafka"
+	"lockstitch/state/poison"
+)
+
+// metrics of the consumer. The lag has a collector of its own (lag.go).
+type metrics struct {
+	ready        *prometheus.GaugeVec
+	kept         prometheus.Counter
+	duplicates   prometheus.Counter
+	misrouted    prometheus.Counter
+	left         prometheus.Counter
+	dead         *prometheus.CounterVec
+	cuts         prometheus.Counter
+	cutFailures  *prometheus.CounterVec
+	cutSeconds   prometheus.Histogram
+	segmentBytes prometheus.Counter
+	swept        prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer, topics kafka.Topics) *metrics {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstitch_" + name, Help: help})
+	}
+	m := &metrics{
+		ready: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "lockstitch_lane_ready",
+			Help: "1 when the lane's events are read; 0 while it is taken over, catches up or is stopped."}, []string{"partition"}),
+		kept:       counter("events_kept_total", "Events that became a row."),
+		duplicates: counter("duplicates_dropped_total", "Events dropped because they repeat an earlier kept one."),
+		misrouted:  counter("misrouted_total", "Events whose profile_id belongs to another partition than theirs."),
+		left:       counter("profile_attributes_left_out_total", "Profile attributes left out because their value is an array or an object."),
+		dead: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lockstitch_dead_letters_total",
+			Help: "Records set aside in the dead-letter topic."}, []string{"topic", "reason"}),
+		cuts: counter("cuts_total", "Cuts committed."),
+		cutFailures: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lockstitch_cut_failures_total",
+			Help: "Cuts that failed and were tried again, by the stage that failed."}, []string{"stage"}),
+		cutSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "lockstitch_cut_duration_seconds",
+			Help: "Time from the start of a cut to its commit.", Buckets: prometheus.ExponentialBuckets(0.005, 2, 14)}),
+		segmentBytes: counter("segment_bytes_total", "Bytes of segment objects uploaded."),
+		swept:        counter("objects_swept_total", "Orphaned segment objects removed."),
+	}
+	for _, t := range append(append([]string{}, topics.Events...), topics.Profiles) {
+		for _, r := range []poison.Reason{poison.NullValue, poison.TooLarge, poison.NotJSON, poison.NotObject, poison.TooDeep,
+			poison.MissingField, poison.WrongType, poison.OutOfRange, poison.UnknownType, poison.ProfileMismatch} {
+			m.dead.WithLabelValues(t, string(r))
+		}
+	}
+	m.cutFailures.WithLabelValues("upload")
+	m.cutFailures.WithLabelValues("transaction")
+	if reg != nil {
+		reg.MustRegister(m.ready, m.kept, m.duplicates, m.misrouted, m.left, m.dead, m.cuts, m.cutFailures, m.cutSeconds, m.segmentBytes, m.swept)
+	}
+	return m
+}
+
+func (m *metrics) laneReady(n int32, ready bool) {
+	v := 0.0
+	if ready {
+		v = 1
+	}
+	m.ready.WithLabelValues(strconv.Itoa(int(n))).Set(v)
+}
+
+func (m *metrics) forget(n int32) { m.ready.DeleteLabelValues(strconv.Itoa(int(n))) }
+
+// count adds what a lane has counted and sets it back.
+func (m *metrics) count(c *laneCounts) {
+	m.kept.Add(float64(c.kept))
+	m.duplicates.Add(float64(c.duplicates))
+	m.misrouted.Add(float64(c.misrouted))
+	m.left.Add(float64(c.left))
+	for k, n := range c.dead {
+		m.dead.WithLabelValues(k.topic, string(k.reason)).Add(float64(n))
+	}
+	*c = laneCounts{}
+}

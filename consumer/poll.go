@@ -1,0 +1,375 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/errgroup"
+
+	"lockstitch/state/kafka"
+)
+
+const (
+	pollRecords  = 10_000                 // the most records taken in one turn
+	idleWait     = 100 * time.Millisecond // the longest turn without input
+	profileWait  = 5 * time.Millisecond   // the turn's wait while lanes wait for profiles
+	probeAfter   = 50 * time.Millisecond  // silence after which a raw fetch decides whether anything is left
+	cutRetryMin  = 100 * time.Millisecond
+	cutRetryMax  = 5 * time.Second
+	touchEvery   = time.Minute // how often the profiles' markers say that they are current
+	requestLimit = 10 * time.Second
+)
+
+// turnState is what the loop remembers between turns.
+type turnState struct {
+	silentAt  time.Time // since when the polls have brought nothing
+	probedAt  time.Time
+	cutAfter  time.Time // not before: the last cut failed
+	cutWait   time.Duration
+	touchedAt time.Time
+}
+
+// loop is the turn loop: it owns the lanes. Each turn polls, lets the lanes
+// process what their profiles allow, and cuts if a cut is due.
+func (c *Consumer) loop(ctx context.Context) error {
+	t := &turnState{silentAt: time.Now(), touchedAt: time.Now()}
+	for {
+		select {
+		case <-ctx.Done():
+			return c.finish(ctx)
+		default:
+		}
+		for _, f := range c.mail.take() {
+			if err := f(ctx); err != nil {
+				return err
+			}
+		}
+		if err := c.deps.Catalog.Err(); err != nil {
+			return err
+		}
+		if err := c.turn(ctx, t); err != nil {
+			return err
+		}
+	}
+}
+
+// finish is the orderly end: one last cut, within the grace.
+func (c *Consumer) finish(ctx context.Context) error {
+	fctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeGrace)
+	defer cancel()
+	if err := c.cut(fctx); err != nil {
+		c.log.Warn("the last cut failed; its events will be read again", "err", err)
+	}
+	return nil
+}
+
+func (c *Consumer) turn(ctx context.Context, t *turnState) error {
+	c.readBarriers()
+	moved, err := c.poll(ctx)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	if moved {
+		t.silentAt = now
+	}
+	c.askProfileEnds(ctx)
+	if err := c.runLanes(now); err != nil {
+		return err
+	}
+	c.becomeReady()
+	if !moved && now.Sub(t.silentAt) > probeAfter && now.Sub(t.probedAt) > probeAfter {
+		t.probedAt = now
+		if err := c.probe(ctx, now); err != nil {
+			return err
+		}
+	}
+	if now.Sub(t.touchedAt) > touchEvery {
+		t.touchedAt = now
+		for _, l := range c.lanes {
+			if l.stage == ready {
+				if err := l.prof.touch(now); err != nil {
+					return c.db.Damaged(err)
+				}
+			}
+		}
+	}
+	c.publish()
+	if now.After(t.cutAfter) && c.cutDue(now) {
+		return c.tryCut(ctx, t)
+	}
+	return nil
+}
+
+// tryCut cuts; a cut that failed is tried again after a while.
+func (c *Consumer) tryCut(ctx context.Context, t *turnState) error {
+	err := c.cut(ctx)
+	var f fatal
+	switch {
+	case err == nil:
+		t.cutWait = 0
+		c.publish()
+		return nil
+	case errors.As(err, &f):
+		return err
+	case ctx.Err() != nil:
+		return nil
+	default:
+		c.log.Warn("a cut failed and is tried again", "err", err)
+		c.retakeUndecided(ctx, err)
+	}
+	t.cutWait = min(max(2*t.cutWait, cutRetryMin), cutRetryMax)
+	t.cutAfter = time.Now().Add(t.cutWait)
+	return nil
+}
+
+// poll takes what the clients have. Of the events, only as much as the memory
+// budget allows: over it, nothing is fetched until a cut has made room.
+func (c *Consumer) poll(ctx context.Context) (moved bool, err error) {
+	catching, full := false, c.held() >= c.bufferLimit()
+	for _, l := range c.lanes {
+		catching = catching || l.stage == catchingUp || len(l.waiting) > 0
+	}
+	wait := idleWait
+	if catching {
+		wait = profileWait
+	}
+	pctx, cancel := context.WithTimeout(ctx, wait)
+	wakerDone := c.wakeOn(pctx, cancel)
+	defer func() { cancel(); wakerDone() }()
+
+	now := time.Now()
+	eventsCtx, profilesCtx := pctx, context.Context(nil)
+	if catching || full {
+		eventsCtx, profilesCtx = nil, pctx
+	}
+	if !full {
+		fetches := c.events.PollRecords(eventsCtx, pollRecords)
+		fetches.EachError(func(topic string, p int32, ferr error) { c.fetchError(topic, p, ferr) })
+		fetches.EachPartition(func(fp kgo.FetchTopicPartition) {
+			if l := c.lanes[fp.Partition]; l != nil && l.stage == ready && len(fp.Records) > 0 {
+				moved = true
+				in := l.input(fp.Topic)
+				in.batchEnd = fp.Records[len(fp.Records)-1].Offset + 1
+				l.waiting = append(l.waiting, &batch{in: in, records: fp.Records, profEnd: -1})
+			}
+		})
+	}
+	fetches := c.profiles.PollRecords(profilesCtx, pollRecords)
+	fetches.EachError(func(topic string, p int32, ferr error) { c.fetchError(topic, p, ferr) })
+	fetches.EachPartition(func(fp kgo.FetchTopicPartition) {
+		if l := c.lanes[fp.Partition]; l != nil && (l.stage == ready || l.stage == catchingUp) && len(fp.Records) > 0 && err == nil {
+			moved = true
+			err = c.db.Damaged(l.applyProfiles(fp.Records, now))
+		}
+	})
+	return moved, err
+}
+
+// wakeOn calls wake when a message for the loop or a new request is there.
+// The returned function waits for the goroutine, once ctx has ended.
+func (c *Consumer) wakeOn(ctx context.Context, wake func()) (wait func()) {
+	done := make(chan struct{})
+	changed := c.deps.Reports.Changed()
+	go func() {
+		defer close(done)
+		select {
+		case <-changed:
+			wake()
+		case <-c.mail.bell:
+			wake()
+		case <-ctx.Done():
+		}
+	}()
+	return func() { <-done }
+}
+
+// askProfileEnds finds out how far the profiles must be read before the events
+// just fetched may be decorated: every profile acknowledged before one of them
+// was produced lies below the ends as of now.
+func (c *Consumer) askProfileEnds(ctx context.Context) {
+	var ask []int32
+	for n, l := range c.lanes {
+		for _, b := range l.waiting {
+			if b.profEnd < 0 {
+				ask = append(ask, n)
+				break
+			}
+		}
+	}
+	if len(ask) == 0 {
+		return
+	}
+	rctx, cancel := context.WithTimeout(ctx, requestLimit)
+	defer cancel()
+	topic := c.cfg.Topics.Profiles
+	ends, err := kafka.ListOffsets(rctx, c.profiles, map[string][]int32{topic: ask}, kafka.AtEnd, kafka.HighWatermark)
+	if err != nil {
+		if ctx.Err() == nil {
+			c.log.Warn("cannot ask for the ends of the profiles; the events wait", "err", err)
+		}
+		return
+	}
+	for _, n := range ask {
+		for _, b := range c.lanes[n].waiting {
+			if b.profEnd < 0 {
+				b.profEnd = ends[topic][n]
+			}
+		}
+	}
+}
+
+// runLanes lets the lanes process, in parallel.
+func (c *Consumer) runLanes(now time.Time) error {
+	var eg errgroup.Group
+	eg.SetLimit(runtime.GOMAXPROCS(0))
+	for _, l := range c.lanes {
+		if l.stage == ready && len(l.waiting) > 0 {
+			eg.Go(func() error { return l.run(now) })
+		}
+	}
+	if err := eg.Wait(); err != nil {
+		return c.db.Damaged(err)
+	}
+	return nil
+}
+
+// probe asks by raw fetches about partitions that somebody waits for and that
+// brought nothing: no record may be left below their end.
+func (c *Consumer) probe(ctx context.Context, now time.Time) error {
+	for _, l := range c.lanes {
+		if l.stage != ready && l.stage != catchingUp {
+			continue
+		}
+		want := l.readyAt
+		for _, b := range l.waiting {
+			want = max(want, b.profEnd)
+		}
+		want = max(want, c.lag.end(l.prof.topic, l.n))
+		if l.prof.next < want {
+			past, err := c.probeOne(ctx, c.profiles, l.prof.topic, l.prof.id, l.n, l.prof.next)
+			if err == nil && past > l.prof.next {
+				l.prof.moved(past)
+				l.touch(now)
+			}
+		}
+		if l.stage != ready || len(l.waiting) > 0 {
+			continue
+		}
+		for _, in := range l.inputs {
+			if want := max(c.lag.end(in.stream.Topic, l.n), c.barrier(in)); in.pos.Next < want {
+				past, err := c.probeOne(ctx, c.events, in.stream.Topic, in.stream.ID, l.n, in.pos.Next)
+				if err == nil && past > in.pos.Next {
+					in.pos.Next = past
+					l.touch(now)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (c *Consumer) probeOne(ctx context.Context, cl *kgo.Client, topic string, id [16]byte, n int32, next int64) (int64, error) {
+	pctx, cancel := context.WithTimeout(ctx, requestLimit)
+	defer cancel()
+	past, err := kafka.Probe(pctx, cl, topic, id, n, next)
+	if errors.Is(err, kerr.OffsetOutOfRange) {
+		c.fetchError(topic, n, err)
+	}
+	return past, err
+}
+
+// fetchError logs what a client reports. An offset out of range, a topic made
+// anew or lost data stops the lane: it is taken over anew, which tells why it
+// cannot run.
+func (c *Consumer) fetchError(topic string, n int32, err error) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, kgo.ErrClientClosed) {
+		return
+	}
+	c.log.Warn("cannot fetch", "topic", topic, "partition", n, "err", err)
+	var lost *kgo.ErrDataLoss
+	if errors.Is(err, kerr.OffsetOutOfRange) || errors.Is(err, kerr.UnknownTopicID) || errors.Is(err, kerr.InconsistentTopicID) || errors.As(err, &lost) {
+		if l := c.lanes[n]; l != nil && (l.stage == ready || l.stage == catchingUp) {
+			c.mail.post(func(ctx context.Context) error {
+				if c.lanes[n] == l {
+					c.drop(n)
+					c.begin(ctx, n)
+				}
+				return nil
+			})
+		}
+	}
+}
+
+// held is what the lanes hold in memory until the next cut.
+func (c *Consumer) held() int64 {
+	var n int64
+	for _, l := range c.lanes {
+		n += l.bytes()
+	}
+	return n
+}
+
+// bufferLimit is the part of the memory budget for what waits for a cut;
+// sealing it takes about as much again.
+func (c *Consumer) bufferLimit() int64 { return c.cfg.MemoryBytes / 4 }
+
+// cutDue says whether it is time for a cut: the buffers are full, something has
+// waited for the flush interval, a new lane's ends must be written down, or a
+// request waits for what has been processed.
+func (c *Consumer) cutDue(now time.Time) bool {
+	if c.held() >= c.bufferLimit() {
+		return true
+	}
+	due, behind := false, false
+	for _, l := range c.lanes {
+		if l.stage != ready && l.stage != catchingUp || !l.dirty {
+			continue
+		}
+		if len(l.first) > 0 || now.Sub(l.dirtyFrom) >= c.cfg.FlushInterval {
+			return true
+		}
+		for _, in := range l.inputs {
+			if b := c.barrier(in); in.committed.Next < b {
+				if in.pos.Next >= b {
+					due = true
+				} else {
+					behind = true
+				}
+			}
+		}
+	}
+	// While another lane of ours is still on its way to the barrier, one cut
+	// for both is better than two.
+	return due && (!behind || now.Sub(c.lastCut) > barrierPatience)
+}
+
+// barrierPatience is how long a lane that has reached a barrier waits for
+// others of the replica that have not.
+const barrierPatience = 100 * time.Millisecond
+
+// barrier is the greatest end below which a pending request needs in to be
+// committed.
+func (c *Consumer) barrier(in *input) int64 {
+	return c.barriers[partitionOf{in.stream.ID, in.partition}]
+}
+
+type partitionOf struct {
+	topic     [16]byte
+	partition int32
+}
+
+// readBarriers takes the ends of the pending requests.
+func (c *Consumer) readBarriers() {
+	clear(c.barriers)
+	for _, r := range c.deps.Reports.Pending() {
+		for _, e := range r.Request.Question.Barrier {
+			k := partitionOf{e.TopicID, e.Partition}
+			c.barriers[k] = max(c.barriers[k], e.Offset)
+		}
+	}
+}

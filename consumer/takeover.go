@@ -1,0 +1,252 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
+
+	"lockstitch/state/catalog"
+	"lockstitch/state/event"
+	"lockstitch/state/kafka"
+	"lockstitch/state/local"
+	"lockstitch/state/segment"
+)
+
+// stoppedError says that a lane cannot run until somebody acts.
+type stoppedError struct{ why string }
+
+func (e *stoppedError) Error() string { return e.why }
+
+// retryStopped is how often a stopped lane looks whether it may run again.
+const retryStopped = 2 * time.Second
+
+// takeOver makes a lane ready to read: it finds out where it stands and brings
+// the local deduplication state there. It tries until ctx ends; the first
+// reason that an operator must remove is reported at once through stoppedAs.
+func (c *Consumer) takeOver(ctx context.Context, n int32, stoppedAs func(error)) (*lane, error) {
+	told := ""
+	return backoff.Retry(ctx, func() (*lane, error) {
+		l, err := c.prepare(ctx, n)
+		var stop *stoppedError
+		switch {
+		case err == nil:
+			return l, nil
+		case ctx.Err() != nil:
+			return nil, backoff.Permanent(ctx.Err())
+		case errors.As(err, &stop):
+			if told != stop.why {
+				told = stop.why
+				c.log.Error("lane is stopped", "lane", n, "why", stop.why)
+				stoppedAs(err)
+			}
+			return nil, backoff.RetryAfter(int(retryStopped / time.Second))
+		case c.deps.Catalog.Err() != nil:
+			return nil, backoff.Permanent(err)
+		default:
+			if told != err.Error() {
+				told = err.Error()
+				c.log.Warn("taking over a lane; trying again", "lane", n, "err", err)
+			}
+			return nil, err
+		}
+	}, backoff.WithMaxElapsedTime(0), backoff.WithBackOff(&backoff.ExponentialBackOff{
+		InitialInterval: 100 * time.Millisecond, Multiplier: 2, MaxInterval: 5 * time.Second, RandomizationFactor: 0.2,
+	}))
+}
+
+func (c *Consumer) prepare(ctx context.Context, n int32) (*lane, error) {
+	if err := c.awaitStable(ctx, n); err != nil {
+		return nil, err
+	}
+	if err := c.deps.Catalog.CatchUp(ctx); err != nil {
+		return nil, err
+	}
+	infos, err := kafka.Describe(ctx, c.deps.Catalog.Client(), c.inputs()...)
+	if err != nil {
+		return nil, err
+	}
+	parts := make(map[string][]int32)
+	for _, t := range c.inputs() {
+		parts[t] = []int32{n}
+	}
+	starts, err := kafka.ListOffsets(ctx, c.deps.Catalog.Client(), parts, kafka.AtStart, kafka.HighWatermark)
+	if err != nil {
+		return nil, err
+	}
+	// The events' ends are read before the profiles': a profile produced
+	// before an event below the first end is below the second.
+	evParts := make(map[string][]int32)
+	for _, t := range c.cfg.Topics.Events {
+		evParts[t] = []int32{n}
+	}
+	ends, err := kafka.ListOffsets(ctx, c.deps.Catalog.Client(), evParts, kafka.AtEnd, kafka.HighWatermark)
+	if err != nil {
+		return nil, err
+	}
+	profTopic := c.cfg.Topics.Profiles
+	profEnds, err := kafka.ListOffsets(ctx, c.deps.Catalog.Client(), map[string][]int32{profTopic: {n}}, kafka.AtEnd, kafka.HighWatermark)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range c.inputs() {
+		ids := c.deps.Catalog.Adopted(t)
+		if id := segment.TopicID(infos[t].ID); len(ids) == 0 || ids[len(ids)-1] != id {
+			return nil, &stoppedError{fmt.Sprintf("topic %s was made anew (its id is now %s): if that is meant, run `lockstitch topics adopt`", t, id)}
+		}
+	}
+	state := c.db.Lane(n)
+	route := router(infos[profTopic].Partitions)
+	l := &lane{
+		n: n, buf: segment.NewBuffer(),
+		dd:        newDedup(state, c.cfg.DedupHorizon.Milliseconds()),
+		dec:       event.Decoder{DefaultAccount: c.cfg.DefaultAccount},
+		misrouted: func(id []byte) bool { p := route(id); return p >= 0 && p != n },
+		readyAt:   profEnds[profTopic][n],
+	}
+	for _, t := range c.cfg.Topics.Events {
+		in, err := c.prepareInput(l, t, segment.TopicID(infos[t].ID), starts[t][n], ends[t][n], segment.TopicID(infos[profTopic].ID), profEnds[profTopic][n])
+		if err != nil {
+			return nil, err
+		}
+		l.inputs = append(l.inputs, in)
+	}
+	if err := c.prepareProfiles(l, state, segment.TopicID(infos[profTopic].ID), starts[profTopic][n], profEnds[profTopic][n]); err != nil {
+		return nil, err
+	}
+	if err := c.prepareDedup(ctx, l, state); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// prepareInput finds out where an event partition stands: at its position
+// record, or, where there is none, at the start of its log.
+func (c *Consumer) prepareInput(l *lane, topic string, id segment.TopicID, start, end int64, profID segment.TopicID, profEnd int64) (*input, error) {
+	in := &input{
+		stream:    &segment.Stream{Topic: topic, Incarnation: len(c.deps.Catalog.Adopted(topic)) - 1, ID: id},
+		partition: l.n,
+	}
+	pos, ok := c.deps.Catalog.Position(id, l.n)
+	if !ok {
+		pos = catalog.Position{Topic: topic, TopicID: id, Partition: l.n, Next: start}
+	} else if pos.Next < start || pos.Next > end {
+		return nil, &stoppedError{fmt.Sprintf("offset %d of %s/%d, where reading goes on, is out of range: the log holds %d to %d; events were removed before they were read, or the log was truncated", pos.Next, topic, l.n, start, end)}
+	}
+	in.pos, in.committed = pos, pos
+	if !ok {
+		in.committed.Next = -1 // nothing stands in the catalog yet
+	}
+	in.batchEnd = pos.Next
+	in.first, ok = c.deps.Catalog.FirstEnds(id, l.n)
+	if !ok {
+		in.first = catalog.FirstEnds{Topic: topic, TopicID: id, Partition: l.n, EventEnd: end, ProfileID: profID, ProfileEnd: profEnd}
+		l.first = append(l.first, in.first)
+	}
+	return in, nil
+}
+
+// prepareProfiles decides from where the profile partition is read.
+func (c *Consumer) prepareProfiles(l *lane, state *local.Lane, id segment.TopicID, start, end int64) error {
+	l.prof = &profiles{
+		topic: c.cfg.Topics.Profiles, id: id, lane: state, start: start,
+		cache: make(map[string][]local.Version), cacheLimit: c.cfg.MemoryBytes / 4 / 4,
+	}
+	if pos, ok := c.deps.Catalog.Position(id, l.n); ok {
+		l.prof.deadTo = pos.Next
+	}
+	m, ok, err := state.ProfileMarker()
+	if err != nil {
+		return c.db.Damaged(err)
+	}
+	stale := time.Since(m.At) > c.cfg.ProfileStale
+	if ok && m.TopicID == id && m.Next >= start && m.Next <= end && !stale {
+		l.prof.next, l.prof.current = m.Next, m.At
+		return nil
+	}
+	if ok {
+		c.log.Info("reading the profiles anew", "lane", l.n, "topic_id_changed", m.TopicID != id, "stale", stale, "out_of_range", m.Next < start || m.Next > end)
+	}
+	l.prof.next, l.prof.current = start, time.Now()
+	return c.db.Damaged(state.ResetProfiles())
+}
+
+// awaitStable waits until no transaction of an earlier owner of the lane can
+// still commit: its offsets are part of every cut's transaction, and the broker
+// does not answer for them while one is undecided (KIP-447). Whoever wrote the
+// lane's position records is fenced, which ends its transaction at once instead
+// of at its timeout.
+func (c *Consumer) awaitStable(ctx context.Context, n int32) error {
+	stable, err := c.offsetsStable(ctx, n)
+	if err != nil || stable {
+		return err
+	}
+	for _, t := range c.inputs() {
+		ids := c.deps.Catalog.Adopted(t)
+		if len(ids) == 0 {
+			continue
+		}
+		if pos, ok := c.deps.Catalog.Position(ids[len(ids)-1], n); ok && pos.Writer != "" && pos.Writer != c.writer {
+			if err := c.fence(ctx, pos.Writer); err != nil {
+				c.log.Warn("cannot end the transaction of the lane's last owner; waiting for its timeout", "lane", n, "transactional_id", pos.Writer, "err", err)
+			}
+			break
+		}
+	}
+	return fmt.Errorf("offsets of lane %d are part of an undecided transaction", n)
+}
+
+func (c *Consumer) offsetsStable(ctx context.Context, n int32) (bool, error) {
+	req := kmsg.NewPtrOffsetFetchRequest()
+	req.RequireStable = true
+	g := kmsg.NewOffsetFetchRequestGroup()
+	g.Group = c.cfg.Group
+	for _, t := range c.inputs() {
+		gt := kmsg.NewOffsetFetchRequestGroupTopic()
+		gt.Topic, gt.Partitions = t, []int32{n}
+		g.Topics = append(g.Topics, gt)
+	}
+	req.Groups = append(req.Groups, g)
+	for _, shard := range c.producer.RequestSharded(ctx, req) {
+		if shard.Err != nil {
+			return false, fmt.Errorf("fetching the group's offsets: %w", shard.Err)
+		}
+		resp := shard.Resp.(*kmsg.OffsetFetchResponse)
+		for _, g := range resp.Groups {
+			if err := kerr.ErrorForCode(g.ErrorCode); err != nil {
+				return false, fmt.Errorf("fetching the group's offsets: %w", err)
+			}
+			for _, t := range g.Topics {
+				for _, p := range t.Partitions {
+					err := kerr.ErrorForCode(p.ErrorCode)
+					if errors.Is(err, kerr.UnstableOffsetCommit) {
+						return false, nil
+					}
+					if err != nil {
+						return false, fmt.Errorf("fetching the group's offsets: %s/%d: %w", t.Topic, p.Partition, err)
+					}
+				}
+			}
+		}
+	}
+	return true, nil
+}
+
+// fence initialises another replica's transactional id, which aborts what it
+// has open; should it live, it is told so at its next commit and begins anew.
+func (c *Consumer) fence(ctx context.Context, id string) error {
+	cl, err := kgo.NewClient(append(append([]kgo.Opt{}, c.cfg.Kafka...),
+		kgo.TransactionalID(id), kgo.TransactionTimeout(c.cfg.TransactionTimeout), kgo.MaxVersions(kversion.Stable()))...)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	_, _, err = cl.ProducerID(ctx)
+	return err
+}

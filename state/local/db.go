@@ -1,0 +1,271 @@
+// Package local is a replica's own disk: a Pebble database with the versions of
+// the profiles and the deduplication entries of its lanes.
+//
+// It is a cache. Everything in it can be rebuilt from Kafka and the committed
+// segments, so nothing is ever synced: a crash may lose the newest writes, and
+// the markers, written in the same batches, say exactly what is there.
+package local
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/oklog/ulid/v2"
+)
+
+// formatVersion is the version of everything in the database. State of another
+// version is discarded and rebuilt.
+const formatVersion = 1
+
+const (
+	identityFile = "lockstitch.json"
+	rebuildFile  = "rebuild"
+	pebbleDir    = "pebble"
+)
+
+// Identity says whose state a directory holds.
+type Identity struct {
+	Version int    `json:"version"`
+	Cluster string `json:"cluster"` // Kafka's cluster id
+	Group   string `json:"group"`   // the consumer group
+	Replica string `json:"replica"` // made once for each directory; names the replica's transactional id
+}
+
+// ForeignError reports a directory that holds something else than this
+// replica's state. It is neither used nor changed.
+type ForeignError struct {
+	Dir    string
+	Detail string
+}
+
+func (e *ForeignError) Error() string {
+	return fmt.Sprintf("data directory %s: %s; give another data-dir, or empty this one if nothing in it is needed (it is rebuilt from Kafka and the segments)", e.Dir, e.Detail)
+}
+
+// DB is the open database. Its lanes may be used concurrently, each by one
+// goroutine at a time.
+type DB struct {
+	p   *pebble.DB
+	dir string
+	id  Identity
+	log *slog.Logger
+}
+
+// Options tune the database.
+type Options struct {
+	CacheBytes    int64  // Pebble's block cache
+	MemTableBytes uint64 // one memtable
+	FS            vfs.FS // nil: the operating system's
+	Log           *slog.Logger
+}
+
+// Open opens or makes the state of a replica in dir. A directory of another
+// cluster, group or program is a *ForeignError. Damaged state and state of
+// another version is discarded, with a warning.
+func Open(dir, cluster, group string, opt Options) (*DB, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	id, err := identify(dir, cluster, group, opt.Log)
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, pebbleDir)
+	if _, err := os.Stat(filepath.Join(dir, rebuildFile)); err == nil {
+		opt.Log.Warn("discarding damaged local state; it is rebuilt from Kafka and the segments", "dir", dir)
+		if err := discard(dir); err != nil {
+			return nil, err
+		}
+	}
+	p, err := pebble.Open(path, options(opt))
+	if err != nil && !locked(err) {
+		opt.Log.Warn("local state cannot be opened and is discarded; it is rebuilt from Kafka and the segments", "dir", dir, "err", err)
+		if derr := discard(dir); derr != nil {
+			return nil, derr
+		}
+		p, err = pebble.Open(path, options(opt))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("data directory %s: %w", dir, err)
+	}
+	return &DB{p: p, dir: dir, id: id, log: opt.Log}, nil
+}
+
+// locked says whether err means that another process has the directory open.
+func locked(err error) bool {
+	var perr *fs.PathError
+	return errors.As(err, &perr) && perr.Op == "lock" || errors.Is(err, errLocked)
+}
+
+func options(opt Options) *pebble.Options {
+	o := &pebble.Options{
+		FS:                          opt.FS,
+		FormatMajorVersion:          pebble.FormatNewest,
+		MemTableSize:                opt.MemTableBytes,
+		MemTableStopWritesThreshold: 3,
+		L0CompactionThreshold:       4,
+		MaxOpenFiles:                500,
+		Logger:                      quiet{opt.Log},
+	}
+	if opt.CacheBytes > 0 {
+		o.CacheSize = opt.CacheBytes
+	}
+	for i := range o.Levels {
+		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+	}
+	return o
+}
+
+func identify(dir, cluster, group string, log *slog.Logger) (Identity, error) {
+	path := filepath.Join(dir, identityFile)
+	b, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return Identity{}, fmt.Errorf("data directory: %w", err)
+		}
+		if len(entries) > 0 {
+			return Identity{}, &ForeignError{Dir: dir, Detail: fmt.Sprintf("it is not empty (%s …) and no %s says that it is a replica's", entries[0].Name(), identityFile)}
+		}
+		id := Identity{Version: formatVersion, Cluster: cluster, Group: group, Replica: ulid.Make().String()}
+		return id, writeIdentity(path, id)
+	case err != nil:
+		return Identity{}, fmt.Errorf("data directory: %w", err)
+	}
+	var id Identity
+	if err := json.Unmarshal(b, &id); err != nil || id.Replica == "" {
+		return Identity{}, &ForeignError{Dir: dir, Detail: identityFile + " cannot be read"}
+	}
+	if id.Cluster != cluster || id.Group != group {
+		return Identity{}, &ForeignError{Dir: dir, Detail: fmt.Sprintf("it belongs to group %q on cluster %q, not to group %q on cluster %q", id.Group, id.Cluster, group, cluster)}
+	}
+	if id.Version != formatVersion {
+		log.Warn("local state is of another version and is rebuilt", "dir", dir, "version", id.Version, "want", formatVersion)
+		if err := discard(dir); err != nil {
+			return Identity{}, err
+		}
+		id.Version = formatVersion
+		return id, writeIdentity(path, id)
+	}
+	return id, nil
+}
+
+// writeIdentity replaces the file whole: a crash leaves the old one or the new
+// one.
+func writeIdentity(path string, id Identity) error {
+	b, err := json.Marshal(id)
+	if err != nil {
+		return err
+	}
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	return nil
+}
+
+func discard(dir string) error {
+	if err := os.RemoveAll(filepath.Join(dir, pebbleDir)); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	if err := os.Remove(filepath.Join(dir, rebuildFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	return nil
+}
+
+// Replica is the id made once for the directory.
+func (db *DB) Replica() string { return db.id.Replica }
+
+// Damaged notes that the state was found damaged, so that the next Open
+// discards it, and returns err with a word about that.
+func (db *DB) Damaged(err error) error {
+	if !pebble.IsCorruptionError(err) && !errors.Is(err, errDamaged) {
+		return err
+	}
+	if werr := os.WriteFile(filepath.Join(db.dir, rebuildFile), []byte(err.Error()+"\n"), 0o644); werr != nil {
+		return errors.Join(err, werr)
+	}
+	return fmt.Errorf("local state in %s is damaged and will be rebuilt at the next start: %w", db.dir, err)
+}
+
+var (
+	errDamaged = errors.New("damaged value")
+	errLocked  = errors.New("lock held by current process")
+)
+
+// Close closes the database.
+func (db *DB) Close() error { return db.p.Close() }
+
+// Metrics are Pebble's own.
+func (db *DB) Metrics() *pebble.Metrics { return db.p.Metrics() }
+
+// Lane gives access to the state of one lane.
+func (db *DB) Lane(n int32) *Lane { return &Lane{db: db, n: n} }
+
+// Lane is the state of one lane; one goroutine at a time may use it.
+type Lane struct {
+	db *DB
+	n  int32
+}
+
+// key makes a key of the lane: kind, lane, rest.
+func (l *Lane) key(kind byte, rest ...[]byte) []byte {
+	k := make([]byte, 5, 64)
+	k[0] = kind
+	binary.BigEndian.PutUint32(k[1:], uint32(l.n))
+	for _, r := range rest {
+		k = append(k, r...)
+	}
+	return k
+}
+
+// after is the first key behind all keys with the given prefix.
+func after(prefix []byte) []byte {
+	end := append([]byte(nil), prefix...)
+	for i := len(end) - 1; i >= 0; i-- {
+		end[i]++
+		if end[i] != 0 {
+			return end[:i+1]
+		}
+	}
+	return nil
+}
+
+// get reads a small value; ok is false if there is none.
+func (db *DB) get(key []byte) (val []byte, ok bool, err error) {
+	v, closer, err := db.p.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	val = append([]byte(nil), v...)
+	return val, true, closer.Close()
+}
+
+// quiet passes on what Pebble finds fatal and drops its chatter.
+type quiet struct{ log *slog.Logger }
+
+func (q quiet) Infof(string, ...any) {}
+func (q quiet) Errorf(f string, a ...any) {
+	q.log.Error("pebble", "msg", fmt.Sprintf(f, a...))
+}
+func (q quiet) Fatalf(f string, a ...any) {
+	q.log.Error("pebble cannot go on", "msg", fmt.Sprintf(f, a...))
+	os.Exit(1)
+}

@@ -1,0 +1,204 @@
+package local
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/zeebo/xxh3"
+
+	"lockstitch/state/profile"
+	"lockstitch/state/segment"
+)
+
+// Kinds of keys. All begin with the kind and the lane (4 bytes, big endian).
+const (
+	kindProfile       = 'p' // hash of the profile id (16), ^offset (8) → version
+	kindProfileMarker = 'P' // → ProfileMarker
+	kindDedup         = 'd' // generation (4), key (16) → offset, log time
+	kindDedupMarker   = 'D' // topic id (16) → DedupMarker
+)
+
+// ProfileMarker says how far the lane's profiles are read.
+type ProfileMarker struct {
+	TopicID segment.TopicID `json:"topic_id"`
+	Next    int64           `json:"next"` // every record below has been applied
+	At      time.Time       `json:"at"`   // when that was last the end of the partition
+}
+
+// Version is one version of a profile.
+type Version struct {
+	Offset   int64            // of its record
+	Time     int64            // Kafka time of its record, ms
+	Snapshot profile.Snapshot // nil: deleted
+}
+
+// ProfileMarker reads the lane's marker; ok is false if there is none.
+func (l *Lane) ProfileMarker() (m ProfileMarker, ok bool, err error) {
+	v, ok, err := l.db.get(l.key(kindProfileMarker))
+	if err != nil || !ok {
+		return m, false, err
+	}
+	if err := json.Unmarshal(v, &m); err != nil {
+		return m, false, fmt.Errorf("%w: profile marker of lane %d: %v", errDamaged, l.n, err)
+	}
+	return m, true, nil
+}
+
+// ResetProfiles drops all profiles of the lane and their marker.
+func (l *Lane) ResetProfiles() error {
+	b := l.db.p.NewBatch()
+	defer b.Close()
+	prefix := l.key(kindProfile)
+	if err := b.DeleteRange(prefix, after(prefix), nil); err != nil {
+		return err
+	}
+	if err := b.Delete(l.key(kindProfileMarker), nil); err != nil {
+		return err
+	}
+	return b.Commit(pebble.NoSync)
+}
+
+// ProfileBatch collects versions, to be written together with the marker.
+type ProfileBatch struct {
+	l   *Lane
+	b   *pebble.Batch
+	buf []byte
+}
+
+// NewProfileBatch starts a batch. Commit or Close it.
+func (l *Lane) NewProfileBatch() *ProfileBatch {
+	return &ProfileBatch{l: l, b: l.db.p.NewIndexedBatch()}
+}
+
+// Put adds a version. Older versions that no event can ask for any more are
+// dropped: those before the newest one whose Kafka time is at most floor.
+func (b *ProfileBatch) Put(id []byte, v Version, floor int64) error {
+	prefix := b.l.profilePrefix(id)
+	if floor > math.MinInt64 {
+		if err := b.prune(prefix, floor); err != nil {
+			return err
+		}
+	}
+	b.buf = binary.AppendUvarint(b.buf[:0], uint64(len(id)))
+	b.buf = append(b.buf, id...)
+	b.buf = binary.AppendVarint(b.buf, v.Time)
+	b.buf = append(b.buf, v.Snapshot...)
+	return b.b.Set(binary.BigEndian.AppendUint64(prefix, ^uint64(v.Offset)), b.buf, nil)
+}
+
+// pruneLimit bounds the work of one Put: a long history shrinks by this much
+// with each new version.
+const pruneLimit = 8
+
+func (b *ProfileBatch) prune(prefix []byte, floor int64) error {
+	it, err := b.b.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
+	if err != nil {
+		return err
+	}
+	defer it.Close()
+	covered := false
+	n := 0
+	for ok := it.First(); ok && n < pruneLimit; ok = it.Next() {
+		n++
+		if covered {
+			if err := b.b.Delete(append([]byte(nil), it.Key()...), nil); err != nil {
+				return err
+			}
+			continue
+		}
+		_, v, err := decodeVersion(it.Key(), it.Value())
+		if err != nil {
+			return err
+		}
+		covered = v.Time <= floor
+	}
+	return it.Error()
+}
+
+// Len is the number of bytes collected.
+func (b *ProfileBatch) Len() int { return b.b.Len() }
+
+// Commit writes the batch and the marker, atomically.
+func (b *ProfileBatch) Commit(m ProfileMarker) error {
+	v, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	if err := b.b.Set(b.l.key(kindProfileMarker), v, nil); err != nil {
+		return err
+	}
+	return b.b.Commit(pebble.NoSync)
+}
+
+// Close drops what was not committed.
+func (b *ProfileBatch) Close() error { return b.b.Close() }
+
+// Versions reads the versions of a profile, newest first. The memory is the
+// caller's.
+func (l *Lane) Versions(id []byte) ([]Version, error) {
+	prefix := l.profilePrefix(id)
+	it, err := l.db.p.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
+	if err != nil {
+		return nil, err
+	}
+	defer it.Close()
+	var out []Version
+	for ok := it.First(); ok; ok = it.Next() {
+		got, v, err := decodeVersion(it.Key(), it.Value())
+		if err != nil {
+			return nil, err
+		}
+		if string(got) != string(id) {
+			continue // another profile whose id has the same hash
+		}
+		v.Snapshot = append(profile.Snapshot(nil), v.Snapshot...)
+		out = append(out, v)
+	}
+	return out, it.Error()
+}
+
+func (l *Lane) profilePrefix(id []byte) []byte {
+	h := xxh3.Hash128(id).Bytes()
+	return l.key(kindProfile, h[:])
+}
+
+// decodeVersion reads one stored version; id and Snapshot alias value.
+func decodeVersion(key, value []byte) (id []byte, v Version, err error) {
+	n, w := binary.Uvarint(value)
+	if w <= 0 || n > uint64(len(value)-w) || len(key) < 8 {
+		return nil, v, fmt.Errorf("%w: profile version %x", errDamaged, key)
+	}
+	id, value = value[w:w+int(n)], value[w+int(n):]
+	v.Time, w = binary.Varint(value)
+	if w <= 0 {
+		return nil, v, fmt.Errorf("%w: profile version %x", errDamaged, key)
+	}
+	v.Offset = int64(^binary.BigEndian.Uint64(key[len(key)-8:]))
+	if value = value[w:]; len(value) > 0 {
+		if err := profile.Check(value); err != nil {
+			return nil, v, fmt.Errorf("%w: profile version %x: %v", errDamaged, key, err)
+		}
+		v.Snapshot = value
+	}
+	return id, v, nil
+}
+
+// Lanes lists the lanes whose profiles lie in the database.
+func (db *DB) Lanes() ([]int32, error) {
+	it, err := db.p.NewIter(&pebble.IterOptions{LowerBound: []byte{kindProfileMarker}, UpperBound: []byte{kindProfileMarker + 1}})
+	if err != nil {
+		return nil, err
+	}
+	defer it.Close()
+	var out []int32
+	for ok := it.First(); ok; ok = it.Next() {
+		if k := it.Key(); len(k) == 5 {
+			out = append(out, int32(binary.BigEndian.Uint32(k[1:])))
+		}
+	}
+	return out, it.Error()
+}
