@@ -1,0 +1,237 @@
+package api
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"lockstitch/exporter/auth"
+)
+
+func TestTokenCall(t *testing.T) {
+	r := newRig(t, func(c *Config, _ *Deps) { c.Limits.TokensPerMinute = 1000 })
+	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {"a"}, "client_secret": {"secret-a"}}
+	a := r.do("POST", "/oauth/token", "", form.Encode(), "Content-Type", "application/x-www-form-urlencoded")
+	var tok map[string]any
+	a.json(t, &tok)
+	if a.StatusCode != 200 || len(tok) != 3 || tok["expires_in"] != 86400.0 || tok["token_type"] != "Bearer" || a.Header.Get("Cache-Control") != "no-store" {
+		t.Fatalf("%d %s", a.StatusCode, a.body)
+	}
+	if a := r.do("GET", "/emails/reports", "", "", "Authorization", "bearer "+tok["access_token"].(string)); a.StatusCode != 200 {
+		t.Fatalf("the token of a form: %d", a.StatusCode)
+	}
+	wrong := r.do("POST", "/oauth/token", "", `{"grant_type":"client_credentials","client_id":"a","client_secret":"no"}`)
+	unknown := r.do("POST", "/oauth/token", "", `{"grant_type":"client_credentials","client_id":"nobody","client_secret":"no"}`)
+	r.problem(wrong, 401, "unauthorized")
+	if string(wrong.body) != string(unknown.body) || wrong.Header.Get("WWW-Authenticate") != unknown.Header.Get("WWW-Authenticate") {
+		t.Fatalf("%s tells from %s", wrong.body, unknown.body)
+	}
+	for name, c := range map[string][3]string{
+		"grant":      {`{"grant_type":"password","client_id":"a","client_secret":"x"}`, "application/json", "/grant_type"},
+		"no secret":  {`{"grant_type":"client_credentials","client_id":"a"}`, "application/json", "/client_secret"},
+		"number":     {`{"grant_type":"client_credentials","client_id":1,"client_secret":"x"}`, "application/json", "/client_id"},
+		"more":       {`{"grant_type":"client_credentials","client_id":"a","client_secret":"x","scope":"y"}`, "application/json", "/scope"},
+		"form more":  {form.Encode() + "&scope=y", "application/x-www-form-urlencoded", "/scope"},
+		"form twice": {form.Encode() + "&client_id=b", "application/x-www-form-urlencoded", "/client_id"},
+		"form bad":   {"%zz", "application/x-www-form-urlencoded", ""},
+	} {
+		p := r.problem(r.do("POST", "/oauth/token", "", c[0], "Content-Type", c[1]), 400, "invalid-request")
+		if p.Errors[0].Pointer != c[2] {
+			t.Errorf("%s: %v", name, p.Errors)
+		}
+	}
+	r.problem(r.do("POST", "/oauth/token", "", "x", "Content-Type", "multipart/form-data; boundary=x"), 415, "unsupported-media-type")
+}
+
+func TestCallLimits(t *testing.T) {
+	r := newRig(t, func(c *Config, _ *Deps) {
+		c.Limits.TokensPerMinute, c.Limits.ExportsPerMinute = 3, 3
+	})
+	r.token("a")
+	r.token("b")
+	for range 2 {
+		r.problem(r.do("POST", "/oauth/token", "", `{"grant_type":"client_credentials","client_id":"a","client_secret":"no"}`), 401, "unauthorized")
+	}
+	a := r.do("POST", "/oauth/token", "", `{"grant_type":"client_credentials","client_id":"a","client_secret":"secret-a"}`)
+	r.problem(a, 429, "rate-limit")
+	if s := a.Header.Get("Retry-After"); s != "20" && s != "19" {
+		t.Errorf("Retry-After %s; three a minute come back every 20 s", s)
+	}
+	for range 3 {
+		r.request("a", recently())
+	}
+	r.problem(r.do("POST", "/emails/reports", "a", recently()), 429, "rate-limit")
+	r.request("b", recently()) // another account
+	r.ahead.Store(int64(21 * time.Second))
+	r.request("a", recently())
+}
+
+// forge makes a token that is right but for what change does to it.
+func forge(t *testing.T, method jwt.SigningMethod, key any, change func(header map[string]any, claims jwt.MapClaims)) string {
+	t.Helper()
+	c := jwt.MapClaims{"iss": "lockstitch", "aud": "lockstitch:api", "sub": "a", "account": "acme", "exp": time.Now().Add(time.Hour).Unix(), "iat": time.Now().Unix()}
+	tok := jwt.NewWithClaims(method, c)
+	tok.Header["kid"] = testKey.ID
+	if change != nil {
+		change(tok.Header, c)
+	}
+	s, err := tok.SignedString(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestAccessTokens(t *testing.T) {
+	previous := auth.Key{ID: "k0", Secret: []byte(strings.Repeat("p", 32))}
+	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reachable := true
+	jwks := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if !reachable {
+			w.WriteHeader(500)
+			return
+		}
+		point, err := ec.PublicKey.Bytes()
+		if err != nil {
+			t.Error(err)
+		}
+		b64 := base64.RawURLEncoding.EncodeToString
+		json.NewEncoder(w).Encode(map[string]any{"keys": []any{map[string]any{
+			"kty": "EC", "crv": "P-256", "kid": "e1", "alg": "ES256", "use": "sig", "x": b64(point[1:33]), "y": b64(point[33:]),
+		}}})
+	}))
+	t.Cleanup(jwks.Close)
+	r := newRig(t, func(c *Config, _ *Deps) {
+		c.SigningKeys = append(c.SigningKeys, previous)
+		c.Issuers = []auth.Issuer{{Name: "https://id.example", JWKSURL: jwks.URL, Audience: "exports", AccountClaim: "https://example/account", Algorithms: []string{"ES256"}}}
+		c.IssuerHTTP = jwks.Client()
+	})
+	hs, k := jwt.SigningMethodHS256, testKey.Secret
+	set := func(name string, v any) func(map[string]any, jwt.MapClaims) {
+		return func(_ map[string]any, c jwt.MapClaims) { c[name] = v }
+	}
+	head := func(name string, v any) func(map[string]any, jwt.MapClaims) {
+		return func(h map[string]any, _ jwt.MapClaims) { h[name] = v }
+	}
+	ext := func(change func(h map[string]any, c jwt.MapClaims)) func(map[string]any, jwt.MapClaims) {
+		return func(h map[string]any, c jwt.MapClaims) {
+			clear(c)
+			c["iss"], c["aud"], c["sub"], c["exp"], c["https://example/account"] = "https://id.example", "exports", "someone", time.Now().Add(time.Hour).Unix(), "acme"
+			h["kid"] = "e1"
+			if change != nil {
+				change(h, c)
+			}
+		}
+	}
+	es := jwt.SigningMethodES256
+	none := forge(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, nil)
+	good := forge(t, hs, k, nil)
+	for _, c := range []struct {
+		name, token string
+		code        int
+	}{
+		{"good", good, 200},
+		{"signed with the previous key", forge(t, hs, previous.Secret, head("kid", "k0")), 200},
+		{"expired", forge(t, hs, k, set("exp", time.Now().Add(-time.Second).Unix())), 401},
+		{"no exp", forge(t, hs, k, func(_ map[string]any, c jwt.MapClaims) { delete(c, "exp") }), 401},
+		{"forged", forge(t, hs, []byte(strings.Repeat("z", 32)), nil), 401},
+		{"previous key under the current kid", forge(t, hs, previous.Secret, nil), 401},
+		{"unknown kid", forge(t, hs, k, head("kid", "k9")), 401},
+		{"no kid", forge(t, hs, k, func(h map[string]any, _ jwt.MapClaims) { delete(h, "kid") }), 401},
+		{"kid a number", forge(t, hs, k, head("kid", 1)), 401},
+		{"HS512", forge(t, jwt.SigningMethodHS512, k, nil), 401},
+		{"alg none", none, 401},
+		{"alg None", strings.Replace(none, strings.Split(none, ".")[0], base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"None","kid":"k1"}`)), 1), 401},
+		{"no account", forge(t, hs, k, set("account", "")), 401},
+		{"account a list", forge(t, hs, k, set("account", []string{"acme"})), 401},
+		{"another audience", forge(t, hs, k, set("aud", "lockstitch:download")), 401},
+		{"another issuer", forge(t, hs, k, set("iss", "https://evil.example")), 401},
+		{"a client that is gone", forge(t, hs, k, set("sub", "gone")), 401},
+		{"a client of another account", forge(t, hs, k, set("account", "other")), 401},
+		{"signature cut", good[:len(good)-3], 401},
+		{"not a token", "x.y.z", 401},
+		{"huge", strings.Repeat("a", 20_000), 401},
+		{"external", forge(t, es, ec, ext(nil)), 200},
+		{"external expired", forge(t, es, ec, ext(set("exp", time.Now().Add(-time.Minute).Unix()))), 401},
+		{"external without exp", forge(t, es, ec, ext(func(_ map[string]any, c jwt.MapClaims) { delete(c, "exp") })), 401},
+		{"external without aud", forge(t, es, ec, ext(func(_ map[string]any, c jwt.MapClaims) { delete(c, "aud") })), 401},
+		{"external, another aud", forge(t, es, ec, ext(set("aud", "other"))), 401},
+		{"external without account", forge(t, es, ec, ext(func(_ map[string]any, c jwt.MapClaims) { delete(c, "https://example/account") })), 401},
+		{"external, unknown kid", forge(t, es, ec, ext(head("kid", "e2"))), 401},
+		{"external with our key", forge(t, hs, k, ext(head("kid", "k1"))), 401},
+		{"external with its public key as secret", forge(t, hs, func() []byte { b, _ := ec.PublicKey.Bytes(); return b }(), ext(nil)), 401},
+		{"our issuer with its key", forge(t, es, ec, head("kid", "e1")), 401},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := *r
+			r.t = t
+			a := r.do("GET", "/emails/reports", "", "", "Authorization", "Bearer "+c.token)
+			if c.code == 401 {
+				r.problem(a, 401, "unauthorized")
+			} else if a.StatusCode != c.code {
+				t.Fatalf("%d %s", a.StatusCode, a.body)
+			}
+		})
+	}
+	for _, h := range []string{"", "Basic YTpi", "Bearer", "Bearer  ", good} {
+		r.problem(r.do("GET", "/emails/reports", "", "", "Authorization", h), 401, "unauthorized")
+	}
+	r.problem(r.do("GET", "/emails/reports", "", ""), 401, "unauthorized")
+
+	// Keys that cannot be read again are used on, for a day.
+	reachable = false
+	long := forge(t, es, ec, ext(set("exp", time.Now().Add(100*time.Hour).Unix())))
+	r.ahead.Store(int64(time.Hour))
+	if a := r.do("GET", "/emails/reports", "", "", "Authorization", "Bearer "+long); a.StatusCode != 200 {
+		t.Fatalf("%d", a.StatusCode)
+	}
+	r.ahead.Store(int64(25 * time.Hour))
+	r.problem(r.do("GET", "/emails/reports", "", "", "Authorization", "Bearer "+long), 503, "unavailable")
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	good := Config{PublicURL: "https://exports.example", SigningKeys: []auth.Key{testKey}}
+	if err := good.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	is := auth.Issuer{Name: "i", JWKSURL: "https://i/jwks", Audience: "a", AccountClaim: "c", Algorithms: []string{"RS256"}}
+	for want, change := range map[string]func(*Config){
+		"public_url is missing":                 func(c *Config) { c.PublicURL = "" },
+		"not an http or https URL":              func(c *Config) { c.PublicURL = "exports.example" },
+		"slash at the end":                      func(c *Config) { c.PublicURL = "https://exports.example/" },
+		"at least one key":                      func(c *Config) { c.SigningKeys = nil },
+		"has 31 bytes, at least 32":             func(c *Config) { c.SigningKeys = []auth.Key{{ID: "x", Secret: make([]byte, 31)}} },
+		`kid "k1" is named twice`:               func(c *Config) { c.SigningKeys = []auth.Key{testKey, testKey} },
+		"kid is empty":                          func(c *Config) { c.SigningKeys = []auth.Key{{Secret: make([]byte, 32)}} },
+		"the secret's hash must be":             func(c *Config) { c.Clients = []auth.Client{{ID: "a", Account: "b", SecretHash: "plain"}} },
+		"id and account must not be empty":      func(c *Config) { c.Clients = []auth.Client{{ID: "a"}} },
+		`algorithm "HS256" is none of`:          func(c *Config) { i := is; i.Algorithms = []string{"HS256"}; c.Issuers = []auth.Issuer{i} },
+		`algorithm "none" is none of`:           func(c *Config) { i := is; i.Algorithms = []string{"none"}; c.Issuers = []auth.Issuer{i} },
+		"account_claim is empty":                func(c *Config) { i := is; i.AccountClaim = ""; c.Issuers = []auth.Issuer{i} },
+		"limits.pending is -1; it must be 1 to": func(c *Config) { c.Limits.Pending = -1 },
+		"download_lifetime is 48h0m0s":          func(c *Config) { c.DownloadLifetime = 48 * time.Hour },
+	} {
+		c := good
+		change(&c)
+		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	if _, err := New(good, Deps{}); err == nil || !strings.Contains(fmt.Sprint(err), "Deps.Reports") {
+		t.Error(err)
+	}
+}

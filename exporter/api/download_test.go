@@ -1,0 +1,245 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"lockstitch/exporter/auth"
+	"lockstitch/state/objects"
+)
+
+func (r *rig) finished() (st Status, file []byte) {
+	r.t.Helper()
+	id := r.request("a", recently()).ReportID
+	file = someFile()
+	r.complete("acme", id, file)
+	return r.status("a", id), file
+}
+
+func TestDownloadHeadersAndRanges(t *testing.T) {
+	r := newRig(t, func(c *Config, _ *Deps) { c.Limits.DownloadsPerMinute = 1000 })
+	st, file := r.finished()
+	a := r.do("GET", st.FileDownloadURL, "", "", "Accept-Encoding", "gzip")
+	sum := sha256.Sum256(file)
+	etag := fmt.Sprintf("%q", st.SHA256)
+	for name, want := range map[string]string{
+		"Content-Type": "application/gzip", "Content-Encoding": "", "Content-Length": fmt.Sprint(len(file)),
+		"Content-Disposition": `attachment; filename="email-events-` + st.ReportID + `.csv.gz"`, "Accept-Ranges": "bytes",
+		"ETag": etag, "Repr-Digest": "sha-256=:" + base64.StdEncoding.EncodeToString(sum[:]) + ":",
+	} {
+		if got := a.Header.Get(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	if a := r.do("HEAD", st.FileDownloadURL, "", ""); a.StatusCode != 200 || a.ContentLength != int64(len(file)) {
+		t.Errorf("HEAD: %d, %d", a.StatusCode, a.ContentLength)
+	}
+	n := len(file)
+	for _, c := range []struct {
+		headers  []string
+		code     int
+		from, to int
+	}{
+		{[]string{"Range", "bytes=0-0"}, 206, 0, 1},
+		{[]string{"Range", "bytes=1000-"}, 206, 1000, n},
+		{[]string{"Range", "bytes=-10"}, 206, n - 10, n},
+		{[]string{"Range", "bytes=5-9999999"}, 206, 5, n},
+		{[]string{"Range", "bytes=1-2,4-5"}, 200, 0, n}, // several: the whole
+		{[]string{"Range", "bytes=7-", "If-Range", etag}, 206, 7, n},
+		{[]string{"Range", "bytes=7-", "If-Range", `"other"`}, 200, 0, n},
+		{[]string{"Range", "lines=1-2"}, 416, 0, 0},
+		{[]string{"Range", fmt.Sprintf("bytes=%d-", n)}, 416, 0, 0},
+		{[]string{"If-None-Match", etag}, 304, 0, 0},
+		{[]string{"If-Match", `"other"`}, 412, 0, 0},
+	} {
+		a := r.do("GET", st.FileDownloadURL, "", "", c.headers...)
+		switch {
+		case a.StatusCode != c.code:
+			t.Errorf("%v: %d, want %d", c.headers, a.StatusCode, c.code)
+		case c.code == 416:
+			r.problem(a, 416, "range-not-satisfiable")
+		case c.code == 412:
+			r.problem(a, 412, "precondition-failed")
+		case string(a.body) != string(file[c.from:c.to]):
+			t.Errorf("%v: wrong bytes, %d of them", c.headers, len(a.body))
+		}
+	}
+	if a := r.do("GET", st.FileDownloadURL, "", "", "Range", fmt.Sprintf("bytes=%d-", n)); a.Header.Get("Content-Range") != fmt.Sprintf("bytes */%d", n) {
+		t.Errorf("416 with Content-Range %q", a.Header.Get("Content-Range"))
+	}
+}
+
+func TestDownloadCredentials(t *testing.T) {
+	r := newRig(t, nil)
+	st, _ := r.finished()
+	other, _ := r.finished()
+	plain, token, _ := strings.Cut(st.FileDownloadURL, "?token=")
+	_, foreign, _ := strings.Cut(other.FileDownloadURL, "?token=")
+	for name, u := range map[string]string{
+		"none": plain, "empty": plain + "?token=", "garbage": plain + "?token=x", "another report's": plain + "?token=" + foreign,
+		"an access token": plain + "?token=" + r.token("a"), "cut": plain + "?token=" + token[:len(token)-2],
+		"another path": r.url + "/emails/reports/..%2f/file?token=" + token,
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := *r
+			r.t = t
+			r.problem(r.do("GET", u, "", ""), 403, "invalid-download-credential")
+		})
+	}
+	// And a download credential is no access token.
+	r.problem(r.do("GET", "/emails/reports", "", "", "Authorization", "Bearer "+token), 401, "unauthorized")
+	r.ahead.Store(int64(15*time.Minute + time.Second))
+	r.problem(r.do("GET", st.FileDownloadURL, "", ""), 403, "invalid-download-credential")
+	fresh := r.status("a", st.ReportID)
+	if a := r.do("GET", fresh.FileDownloadURL, "", ""); a.StatusCode != 200 {
+		t.Fatalf("a fresh URL: %d", a.StatusCode)
+	}
+}
+
+func TestFileGone(t *testing.T) {
+	r := newRig(t, nil)
+	st, _ := r.finished()
+	if a := r.do("DELETE", "/emails/reports/"+st.ReportID, "a", ""); a.StatusCode != 204 {
+		t.Fatal(a.StatusCode)
+	}
+	r.problem(r.do("GET", st.FileDownloadURL, "", ""), 410, "file-gone")
+	if now := r.status("a", st.ReportID); now.Status != "expired" || now.FileDownloadURL != "" {
+		t.Fatalf("%+v", now)
+	}
+	if a := r.do("DELETE", "/emails/reports/"+st.ReportID, "a", ""); a.StatusCode != 204 {
+		t.Fatal(a.StatusCode)
+	}
+
+	st, _ = r.finished()
+	rep, _ := r.table.Get("acme", st.ReportID)
+	if err := r.store.Delete(t.Context(), rep.Result.Object); err != nil {
+		t.Fatal(err)
+	}
+	r.problem(r.do("GET", st.FileDownloadURL, "", ""), 410, "file-gone")
+}
+
+func TestDownloadLimit(t *testing.T) {
+	r := newRig(t, func(c *Config, _ *Deps) { c.Limits.DownloadsPerMinute = 2 })
+	st, _ := r.finished()
+	for range 2 {
+		if a := r.do("HEAD", st.FileDownloadURL, "", ""); a.StatusCode != 200 {
+			t.Fatal(a.StatusCode)
+		}
+	}
+	r.problem(r.do("GET", st.FileDownloadURL, "", ""), 429, "rate-limit")
+}
+
+// gated is a store whose files stop in the middle until they are let go.
+type gated struct {
+	objects.Store
+	reached chan struct{}
+	release chan struct{}
+	fail    error // instead of letting go
+	once    bool  // the file cannot be opened a second time
+	opened  atomic.Int32
+}
+
+type gatedReader struct {
+	io.ReadCloser
+	g    *gated
+	left int
+}
+
+func (g *gated) Open(ctx context.Context, name string, off, n int64) (io.ReadCloser, error) {
+	if g.opened.Add(1) > 1 && g.once {
+		return nil, g.fail
+	}
+	rc, err := g.Store.Open(ctx, name, off, n)
+	if err != nil {
+		return nil, err
+	}
+	return &gatedReader{rc, g, 40_000}, nil
+}
+
+func (r *gatedReader) Read(p []byte) (int, error) {
+	if r.left == 0 {
+		if r.g.fail != nil {
+			return 0, r.g.fail
+		}
+		close(r.g.reached)
+		<-r.g.release
+		r.left = 1 << 30
+	}
+	n, err := r.ReadCloser.Read(p[:min(len(p), r.left)])
+	r.left -= n
+	return n, err
+}
+
+// A transfer that has begun finishes: the file is deleted meanwhile, its
+// credential expires.
+func TestTransferInFlight(t *testing.T) {
+	g := &gated{reached: make(chan struct{}), release: make(chan struct{})}
+	r := newRig(t, func(_ *Config, d *Deps) { g.Store, d.Store = d.Store, g })
+	st, file := r.finished()
+	resp, err := http.Get(st.FileDownloadURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	<-g.reached
+	if a := r.do("DELETE", "/emails/reports/"+st.ReportID, "a", ""); a.StatusCode != 204 {
+		t.Fatal(a.StatusCode)
+	}
+	rep, _ := r.table.Get("acme", st.ReportID)
+	if err := r.store.Delete(t.Context(), rep.Result.Object); err != nil {
+		t.Fatal(err)
+	}
+	r.ahead.Store(int64(time.Hour))
+	r.problem(r.do("GET", st.FileDownloadURL, "", ""), 403, "invalid-download-credential")
+	close(g.release)
+	got, err := io.ReadAll(resp.Body)
+	if err != nil || string(got) != string(file) {
+		t.Fatalf("%d of %d bytes: %v", len(got), len(file), err)
+	}
+}
+
+// A store that fails in the middle is asked again where it failed; if that does
+// not help the connection breaks: a part must not look like the whole.
+func TestBrokenTransfer(t *testing.T) {
+	for _, once := range []bool{false, true} {
+		g := &gated{fail: errors.New("the store is away"), once: once}
+		r := newRig(t, func(_ *Config, d *Deps) { g.Store, d.Store = d.Store, g })
+		st, file := r.finished()
+		resp, err := http.Get(st.FileDownloadURL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if once && (err == nil || len(got) == len(file)) {
+			t.Fatalf("%d of %d bytes, and no error", len(got), len(file))
+		}
+		if !once && (err != nil || string(got) != string(file) || g.opened.Load() != 3) {
+			t.Fatalf("%d of %d bytes in %d parts: %v", len(got), len(file), g.opened.Load(), err)
+		}
+	}
+}
+
+func TestDownloadOfAnotherSigner(t *testing.T) {
+	r := newRig(t, nil)
+	st, _ := r.finished()
+	forger, err := auth.New(auth.Config{Keys: []auth.Key{{ID: testKey.ID, Secret: []byte(strings.Repeat("x", 32))}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged, err := forger.IssueDownload("acme", st.ReportID, time.Now().Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, _, _ := strings.Cut(st.FileDownloadURL, "?")
+	r.problem(r.do("GET", u, "", "", "x-apsis-auth", forged), 403, "invalid-download-credential")
+}

@@ -1,0 +1,160 @@
+package api
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"lockstitch/state/catalog"
+)
+
+// panicky is a catalog with a defect.
+type panicky struct{}
+
+func (panicky) CatchUp(context.Context) error                  { return nil }
+func (panicky) Slices(string, int64, int64) []catalog.SliceRef { panic("defect") }
+
+func TestPanicsAreAnsweredAndCounted(t *testing.T) {
+	r := newRig(t, func(_ *Config, d *Deps) { d.Catalog = panicky{} })
+	r.define(definitions...)
+	p := r.problem(r.do("GET", "/emails/sections/s1/activities", "a", ""), 500, "internal-error")
+	if strings.Contains(p.Detail, "defect") {
+		t.Error("the panic is shown to the caller")
+	}
+	want := `
+# HELP lockstitch_http_panics_total Handlers of the API that panicked; each is a defect.
+# TYPE lockstitch_http_panics_total counter
+lockstitch_http_panics_total 1
+# HELP lockstitch_http_requests_total Answers of the API by route ("none": no such path), method and status code.
+# TYPE lockstitch_http_requests_total counter
+lockstitch_http_requests_total{code="200",method="POST",route="/oauth/token"} 1
+lockstitch_http_requests_total{code="404",method="other",route="none"} 1
+lockstitch_http_requests_total{code="500",method="GET",route="/emails/sections/{section_discriminator}/activities"} 1
+`
+	r.problem(r.do("BREW", "/coffee", "", ""), 404, "not-found")
+	if err := testutil.GatherAndCompare(r.metrics, strings.NewReader(want), "lockstitch_http_panics_total", "lockstitch_http_requests_total"); err != nil {
+		t.Error(err)
+	}
+	if problems, err := testutil.GatherAndLint(r.metrics); err != nil || len(problems) > 0 {
+		t.Error(problems, err)
+	}
+}
+
+// URLs come from the setting, whatever a request says about hosts.
+func TestPublicURL(t *testing.T) {
+	r := newRig(t, func(c *Config, _ *Deps) { c.PublicURL = "https://exports.example/api" })
+	a := r.do("POST", "/emails/reports", "a", recently(), "X-Forwarded-Host", "evil.example", "X-Forwarded-Proto", "ftp", "Forwarded", "host=evil.example")
+	var st Status
+	a.json(t, &st)
+	if got := a.Header.Get("Location"); got != "https://exports.example/api/emails/reports/"+st.ReportID {
+		t.Error(got)
+	}
+	r.complete("acme", st.ReportID, someFile())
+	st = r.status("a", st.ReportID)
+	if !strings.HasPrefix(st.FileDownloadURL, "https://exports.example/api/emails/reports/"+st.ReportID+"/file?token=") {
+		t.Error(st.FileDownloadURL)
+	}
+	if st.FileDownloadURLExpiresAt == nil || time.Until(time.UnixMilli(int64(*st.FileDownloadURLExpiresAt))) > 15*time.Minute {
+		t.Errorf("%v", st.FileDownloadURLExpiresAt)
+	}
+}
+
+func TestPages(t *testing.T) {
+	r := newRig(t, nil)
+	var doc struct {
+		OpenAPI string                               `json:"openapi"`
+		Paths   map[string]map[string]map[string]any `json:"paths"`
+	}
+	a := r.do("GET", "/openapi.json", "", "")
+	a.json(t, &doc)
+	if a.StatusCode != 200 || !strings.HasPrefix(doc.OpenAPI, "3.1") || len(doc.Paths) != 8 {
+		t.Fatalf("%d %s with %d paths", a.StatusCode, doc.OpenAPI, len(doc.Paths))
+	}
+	if a := r.do("GET", "/openapi.yaml", "", ""); a.StatusCode != 200 || !strings.HasPrefix(string(a.body), "components:") && !strings.Contains(string(a.body), "openapi: 3.1.0") {
+		t.Fatalf("%d %.100s", a.StatusCode, a.body)
+	}
+	a = r.do("GET", "/docs", "", "")
+	page := string(a.body)
+	for _, want := range []string{"spreadsheet_safe", "header_auth=true", "retry that reaches another partition", "/problems/file-gone", "/emails/reports/{report_id}/file", r.url + "/oauth/token"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("/docs does not say %q", want)
+		}
+	}
+	for _, no := range []string{"<script", "<img", "<link", "src=", "@import", "url("} {
+		if strings.Contains(page, no) {
+			t.Errorf("/docs has %q; it must need nothing from elsewhere", no)
+		}
+	}
+	if !strings.Contains(a.Header.Get("Content-Security-Policy"), "default-src 'none'") {
+		t.Error("no Content-Security-Policy")
+	}
+	for _, k := range kinds {
+		if !strings.Contains(page, fmt.Sprintf(`id="problem-%s"`, k.word)) {
+			t.Errorf("/docs does not explain %s", k.word)
+		}
+	}
+}
+
+// What is not HTTP, or not a path, is answered or dropped, never a panic.
+func TestRawRequests(t *testing.T) {
+	r := newRig(t, nil)
+	for _, line := range []string{
+		"GET /emails/reports/\x00 HTTP/1.1", "GET /\xff HTTP/1.1", "GET * HTTP/1.1", "OPTIONS * HTTP/1.1", "GET http://evil.example/docs HTTP/1.1",
+		"CONNECT evil.example:443 HTTP/1.1", "GET /emails/reports?limit=\xff HTTP/1.1", "GET /emails/reports/%zz HTTP/1.1", "GET //evil.example/docs HTTP/1.1",
+	} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(r.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "%s\r\nHost: x\r\nConnection: close\r\n\r\n", line)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode >= 500 || resp.StatusCode >= 300 && resp.StatusCode < 400 {
+				t.Errorf("%q: %d", line, resp.StatusCode)
+			}
+		}
+		conn.Close()
+	}
+	want := `
+# HELP lockstitch_http_panics_total Handlers of the API that panicked; each is a defect.
+# TYPE lockstitch_http_panics_total counter
+lockstitch_http_panics_total 0
+`
+	if err := testutil.GatherAndCompare(r.metrics, strings.NewReader(want), "lockstitch_http_panics_total"); err != nil {
+		t.Error(err)
+	}
+}
+
+// A client that sends its header or its body too slowly is dropped, and a
+// transfer that takes longer than the time for reading a request is not.
+func TestServerTimeouts(t *testing.T) {
+	s := NewServer(http.NotFoundHandler(), slog.New(slog.DiscardHandler))
+	if s.ReadHeaderTimeout <= 0 || s.ReadTimeout <= 0 || s.IdleTimeout <= 0 || s.MaxHeaderBytes <= 0 {
+		t.Fatalf("%+v", s)
+	}
+	srv := httptest.NewUnstartedServer(nil)
+	srv.Config = s
+	s.ReadHeaderTimeout, s.ReadTimeout = 50*time.Millisecond, 100*time.Millisecond
+	srv.Start()
+	defer srv.Close()
+	conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := bufio.NewReader(conn).ReadString(0); err == nil || strings.Contains(err.Error(), "timeout") {
+		t.Fatalf("the connection was not closed: %v", err)
+	}
+}
