@@ -38,7 +38,7 @@ func (c *Consumer) openClients() error {
 		kgo.FetchMaxWait(time.Second),
 		kgo.MaxConcurrentFetches(4),
 		// A partition added is read after the next look at the metadata.
-		kgo.MetadataMinAge(50*time.Millisecond),
+		kgo.MetadataMinAge(50 * time.Millisecond),
 	}
 	var err error
 	if c.events, err = conn(fetch...); err != nil {

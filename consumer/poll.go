@@ -82,6 +82,11 @@ func (c *Consumer) turn(ctx context.Context, t *turnState) error {
 		return err
 	}
 	c.becomeReady()
+	for _, l := range c.lanes {
+		if l.prof != nil {
+			l.prof.cacheLimit = c.cfg.MemoryBytes / 4 / int64(len(c.lanes))
+		}
+	}
 	if !moved && now.Sub(t.silentAt) > probeAfter && now.Sub(t.probedAt) > probeAfter {
 		t.probedAt = now
 		if err := c.probe(ctx, now); err != nil {

@@ -156,7 +156,7 @@ func (c *Consumer) prepareInput(l *lane, topic string, id segment.TopicID, start
 func (c *Consumer) prepareProfiles(l *lane, state *local.Lane, id segment.TopicID, start, end int64) error {
 	l.prof = &profiles{
 		topic: c.cfg.Topics.Profiles, id: id, lane: state, start: start,
-		cache: make(map[string][]local.Version), cacheLimit: c.cfg.MemoryBytes / 4 / 4,
+		cache: make(map[string][]local.Version),
 	}
 	if pos, ok := c.deps.Catalog.Position(id, l.n); ok {
 		l.prof.deadTo = pos.Next

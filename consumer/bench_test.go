@@ -1,0 +1,246 @@
+package consumer
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/state/catalog"
+	"lockstitch/state/event"
+	"lockstitch/state/kafka"
+	"lockstitch/state/local"
+	"lockstitch/state/objects"
+	"lockstitch/state/report"
+	"lockstitch/state/segment"
+)
+
+const (
+	benchProfiles = 100_000
+	benchEvents   = 400_000
+)
+
+func benchProfile(i int) *kgo.Record {
+	return &kgo.Record{Topic: "profiles", Key: fmt.Appendf(nil, "profile-%08d", i), Value: fmt.Appendf(nil,
+		`{"account_id":"acme","profile_id":"profile-%08d","sections":{"usercreated.sections.europe-r6tz73a27t":{"attributes":{"491874":"female","9820534":"person%d@example.com","3":%d,"4":true,"5":"2020-02-02","6":"Stockholm"},"tags":["52001","52002"]}},"segments":["usercreated.segments.women-rjz6b8td2n"]}`, i, i, i%90)}
+}
+
+func benchEvent(r *rand.Rand, i int) *kgo.Record {
+	types := []string{"SENT", "DELIVERED", "OPENED", "CLICKED"}
+	return &kgo.Record{Topic: "email-events", Key: fmt.Appendf(nil, "profile-%08d", r.IntN(benchProfiles)), Value: fmt.Appendf(nil,
+		`{"correlation_id":"%08x-%04x-4%03x-8%03x-%012x","type":%q,"account_id":"acme","section":"usercreated.sections.europe-r6tz73a27t","activity_id":"%d","activity_name":"Spring letter %d","sender":"Shop","subject":"Hello %d","event_time":%d,"server_time":%d,"device":"MOBILE","location":"SE"}`,
+		r.Uint32(), r.IntN(1<<16), r.IntN(1<<12), r.IntN(1<<12), r.Uint64()>>16, types[r.IntN(len(types))], r.IntN(40), r.IntN(40), r.IntN(40), 1_760_000_000_000+int64(i)*10, 1_760_000_000_050+int64(i)*10)}
+}
+
+// cpu is the CPU time, user and system, that this process has used.
+func cpu() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		panic(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// BenchmarkLane is one lane's work on a batch: decode, deduplicate, decorate,
+// collect. Nothing is read or committed.
+func BenchmarkLane(b *testing.B) {
+	db, err := local.Open(b.TempDir(), "c", "g", local.Options{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer db.Close()
+	state := db.Lane(0)
+	l := &lane{
+		buf: segment.NewBuffer(), dd: newDedup(state, 7*24*3600*1000), dec: event.Decoder{},
+		misrouted: func([]byte) bool { return false },
+		prof:      &profiles{lane: state, cache: make(map[string][]local.Version), cacheLimit: 256 << 20},
+	}
+	in := &input{stream: &segment.Stream{Topic: "email-events"}}
+	l.inputs = []*input{in}
+	var recs []*kgo.Record
+	for i := range 20_000 {
+		r := benchProfile(i)
+		r.Offset = int64(i)
+		recs = append(recs, r)
+	}
+	if err := l.applyProfiles(recs, time.Now()); err != nil {
+		b.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	recs = recs[:0]
+	for i := range 50_000 {
+		r := benchEvent(rng, i)
+		r.Key = fmt.Appendf(nil, "profile-%08d", rng.IntN(20_000))
+		r.Timestamp = time.UnixMilli(1_760_000_000_000)
+		recs = append(recs, r)
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i := range b.N {
+		if i%len(recs) == 0 {
+			b.StopTimer()
+			l.buf.Reset()
+			clear(l.dd.pending)
+			b.StartTimer()
+		}
+		r := recs[i%len(recs)]
+		r.Offset = int64(i)
+		if err := l.process(in, r); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkPipeline compares the CPU time of the whole ingest with that of the
+// bare client reading the same records, in one run against a broker in another
+// process. Metrics: ns an event of both, and the share (ceiling / pipeline).
+func BenchmarkPipeline(b *testing.B) {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), brokerEnv+"=1")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = stdin.Close(); _ = cmd.Wait() }()
+	addr, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		b.Fatal(err)
+	}
+	opts := []kgo.Opt{kgo.SeedBrokers(strings.TrimSpace(addr))}
+	prod, err := kgo.NewClient(append(opts[:1:1], kgo.ProducerBatchCompression(kgo.ZstdCompression()), kgo.MaxBufferedRecords(50_000))...)
+	if err != nil {
+		b.Fatal(err)
+	}
+	topics := kafka.DefaultTopics()
+	if _, err := kafka.Create(b.Context(), prod, topics, kafka.CreateOptions{Partitions: 2, ReplicationFactor: 1}); err != nil {
+		b.Fatal(err)
+	}
+	put := func(r *kgo.Record) {
+		prod.Produce(b.Context(), r, func(_ *kgo.Record, err error) {
+			if err != nil {
+				b.Error(err)
+			}
+		})
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i := range benchProfiles {
+		put(benchProfile(i))
+	}
+	if err := prod.Flush(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	for i := range benchEvents {
+		put(benchEvent(rng, i))
+	}
+	if err := prod.Flush(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	prod.Close()
+
+	for b.Loop() {
+		ceiling := benchCeiling(b, opts)
+		pipeline := benchIngest(b, opts, topics)
+		b.ReportMetric(float64(ceiling.Nanoseconds())/benchEvents, "ceiling-ns/event")
+		b.ReportMetric(float64(pipeline.Nanoseconds())/benchEvents, "pipeline-ns/event")
+		b.ReportMetric(float64(ceiling)/float64(pipeline), "share")
+	}
+}
+
+func benchCeiling(b *testing.B, opts []kgo.Opt) time.Duration {
+	cl, err := kgo.NewClient(append(opts[:1:1], kgo.ConsumeTopics("email-events"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer cl.Close()
+	before := cpu()
+	for n := 0; n < benchEvents; {
+		n += cl.PollRecords(b.Context(), 10_000).NumRecords()
+	}
+	return cpu() - before
+}
+
+func benchIngest(b *testing.B, opts []kgo.Opt, topics kafka.Topics) time.Duration {
+	group := "bench-" + ulid.Make().String()
+	log := slog.New(slog.DiscardHandler)
+	topics.Catalog = group
+	cl, err := kgo.NewClient(opts...)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer cl.Close()
+	if _, err := kafka.Create(b.Context(), cl, topics, kafka.CreateOptions{Partitions: 2, ReplicationFactor: 1}); err != nil {
+		b.Fatal(err)
+	}
+	cat, err := catalog.Open(b.Context(), catalog.Config{Opts: opts, Topic: topics.Catalog, Log: log})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer cat.Close()
+	store, err := objects.Open(b.Context(), "file://"+b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer store.Close()
+	c, err := New(Config{Kafka: opts, Topics: topics, Group: group, DataDir: b.TempDir()}, Deps{Store: store, Catalog: cat, Reports: noReports{}, Log: log})
+	if err != nil {
+		b.Fatal(err)
+	}
+	// The profiles are brought in first; they are not part of the figure.
+	ctx, cancel := context.WithCancel(b.Context())
+	started := make(chan time.Duration, 1)
+	c.cfg.Hook = func(step string) {
+		if step == StepUpload {
+			select {
+			case started <- cpu():
+			default:
+			}
+		}
+	}
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	ends, err := kafka.Ends(b.Context(), cl, "email-events")
+	if err != nil {
+		b.Fatal(err)
+	}
+	before := <-started
+	for settled := false; !settled; {
+		changed := cat.Changed()
+		settled = true
+		for _, e := range ends["email-events"] {
+			if p, ok := cat.Position(e.TopicID, e.Partition); !ok || p.Next < e.End {
+				settled = false
+			}
+		}
+		if !settled {
+			<-changed
+		}
+	}
+	used := cpu() - before
+	cancel()
+	if err := <-done; err != nil {
+		b.Fatal(err)
+	}
+	return used
+}
+
+type noReports struct{}
+
+func (noReports) Pending() []*report.Report { return nil }
+func (noReports) Changed() <-chan struct{}  { return nil }
