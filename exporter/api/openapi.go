@@ -66,10 +66,10 @@ func (d describe) paging() []*huma.Param {
 	}
 }
 
-func (d describe) body(byMedia map[string]any) *huma.RequestBody {
+func (d describe) body(byMedia map[string]any, example any) *huma.RequestBody {
 	b := &huma.RequestBody{Required: true, Content: make(map[string]*huma.MediaType)}
 	for media, v := range byMedia {
-		b.Content[media] = &huma.MediaType{Schema: d.schema(v)}
+		b.Content[media] = &huma.MediaType{Schema: d.schema(v), Example: example}
 	}
 	return b
 }

@@ -118,9 +118,12 @@ func (s *server) listReports(c *call) error {
 	if err != nil {
 		return err
 	}
-	token, _, err := c.param("page_token")
+	token, given, err := c.param("page_token")
 	if err != nil {
 		return err
+	}
+	if given && token == "" {
+		return invalidParam("page_token", "is empty")
 	}
 	if err := s.catchUp(c); err != nil {
 		return err

@@ -235,7 +235,7 @@ func TestListAndOwnership(t *testing.T) {
 	if fmt.Sprint(got) != fmt.Sprint([]string{ids[2], ids[1], ids[0]}) {
 		t.Fatalf("%v, want %v backwards", got, ids)
 	}
-	for _, q := range []string{"limit=0", "limit=201", "limit=x", "limit=", "limit=1&limit=2", "limit=%2B1", "page_token=zzz", "%zz"} {
+	for _, q := range []string{"limit=0", "limit=201", "limit=x", "limit=", "limit=1&limit=2", "limit=%2B1", "page_token=zzz", "page_token=", "%zz"} {
 		r.problem(r.do("GET", "/emails/reports?"+q, "a", ""), 400, "invalid-request")
 	}
 	r.problem(r.do("GET", "/emails/reports/"+ids[0]+"?header_auth=1", "a", ""), 400, "invalid-request")

@@ -28,7 +28,7 @@ func (s *server) submitOperation(schemas huma.Registry) operation {
 			"before `complete_through`. With `end_at` absent there is no upper end but that. The window may span at most three calendar months.",
 		Security:    bearer,
 		Parameters:  []*huma.Param{d.header("Idempotency-Key", "A key of your own for this request. Sent again within 24 hours with the same body it gives the same report; with another body it is refused.", &huma.Schema{Type: huma.TypeString, MinLength: ptr(1), MaxLength: ptr(maxIdempotencyKey), Pattern: `^[!-~]+$`})},
-		RequestBody: d.body(map[string]any{"application/json": ExportRequest{}}),
+		RequestBody: d.body(map[string]any{mediaJSON: ExportRequest{}}, map[string]any{"start_at": "2026-05-01T00:00:00Z", "end_at": "2026-06-01T00:00:00Z"}),
 		Responses: d.responses(
 			d.json(202, "The export is accepted.", Status{}, "Location"),
 			d.problems(400, 401, 413, 415, 422, 429, 503),
@@ -45,7 +45,7 @@ func (s *server) submit(c *call) error {
 	if err != nil {
 		return err
 	}
-	body, _, err := c.readBody(s.cfg.Limits.BodyBytes, "application/json")
+	body, _, err := c.readBody(s.cfg.Limits.BodyBytes, mediaJSON)
 	if err != nil {
 		return err
 	}

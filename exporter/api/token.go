@@ -38,7 +38,8 @@ func (s *server) tokenOperation(schemas huma.Registry) operation {
 		Summary:     "Get an access token",
 		Description: "Client credentials grant. The token is valid for 24 hours; keep it, as token calls are limited.",
 		Security:    []map[string][]string{},
-		RequestBody: d.body(map[string]any{mediaJSON: TokenRequest{}, mediaForm: TokenRequest{}}),
+		RequestBody: d.body(map[string]any{mediaJSON: TokenRequest{}, mediaForm: TokenRequest{}},
+			map[string]any{"grant_type": "client_credentials", "client_id": "my-client", "client_secret": "my-secret"}),
 		Responses: d.responses(
 			d.json(200, "A token.", Token{}),
 			d.problems(400, 401, 413, 415, 429),
