@@ -44,13 +44,13 @@ type Position struct {
 // they were before its first event was ever processed (contract 2.3, first
 // deployment), under the key "f/<topic id>/<partition>".
 type FirstEnds struct {
-	Version     int             `json:"v"`
-	Topic       string          `json:"topic"`
-	TopicID     segment.TopicID `json:"topic_id"`
-	Partition   int32           `json:"partition"`
-	EventEnd    int64           `json:"event_end"`
-	ProfileID   segment.TopicID `json:"profile_topic_id"`
-	ProfileEnd  int64           `json:"profile_end"`
+	Version    int             `json:"v"`
+	Topic      string          `json:"topic"`
+	TopicID    segment.TopicID `json:"topic_id"`
+	Partition  int32           `json:"partition"`
+	EventEnd   int64           `json:"event_end"`
+	ProfileID  segment.TopicID `json:"profile_topic_id"`
+	ProfileEnd int64           `json:"profile_end"`
 }
 
 // Adopted lists the topic ids that stand or stood under a topic's name, oldest

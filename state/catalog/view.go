@@ -48,16 +48,20 @@ type state struct {
 	adopted   map[string]*Adopted
 }
 
-// Open follows the catalog topic. It does not wait until the end is reached;
-// CatchUp does.
-func Open(ctx context.Context, cfg Config) (*View, error) {
-	v := &View{log: cfg.Log, st: state{
+func newState() state {
+	return state{
 		segments:  make(map[string]*Segment),
 		accounts:  make(map[string]map[string]*Segment),
 		positions: make(map[string]*Position),
 		first:     make(map[string]*FirstEnds),
 		adopted:   make(map[string]*Adopted),
-	}}
+	}
+}
+
+// Open follows the catalog topic. It does not wait until the end is reached;
+// CatchUp does.
+func Open(ctx context.Context, cfg Config) (*View, error) {
+	v := &View{log: cfg.Log, st: newState()}
 	tail, err := kafka.StartTail(ctx, kafka.TailConfig{Opts: cfg.Opts, Topic: cfg.Topic, Apply: v.apply, Log: cfg.Log})
 	if err != nil {
 		return nil, fmt.Errorf("catalog: %w", err)

@@ -54,10 +54,11 @@ func (e *ForeignError) Error() string {
 // DB is the open database. Its lanes may be used concurrently, each by one
 // goroutine at a time.
 type DB struct {
-	p   *pebble.DB
-	dir string
-	id  Identity
-	log *slog.Logger
+	p    *pebble.DB
+	lock *pebble.Lock
+	dir  string
+	id   Identity
+	log  *slog.Logger
 }
 
 // Options tune the database.
@@ -79,6 +80,20 @@ func Open(dir, cluster, group string, opt Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
+	lock, err := pebble.LockDirectory(dir, vfs.Default)
+	if err != nil {
+		return nil, fmt.Errorf("data directory %s is in use by another process: %w", dir, err)
+	}
+	db, err := openLocked(dir, opt)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	db.id, db.lock = id, lock
+	return db, nil
+}
+
+// openLocked opens the database in a directory that is ours alone.
+func openLocked(dir string, opt Options) (*DB, error) {
 	path := filepath.Join(dir, pebbleDir)
 	if _, err := os.Stat(filepath.Join(dir, rebuildFile)); err == nil {
 		opt.Log.Warn("discarding damaged local state; it is rebuilt from Kafka and the segments", "dir", dir)
@@ -87,7 +102,7 @@ func Open(dir, cluster, group string, opt Options) (*DB, error) {
 		}
 	}
 	p, err := pebble.Open(path, options(opt))
-	if err != nil && !locked(err) {
+	if err != nil {
 		opt.Log.Warn("local state cannot be opened and is discarded; it is rebuilt from Kafka and the segments", "dir", dir, "err", err)
 		if derr := discard(dir); derr != nil {
 			return nil, derr
@@ -97,13 +112,7 @@ func Open(dir, cluster, group string, opt Options) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("data directory %s: %w", dir, err)
 	}
-	return &DB{p: p, dir: dir, id: id, log: opt.Log}, nil
-}
-
-// locked says whether err means that another process has the directory open.
-func locked(err error) bool {
-	var perr *fs.PathError
-	return errors.As(err, &perr) && perr.Op == "lock" || errors.Is(err, errLocked)
+	return &DB{p: p, dir: dir, log: opt.Log}, nil
 }
 
 func options(opt Options) *pebble.Options {
@@ -202,13 +211,10 @@ func (db *DB) Damaged(err error) error {
 	return fmt.Errorf("local state in %s is damaged and will be rebuilt at the next start: %w", db.dir, err)
 }
 
-var (
-	errDamaged = errors.New("damaged value")
-	errLocked  = errors.New("lock held by current process")
-)
+var errDamaged = errors.New("damaged value")
 
-// Close closes the database.
-func (db *DB) Close() error { return db.p.Close() }
+// Close closes the database and gives the directory free.
+func (db *DB) Close() error { return errors.Join(db.p.Close(), db.lock.Close()) }
 
 // Metrics are Pebble's own.
 func (db *DB) Metrics() *pebble.Metrics { return db.p.Metrics() }

@@ -1,0 +1,172 @@
+package catalog
+
+import (
+	"errors"
+	"log/slog"
+	"math"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/goleak"
+
+	"lockstitch/state/segment"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type topic struct {
+	t    *testing.T
+	opts []kgo.Opt
+	prod *kgo.Client
+	n    int
+}
+
+func newTopic(t *testing.T, partitions int32) *topic {
+	t.Helper()
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(partitions, "cat"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	opts := []kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...)}
+	prod, err := kgo.NewClient(append(opts[:1:1], kgo.RecordPartitioner(kgo.ManualPartitioner()))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(prod.Close)
+	return &topic{t: t, opts: opts, prod: prod}
+}
+
+func (tp *topic) put(r *kgo.Record, err error) {
+	tp.t.Helper()
+	if err != nil {
+		tp.t.Fatal(err)
+	}
+	if err := tp.prod.ProduceSync(tp.t.Context(), r).FirstErr(); err != nil {
+		tp.t.Fatal(err)
+	}
+}
+
+func (tp *topic) open() *View {
+	tp.t.Helper()
+	v, err := Open(tp.t.Context(), Config{Opts: tp.opts, Topic: "cat", Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		tp.t.Fatal(err)
+	}
+	tp.t.Cleanup(v.Close)
+	return v
+}
+
+func slice(account string, from, to int64) segment.SliceInfo {
+	return segment.SliceInfo{Account: account, Rows: 1, MinTime: from, MaxTime: to, Length: 10, KeysLength: 5,
+		Sources: []segment.OffsetRange{{Topic: "e", TopicID: segment.TopicID{1}, Partition: 3, Min: 5, Next: 9}}}
+}
+
+func TestViewShowsWhatWasWritten(t *testing.T) {
+	tp := newTopic(t, 1)
+	id := segment.TopicID{7}
+	a := &Segment{ID: "01A", Object: "segments/h/01A", Slices: []segment.SliceInfo{slice("acme", 100, 200), slice("other", 100, 200)}}
+	b := &Segment{ID: "01B", Object: "segments/h/01B", Slices: []segment.SliceInfo{slice("acme", 150, 300)}}
+	tp.put(b.Record("cat"))
+	tp.put(a.Record("cat"))
+	tp.put((&Position{Topic: "e", TopicID: id, Partition: 2, Next: 42, Cut: "c"}).Record("cat"))
+	tp.put((&FirstEnds{TopicID: id, Partition: 2, EventEnd: 9}).Record("cat"))
+	tp.put((&Adopted{Topic: "e", IDs: []segment.TopicID{id}}).Record("cat"))
+	v := tp.open()
+	if err := v.CatchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if p, ok := v.Position(id, 2); !ok || p.Next != 42 || p.Cut != "c" {
+		t.Errorf("position %+v %v", p, ok)
+	}
+	if _, ok := v.Position(id, 3); ok {
+		t.Error("a partition without a record has a position")
+	}
+	if f, ok := v.FirstEnds(id, 2); !ok || f.EventEnd != 9 {
+		t.Errorf("first ends %+v %v", f, ok)
+	}
+	if ids := v.Adopted("e"); len(ids) != 1 || ids[0] != id {
+		t.Errorf("adopted %v", ids)
+	}
+	for _, w := range []struct {
+		account    string
+		start, end int64
+		want       []string
+	}{
+		{"acme", 0, math.MaxInt64, []string{"01A", "01B"}},
+		{"acme", 200, 201, []string{"01A", "01B"}},
+		{"acme", 201, 1000, []string{"01B"}},
+		{"acme", 0, 150, []string{"01A"}},
+		{"acme", 301, 1000, nil},
+		{"other", 0, 1000, []string{"01A"}},
+		{"nobody", 0, 1000, nil},
+	} {
+		var got []string
+		for _, s := range v.Slices(w.account, w.start, w.end) {
+			got = append(got, s.SegmentID)
+		}
+		if len(got) != len(w.want) || len(got) > 0 && (got[0] != w.want[0] || got[len(got)-1] != w.want[len(w.want)-1]) {
+			t.Errorf("slices of %s in [%d,%d): %v, want %v", w.account, w.start, w.end, got, w.want)
+		}
+	}
+	tp.put(&kgo.Record{Topic: "cat", Key: []byte("s/01A")}, nil)
+	if err := v.CatchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if v.Live("01A") || !v.Live("01B") || len(v.Slices("other", 0, 1000)) != 0 || len(v.Segments()) != 1 {
+		t.Error("a deleted segment is still there")
+	}
+}
+
+func TestViewRefusesWhatItCannotRead(t *testing.T) {
+	for name, c := range map[string]struct {
+		key, value string
+		version    bool
+	}{
+		"another version": {"s/01A", `{"v":99,"id":"01A"}`, true},
+		"no version":      {"s/01A", `{"id":"01A"}`, true},
+		"not JSON":        {"p/x/1", `{`, false},
+		"unknown kind":    {"z/x", `{"v":1}`, false},
+		"other id":        {"s/01A", `{"v":1,"id":"01B"}`, false},
+		"empty key":       {"", `{"v":1}`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tp := newTopic(t, 1)
+			v := tp.open()
+			tp.put(&kgo.Record{Topic: "cat", Key: []byte(c.key), Value: []byte(c.value)}, nil)
+			err := v.CatchUp(t.Context())
+			var ve *VersionError
+			var ce *CorruptError
+			if c.version && !errors.As(err, &ve) || !c.version && !errors.As(err, &ce) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+func TestCatalogHasOnePartition(t *testing.T) {
+	tp := newTopic(t, 2)
+	if _, err := Open(t.Context(), Config{Opts: tp.opts, Topic: "cat", Log: slog.New(slog.DiscardHandler)}); err == nil {
+		t.Fatal("a catalog of two partitions was opened: a cut would not become visible whole")
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	rec, err := (&Segment{ID: "01A", Slices: []segment.SliceInfo{slice("acme", 1, 2)}}).Record("cat")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(rec.Key, rec.Value)
+	f.Add([]byte("p/AAAAAAAAAAAAAAAAAAAAAA/1"), []byte(`{"v":1,"next":5}`))
+	f.Fuzz(func(t *testing.T, key, value []byte) {
+		s := newState()
+		if err := s.decode(&kgo.Record{Key: key, Value: value}); err != nil {
+			var ve *VersionError
+			var ce *CorruptError
+			if !errors.As(err, &ve) && !errors.As(err, &ce) {
+				t.Fatalf("untyped error %v", err)
+			}
+		}
+	})
+}

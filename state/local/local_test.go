@@ -1,0 +1,227 @@
+package local
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"lockstitch/state/profile"
+	"lockstitch/state/segment"
+)
+
+// A database that cannot be opened leaves Pebble's disk health ticker behind.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/cockroachdb/pebble/v2/vfs.(*diskHealthCheckingFS).startTickerLocked.func1"))
+}
+
+func openAt(t *testing.T, dir string) *DB {
+	t.Helper()
+	db, err := Open(dir, "cluster", "group", Options{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return db
+}
+
+func snapshot(t *testing.T, val string) profile.Snapshot {
+	t.Helper()
+	s, _, err := profile.Decode([]byte("p"), fmt.Appendf(nil, `{"account_id":"acme","sections":{"s":{"attributes":{"1":%q}}}}`, val))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestProfileVersions(t *testing.T) {
+	db := openAt(t, filepath.Join(t.TempDir(), "d"))
+	defer db.Close()
+	l := db.Lane(3)
+	put := func(id string, offset, at int64, s profile.Snapshot, floor int64) {
+		t.Helper()
+		b := l.NewProfileBatch()
+		if err := b.Put([]byte(id), Version{Offset: offset, Time: at, Snapshot: s}, floor); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Commit(ProfileMarker{TopicID: segment.TopicID{1}, Next: offset + 1, At: time.Now()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	offsets := func(id string) string {
+		t.Helper()
+		vs, err := l.Versions([]byte(id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := ""
+		for _, v := range vs {
+			out += fmt.Sprintf("%d@%d ", v.Offset, v.Time)
+		}
+		return out
+	}
+	a := snapshot(t, "a")
+	put("p", 1, 100, a, math.MinInt64)
+	put("p", 2, 200, nil, math.MinInt64)
+	put("pp", 3, 250, a, math.MinInt64)
+	put("p", 4, 300, a, math.MinInt64)
+	if got := offsets("p"); got != "4@300 2@200 1@100 " {
+		t.Errorf("versions %q", got)
+	}
+	put("p", 5, 400, a, 250) // 2@200 is the newest at most as old as 250: 1@100 goes
+	if got := offsets("p"); got != "5@400 4@300 2@200 " {
+		t.Errorf("versions after pruning %q", got)
+	}
+	if got := offsets("pp"); got != "3@250 " {
+		t.Errorf("versions of the other profile %q", got)
+	}
+	if vs, err := db.Lane(4).Versions([]byte("p")); err != nil || len(vs) != 0 {
+		t.Errorf("another lane sees %v %v", vs, err)
+	}
+	if m, ok, err := l.ProfileMarker(); err != nil || !ok || m.Next != 6 {
+		t.Errorf("marker %+v %v %v", m, ok, err)
+	}
+	if lanes, err := db.Lanes(); err != nil || len(lanes) != 1 || lanes[0] != 3 {
+		t.Errorf("lanes %v %v", lanes, err)
+	}
+	if err := l.ResetProfiles(); err != nil {
+		t.Fatal(err)
+	}
+	if got := offsets("p"); got != "" {
+		t.Errorf("versions after the reset %q", got)
+	}
+	if _, ok, _ := l.ProfileMarker(); ok {
+		t.Error("the marker is still there after the reset")
+	}
+}
+
+func TestDedupEntries(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "d")
+	db := openAt(t, dir)
+	l := db.Lane(0)
+	id := segment.TopicID{9}
+	const horizon = 1000
+	k1, k2 := DedupKey{1}, DedupKey{2}
+	err := l.WriteDedup([]DedupEntry{{k1, 10, 500}, {k2, 11, 1500}}, horizon, map[segment.TopicID]DedupMarker{id: {Next: 12}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db = openAt(t, dir)
+	defer db.Close()
+	l = db.Lane(0)
+	if e, ok, err := l.LookupDedup(0, k1); err != nil || !ok || e.Offset != 10 || e.LogTime != 500 {
+		t.Errorf("%+v %v %v", e, ok, err)
+	}
+	if _, ok, _ := l.LookupDedup(0, k2); ok {
+		t.Error("an entry of generation 1 is in generation 0")
+	}
+	if m, ok, err := l.DedupMarker(id); err != nil || !ok || m.Next != 12 {
+		t.Errorf("marker %+v %v %v", m, ok, err)
+	}
+	n := 0
+	if err := l.ScanDedup(1, func(DedupKey) { n++ }); err != nil || n != 1 {
+		t.Errorf("scan of generation 1: %d, %v", n, err)
+	}
+	if err := l.DropDedupBefore(1); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, _ := l.LookupDedup(0, k1); ok {
+		t.Error("a dropped generation still answers")
+	}
+	if err := l.ResetDedup(); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, _ := l.DedupMarker(id); ok {
+		t.Error("the marker is still there after the reset")
+	}
+}
+
+func TestForeignDirectoriesAreRefusedAndLeftAlone(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	mine := filepath.Join(t.TempDir(), "mine")
+	openAt(t, mine).Close()
+	full := t.TempDir()
+	if err := os.WriteFile(filepath.Join(full, "thesis.tex"), []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	garbled := filepath.Join(t.TempDir(), "garbled")
+	openAt(t, garbled).Close()
+	if err := os.WriteFile(filepath.Join(garbled, identityFile), []byte("{"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct{ dir, cluster, group string }{
+		"another cluster": {mine, "other", "group"},
+		"another group":   {mine, "cluster", "other"},
+		"other files":     {full, "cluster", "group"},
+		"garbled":         {garbled, "cluster", "group"},
+	} {
+		_, err := Open(c.dir, c.cluster, c.group, Options{Log: log})
+		var foreign *ForeignError
+		if !errors.As(err, &foreign) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(full, "thesis.tex")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDamagedStateIsDiscarded(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "d")
+	db := openAt(t, dir)
+	replica := db.Replica()
+	if err := db.Lane(0).WriteDedup([]DedupEntry{{DedupKey{1}, 1, 1}}, 1000, map[segment.TopicID]DedupMarker{{1}: {Next: 2}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Damaged(fmt.Errorf("%w: found while reading", errDamaged)); err == nil {
+		t.Fatal("damage is no error")
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db = openAt(t, dir)
+	if _, ok, _ := db.Lane(0).DedupMarker(segment.TopicID{1}); ok {
+		t.Error("damaged state was kept")
+	}
+	if db.Replica() != replica {
+		t.Error("the replica got another name")
+	}
+	db.Close()
+	// A file of Pebble's that cannot be read at all.
+	names, err := filepath.Glob(filepath.Join(dir, pebbleDir, "MANIFEST-*"))
+	if err != nil || len(names) == 0 {
+		t.Fatal(names, err)
+	}
+	for _, n := range names {
+		if err := os.WriteFile(n, []byte("garbage"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	openAt(t, dir).Close()
+}
+
+func TestTwoProcessesCannotShareADirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "d")
+	db := openAt(t, dir)
+	defer db.Close()
+	if err := db.Lane(0).WriteDedup([]DedupEntry{{DedupKey{1}, 1, 1}}, 1000, nil); err != nil {
+		t.Fatal(err)
+	}
+	if other, err := Open(dir, "cluster", "group", Options{Log: slog.New(slog.DiscardHandler)}); err == nil {
+		other.Close()
+		t.Fatal("a directory in use was opened a second time")
+	} else {
+		t.Log(err)
+	}
+	if _, ok, err := db.Lane(0).LookupDedup(0, DedupKey{1}); !ok || err != nil {
+		t.Errorf("the first owner lost its state: %v %v", ok, err)
+	}
+}
