@@ -55,9 +55,9 @@ var (
 	kindPrecondition = kind{"precondition-failed", 412, "A precondition does not hold",
 		"The file is not the one that `If-Match` names."}
 	kindTooLarge = kind{"body-too-large", 413, "The body is too large",
-		"Bodies are limited to 100 kB."}
+		"Bodies are limited, by default to 100 kB."}
 	kindSections = kind{"too-many-sections", 413, "The account has too many sections",
-		"Exports are limited to accounts with at most 25 sections."}
+		"Exports are limited to accounts with few sections, by default at most 25."}
 	kindMediaType = kind{"unsupported-media-type", 415, "The body's media type is not supported",
 		"Send `Content-Type: application/json` (at `/oauth/token` also `application/x-www-form-urlencoded`), without Content-Encoding."}
 	kindRange = kind{"range-not-satisfiable", 416, "The range lies outside of the file",
@@ -67,7 +67,7 @@ var (
 	kindRate = kind{"rate-limit", 429, "Too many calls",
 		"Wait as long as `Retry-After` says."}
 	kindPending = kind{"too-many-pending", 429, "Too many exports are pending",
-		"An account may have 10 exports without result. Wait for one to finish, or cancel one."}
+		"An account may have a number of exports without result, by default 10. Wait for one to finish, or cancel one."}
 	kindInternal = kind{"internal-error", 500, "Something went wrong here",
 		"The failure was logged. Trying again may help."}
 	kindUnavailable = kind{"unavailable", 503, "Not available at the moment",

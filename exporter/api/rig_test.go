@@ -51,6 +51,7 @@ type rig struct {
 	ahead   *atomic.Int64 // how far the API's clock is ahead of the machine's
 	tokens  map[string]string
 	metrics *prometheus.Registry
+	handler http.Handler
 }
 
 // sliceList is a catalog of segments that the test has stored.
@@ -125,6 +126,7 @@ func newRig(t *testing.T, adjust func(*Config, *Deps)) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.handler = h
 	srv.Config = NewServer(h, log)
 	srv.Start()
 	t.Cleanup(func() {

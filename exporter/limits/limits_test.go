@@ -1,0 +1,45 @@
+package limits
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+func TestPerMinute(t *testing.T) {
+	p := NewPerMinute(3)
+	now := time.Unix(1_000_000, 0)
+	for range 3 {
+		if _, ok := p.Take("a", now); !ok {
+			t.Fatal("refused within the allowance")
+		}
+	}
+	wait, ok := p.Take("a", now)
+	if ok || wait != 20*time.Second {
+		t.Fatalf("the fourth call: %v, wait %s", ok, wait)
+	}
+	if _, ok := p.Take("b", now); !ok {
+		t.Fatal("one caller takes from another")
+	}
+	if _, ok := p.Take("a", now.Add(19*time.Second)); ok {
+		t.Fatal("a call too early, and refused calls count for nothing")
+	}
+	if _, ok := p.Take("a", now.Add(20*time.Second)); !ok {
+		t.Fatal("refused after the wait")
+	}
+}
+
+func TestCallersAreBounded(t *testing.T) {
+	p := NewPerMinute(1)
+	now := time.Unix(1_000_000, 0)
+	p.Take("kept", now)
+	for i := range 2 * maxCallers {
+		p.Take(fmt.Sprint(i), now)
+		if _, ok := p.Take("kept", now); ok {
+			t.Fatal("a caller in use was forgotten")
+		}
+	}
+	if len(p.byName) != maxCallers || p.order.Len() != maxCallers {
+		t.Fatalf("%d callers remembered", len(p.byName))
+	}
+}
