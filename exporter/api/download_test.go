@@ -150,6 +150,7 @@ type gated struct {
 
 type gatedReader struct {
 	io.ReadCloser
+	ctx  context.Context
 	g    *gated
 	left int
 }
@@ -162,7 +163,7 @@ func (g *gated) Open(ctx context.Context, name string, off, n int64) (io.ReadClo
 	if err != nil {
 		return nil, err
 	}
-	return &gatedReader{rc, g, 40_000}, nil
+	return &gatedReader{rc, ctx, g, 40_000}, nil
 }
 
 func (r *gatedReader) Read(p []byte) (int, error) {
@@ -172,6 +173,9 @@ func (r *gatedReader) Read(p []byte) (int, error) {
 		}
 		close(r.g.reached)
 		<-r.g.release
+		if err := r.ctx.Err(); err != nil {
+			return 0, err // as a store over a network would
+		}
 		r.left = 1 << 30
 	}
 	n, err := r.ReadCloser.Read(p[:min(len(p), r.left)])
