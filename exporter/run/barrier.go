@@ -1,0 +1,108 @@
+package run
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"lockstitch/state/kafka"
+	"lockstitch/state/report"
+	"lockstitch/state/segment"
+)
+
+// lookEvery is how often the reasons for waiting are looked for anew.
+const lookEvery = time.Second
+
+// awaitBarrier waits until every event partition's position record has reached
+// the end that was read when the report was accepted. After the report's
+// deadline it gives the problem to end in; an error only when ctx ends.
+func (r *Runner) awaitBarrier(ctx context.Context, rep *report.Report, show *progress) (*report.Problem, error) {
+	deadline := time.NewTimer(time.Until(rep.Request.BarrierDeadline))
+	defer deadline.Stop()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		changed := r.deps.Catalog.Changed()
+		waiting := r.waitingFor(rep)
+		if len(waiting) == 0 {
+			show.waiting(nil)
+			return nil, nil
+		}
+		select {
+		case <-changed:
+		case <-look.C:
+			r.explain(ctx, waiting)
+			show.waiting(waiting)
+		case <-deadline.C:
+			r.explain(ctx, waiting)
+			return &report.Problem{Type: "/problems/barrier-timeout", Title: "The input was not processed in time", Status: 503,
+				Detail: "Events acknowledged before the request were not processed within the barrier timeout, and an export is never short. Still waiting for " + describe(waiting)}, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (r *Runner) waitingFor(rep *report.Report) []report.Waiting {
+	var out []report.Waiting
+	for _, e := range rep.Request.Question.Barrier {
+		if e.Offset == 0 {
+			continue // nothing was ever produced
+		}
+		pos, _ := r.deps.Catalog.Position(e.TopicID, e.Partition)
+		if pos.Next < e.Offset {
+			out = append(out, report.Waiting{Topic: e.Topic, Partition: e.Partition, Offset: e.Offset, Position: pos.Next, Reason: "not processed yet"})
+		}
+	}
+	return out
+}
+
+// explain finds out why partitions are waited for.
+func (r *Runner) explain(ctx context.Context, waiting []report.Waiting) {
+	rctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	parts := make(map[string][]int32)
+	for i := range waiting {
+		parts[waiting[i].Topic] = append(parts[waiting[i].Topic], waiting[i].Partition)
+	}
+	cl := r.deps.Catalog.Client()
+	topics := make([]string, 0, len(parts))
+	for t := range parts {
+		topics = append(topics, t)
+	}
+	infos, err := kafka.Describe(rctx, cl, topics...)
+	if err != nil {
+		return
+	}
+	stable, err := kafka.ListOffsets(rctx, cl, parts, kafka.AtEnd, kafka.LastStable)
+	if err != nil {
+		return
+	}
+	for i := range waiting {
+		w := &waiting[i]
+		ids := r.deps.Catalog.Adopted(w.Topic)
+		switch {
+		case len(ids) > 0 && ids[len(ids)-1] != segment.TopicID(infos[w.Topic].ID):
+			w.Reason = "the topic was made anew and is not adopted"
+		case stable[w.Topic][w.Partition] < w.Offset:
+			w.Reason = fmt.Sprintf("a producer's transaction is open at offset %d", stable[w.Topic][w.Partition])
+		}
+	}
+}
+
+func describe(waiting []report.Waiting) string {
+	const most = 10
+	var b strings.Builder
+	for i, w := range waiting {
+		if i == most {
+			fmt.Fprintf(&b, " and %d more", len(waiting)-most)
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%s/%d (at %d of %d: %s)", w.Topic, w.Partition, w.Position, w.Offset, w.Reason)
+	}
+	return b.String() + "."
+}

@@ -1,0 +1,164 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/oklog/ulid/v2"
+
+	"lockstitch/exporter/render"
+	"lockstitch/state/objects"
+	"lockstitch/state/report"
+	"lockstitch/state/segment"
+)
+
+// missingTries is how often an object that the catalog names may be missing
+// before that is taken for what it is: damage.
+const missingTries = 3
+
+// writeLimit is the longest that one try at writing a result may take.
+const writeLimit = 10 * time.Second
+
+// run brings a report to its end: waits for its barrier, renders, stores,
+// writes the result. Failures of Kafka and of the store are tried again until
+// ctx ends; what no repetition cures becomes the report's error.
+func (r *Runner) run(ctx context.Context, rep *report.Report) {
+	begun := time.Now()
+	show := r.newProgress(ctx, rep)
+	defer show.stop()
+	log := r.log.With("report", rep.Request.ID)
+
+	problem, err := r.awaitBarrier(ctx, rep, show)
+	if err != nil {
+		return // ctx has ended
+	}
+	if problem != nil {
+		r.finish(ctx, rep, report.Result{Attempt: ulid.Make().String(), Problem: problem})
+		log.Warn("a report failed", "problem", problem.Type, "detail", problem.Detail)
+		return
+	}
+	missing := 0
+	_, err = backoff.Retry(ctx, func() (struct{}, error) {
+		select {
+		case r.render <- struct{}{}:
+			defer func() { <-r.render }()
+		case <-ctx.Done():
+			return struct{}{}, backoff.Permanent(ctx.Err())
+		}
+		res, err := r.attempt(ctx, rep, show)
+		if err != nil && ctx.Err() == nil {
+			if errors.Is(err, objects.ErrNotExist) {
+				missing++
+			}
+			if p := problemOf(err, r.cfg.MaxBytes, missing); p != nil {
+				log.Warn("a report failed", "problem", p.Type, "err", err)
+				res, err = report.Result{Attempt: ulid.Make().String(), Problem: p}, nil
+			} else {
+				log.Warn("an attempt at a report failed; trying again", "err", err)
+				r.metrics.retries.Inc()
+			}
+		}
+		if err != nil {
+			return struct{}{}, err
+		}
+		r.finish(ctx, rep, res)
+		return struct{}{}, nil
+	}, backoff.WithMaxElapsedTime(0), backoff.WithBackOff(&backoff.ExponentialBackOff{
+		InitialInterval: 100 * time.Millisecond, Multiplier: 2, MaxInterval: 10 * time.Second, RandomizationFactor: 0.2,
+	}))
+	if err == nil {
+		r.metrics.seconds.Observe(time.Since(begun).Seconds())
+	}
+}
+
+// attempt renders the file into an object of its own.
+func (r *Runner) attempt(ctx context.Context, rep *report.Report, show *progress) (report.Result, error) {
+	q := &rep.Request.Question
+	// All segments below the barrier must be visible before planning.
+	if err := r.deps.Catalog.CatchUp(ctx); err != nil {
+		return report.Result{}, err
+	}
+	end := int64(math.MaxInt64)
+	if q.EndAt != nil {
+		end = *q.EndAt
+	}
+	attempt := ulid.Make().String()
+	name := filesOf(rep) + attempt + ".csv.gz"
+	w, err := r.deps.Store.Create(ctx, name)
+	if err != nil {
+		return report.Result{}, err
+	}
+	defer w.Abort()
+	totals, err := render.Export(ctx, render.Params{
+		Store:    r.deps.Store,
+		Slices:   r.deps.Catalog.Slices(rep.Request.Account, q.StartAt, end),
+		Question: q, MaxBytes: r.cfg.MaxBytes,
+		Progress: func(done, total int, rows, bytes int64) {
+			show.set(report.Progress{SegmentsDone: done, SegmentsTotal: total, Rows: rows, Bytes: bytes})
+		},
+	}, w)
+	if err != nil {
+		return report.Result{}, err
+	}
+	if err := w.Commit(); err != nil {
+		return report.Result{}, err
+	}
+	r.metrics.rows.Add(float64(totals.Rows))
+	r.metrics.bytes.Add(float64(totals.Bytes))
+	now := time.Now().UTC()
+	return report.Result{
+		Attempt: attempt, At: now, Object: name, Rows: totals.Rows, Bytes: totals.Bytes,
+		SHA256: totals.SHA256, Slices: totals.Slices, Expires: now.Add(r.cfg.FileLifetime),
+	}, nil
+}
+
+// finish writes the result, until it is written or ctx ends. An attempt that
+// does not count takes its object away.
+func (r *Runner) finish(ctx context.Context, rep *report.Report, res report.Result) {
+	if res.At.IsZero() {
+		res.At = time.Now().UTC()
+		res.Expires = res.At.Add(r.cfg.FileLifetime)
+	}
+	won, err := backoff.Retry(ctx, func() (bool, error) {
+		// Not with ctx: it ends when the result shows, before it is known
+		// whether it counts.
+		wctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeLimit)
+		defer cancel()
+		return r.deps.Reports.WriteResult(wctx, rep.Request.Account, rep.Request.ID, res)
+	}, backoff.WithMaxElapsedTime(0), backoff.WithBackOff(backoff.NewConstantBackOff(time.Second)))
+	if err == nil && !won && res.Object != "" {
+		if derr := r.deps.Store.Delete(context.WithoutCancel(ctx), res.Object); derr != nil {
+			r.log.Warn("cannot remove the file of an attempt that came too late; it goes when the report expires", "object", res.Object, "err", derr)
+		}
+	}
+	if err == nil && won {
+		r.log.Info("report finished", "report", rep.Request.ID, "rows", res.Rows, "bytes", res.Bytes, "failed", res.Problem != nil)
+	}
+}
+
+// filesOf is the prefix of the names of a report's files.
+func filesOf(rep *report.Report) string {
+	account := strings.ReplaceAll(url.PathEscape(rep.Request.Account), ".", "%2E")
+	return fmt.Sprintf("exports/%s/%s/", account, rep.Request.ID)
+}
+
+// problemOf is the error a report ends in, or nil if the attempt is to be
+// repeated. Types are listed in the API's documentation.
+func problemOf(err error, maxBytes int64, missing int) *report.Problem {
+	var corrupt *segment.CorruptError
+	var version *segment.VersionError
+	switch {
+	case errors.Is(err, render.ErrTooLarge):
+		return &report.Problem{Type: "/problems/file-too-large", Title: "The file would be too large", Status: 413,
+			Detail: fmt.Sprintf("The file would exceed %d bytes. Request a shorter window, fewer attributes and tags, or a narrower segment_filter.", maxBytes)}
+	case errors.As(err, &corrupt), errors.As(err, &version), errors.Is(err, objects.ErrNotExist) && missing >= missingTries:
+		return &report.Problem{Type: "/problems/stored-data-damaged", Title: "Stored data is damaged", Status: 500, Detail: err.Error()}
+	}
+	return nil
+}

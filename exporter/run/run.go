@@ -1,0 +1,149 @@
+// Package run turns accepted requests into files. Every report has a work slot,
+// a hash of its id over the partitions of the reports topic; a consumer group
+// hands the slots, not the records, to the replicas and on when one dies. A
+// report may thus be run twice, by the old owner and the new one: each attempt
+// writes an object of its own, and the first result in the log counts.
+package run
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/state/catalog"
+	"lockstitch/state/objects"
+	"lockstitch/state/report"
+)
+
+// Config are the settings of a Runner. Zero values take the defaults.
+type Config struct {
+	Kafka          []kgo.Opt     // the connection
+	Topic          string        // the reports topic
+	Group          string        // consumer group that hands out the work; "lockstitch-reports"
+	Parallel       int           // files rendered at a time; 2
+	FileLifetime   time.Duration // how long a finished file is kept; 7 days
+	Retention      time.Duration // how long a report is known after that; 30 days
+	MaxBytes       int64         // of a file, compressed; 2 GiB
+	SessionTimeout time.Duration // of the group; 10 s
+}
+
+// Deps are what a Runner works with. They outlive it.
+type Deps struct {
+	Reports    *report.Table
+	Catalog    *catalog.View
+	Store      objects.Store
+	Log        *slog.Logger
+	Registerer prometheus.Registerer // nil: no metrics
+}
+
+// Runner runs the reports of this replica's work slots.
+type Runner struct {
+	cfg     Config
+	deps    Deps
+	log     *slog.Logger
+	metrics *metrics
+	slots   *slots
+	render  chan struct{} // holds a token for each file being rendered
+}
+
+// New checks the configuration. Run does the work.
+func New(cfg Config, deps Deps) (*Runner, error) {
+	if cfg.Topic == "" {
+		return nil, errors.New("report runner: no reports topic is configured")
+	}
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	def(&cfg.FileLifetime, 7*24*time.Hour)
+	def(&cfg.Retention, 30*24*time.Hour)
+	def(&cfg.SessionTimeout, 10*time.Second)
+	if cfg.Group == "" {
+		cfg.Group = "lockstitch-reports"
+	}
+	if cfg.Parallel <= 0 {
+		cfg.Parallel = 2
+	}
+	if cfg.MaxBytes <= 0 {
+		cfg.MaxBytes = 2 << 30
+	}
+	return &Runner{
+		cfg: cfg, deps: deps, log: deps.Log.With("component", "runner"), metrics: newMetrics(deps.Registerer),
+		render: make(chan struct{}, cfg.Parallel),
+	}, nil
+}
+
+// Run works until ctx ends; then it stops its jobs, which others take up, leaves
+// the group and returns nil.
+func (r *Runner) Run(ctx context.Context) error {
+	slots, err := joinSlots(r.cfg, r.deps.Reports.Partitions(), r.log)
+	if err != nil {
+		return err
+	}
+	r.slots = slots
+	defer slots.close()
+	var bg sync.WaitGroup
+	bg.Go(func() { r.cleanLoop(ctx) })
+	defer bg.Wait()
+
+	jobs := make(map[string]*job)
+	ended := make(chan *job)
+	defer func() {
+		for _, j := range jobs {
+			j.cancel()
+		}
+		for range jobs {
+			<-ended
+		}
+	}()
+	for {
+		changed, moved := r.deps.Reports.Changed(), slots.changed()
+		pending := make(map[string]bool)
+		for _, rep := range r.deps.Reports.Pending() {
+			id := rep.Request.ID
+			if !slots.mine(id) {
+				continue
+			}
+			pending[id] = true
+			if jobs[id] == nil {
+				jobs[id] = r.start(ctx, rep, ended)
+			}
+		}
+		for id, j := range jobs {
+			if !pending[id] {
+				j.cancel() // cancelled, finished elsewhere, or another's now
+			}
+		}
+		select {
+		case <-changed:
+		case <-moved:
+		case j := <-ended:
+			delete(jobs, j.rep.Request.ID)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// job is one report being run.
+type job struct {
+	rep    *report.Report
+	cancel context.CancelFunc
+}
+
+func (r *Runner) start(ctx context.Context, rep *report.Report, ended chan<- *job) *job {
+	jctx, cancel := context.WithCancel(ctx)
+	j := &job{rep: rep, cancel: cancel}
+	go func() {
+		r.run(jctx, rep)
+		cancel()
+		ended <- j
+	}()
+	return j
+}
