@@ -350,7 +350,7 @@ func (s *Slice) SnapshotCodes() ([]uint32, error) {
 		if err != nil {
 			return nil, err
 		}
-		limit := uint32(s.snapshots) + 1
+		limit := uint32(s.shape.snapshots) + 1
 		if len(p) == 0 || p[0] != codesFollow {
 			if len(p) == 0 {
 				return s.zeros(), nil

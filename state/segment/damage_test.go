@@ -173,23 +173,24 @@ func repair(data []byte) {
 	}
 	dir := data[sliceHead : sliceHead+n]
 	at := uint64(sliceHead + n)
-	if _, p, err := takeInfo(dir); err == nil {
-		if _, p, err = takeUvarint(p); err == nil {
-			if _, p, err = takeUvarint(p); err == nil {
-				for len(p) > 0 {
-					b, rest, err := takeBlock(p)
-					if err != nil || at+uint64(b.stored) > uint64(len(data)) {
-						break
-					}
-					if b.stored > 0 {
-						crc := crc32.Checksum(data[at:at+uint64(b.stored)], castagnoli)
-						binary.LittleEndian.PutUint32(p[len(p)-len(rest)-4:], crc)
-					}
-					at += uint64(b.stored)
-					p = rest
-				}
-			}
+	_, p, err := takeInfo(dir)
+	for range 4 { // snapshots, columns, values, blocks
+		if err == nil {
+			_, p, err = takeUvarint(p)
 		}
+	}
+	for err == nil && len(p) > 0 {
+		var b block
+		var rest []byte
+		if b, rest, err = takeBlock(p); err != nil || at+uint64(b.stored) > uint64(len(data)) {
+			break
+		}
+		if b.stored > 0 {
+			crc := crc32.Checksum(data[at:at+uint64(b.stored)], castagnoli)
+			binary.LittleEndian.PutUint32(p[len(p)-len(rest)-4:], crc)
+		}
+		at += uint64(b.stored)
+		p = rest
 	}
 	crc := crc32.Update(crc32.Checksum(data[:12], castagnoli), castagnoli, dir)
 	binary.LittleEndian.PutUint32(data[12:], crc)

@@ -83,7 +83,7 @@ func (s *Slice) dump(enc *json.Encoder, n int) error {
 	if err != nil {
 		return err
 	}
-	if err := enc.Encode(dumpSlice{n, s.info, len(s.blocks), s.snapshots, len(d.columns)}); err != nil {
+	if err := enc.Encode(dumpSlice{n, s.info, len(s.blocks), s.shape.snapshots, len(d.columns)}); err != nil {
 		return fmt.Errorf("dump: %w", err)
 	}
 	// Everything was decoded once and is kept from here on.
@@ -138,7 +138,7 @@ func (s *Slice) dumpColumn(n int, c *snapPlace) (dumpColumn, error) {
 	out := dumpColumn{Slice: n, Kind: [numKinds]string{"attribute", "tag", "audience"}[c.kind], Section: string(c.section), ID: string(c.id)}
 	if c.kind != kindAttribute {
 		b, err := s.bitmap(c.kind, out.Section, out.ID)
-		for i := range s.snapshots {
+		for i := range s.shape.snapshots {
 			if b.Has(i) {
 				out.Members = append(out.Members, i)
 			}

@@ -194,12 +194,12 @@ func (e *encoder) slice(dst []byte, rows []entry) ([]byte, SliceInfo, error) {
 	if err := e.cells(); err != nil {
 		return nil, info, err
 	}
-	snapshots, err := e.snapshots(rows)
+	shape, err := e.snapshots(rows)
 	if err != nil {
 		return nil, info, err
 	}
 
-	dir := appendSliceDirectory(nil, &info, snapshots, e.blocks)
+	dir := appendSliceDirectory(nil, &info, shape, e.blocks)
 	info.KeysLength = int64(sliceHead + len(dir) + keys)
 	info.Length = int64(sliceHead + len(dir) + len(e.body))
 	dst = appendSliceHead(dst, dir)
@@ -394,7 +394,7 @@ func (e *encoder) cells() error {
 
 // snapshots writes the row→snapshot codes and the snapshots turned into
 // columns, and returns how many there are.
-func (e *encoder) snapshots(rows []entry) (int, error) {
+func (e *encoder) snapshots(rows []entry) (snapShape, error) {
 	codes := make([]uint32, len(rows))
 	var list []uint32
 	e.localSnap.start()
@@ -418,7 +418,7 @@ func (e *encoder) snapshots(rows []entry) (int, error) {
 		}
 	}
 	if err := e.codeBlock(raw); err != nil {
-		return 0, err
+		return snapShape{}, err
 	}
 	t := e.transposer
 	t.reset()
@@ -427,14 +427,18 @@ func (e *encoder) snapshots(rows []entry) (int, error) {
 	}
 	directory, pages := t.encode(len(list))
 	if err := e.block(directory, true); err != nil {
-		return 0, err
+		return snapShape{}, err
 	}
 	for _, p := range pages {
 		if err := e.block(p, true); err != nil {
-			return 0, err
+			return snapShape{}, err
 		}
 	}
-	return len(list), nil
+	shape := snapShape{snapshots: len(list), columns: len(t.cols)}
+	for i := range t.cols {
+		shape.values += len(t.cols[i].dict)
+	}
+	return shape, nil
 }
 
 // The fixed parts of an object and of a slice.
@@ -479,9 +483,19 @@ func appendInfo(dst []byte, info *SliceInfo) []byte {
 	return dst
 }
 
-func appendSliceDirectory(dst []byte, info *SliceInfo, snapshots int, blocks []block) []byte {
+// snapShape is how much there is to the snapshots of a slice: a reader must
+// know before it unpacks them what they will hold.
+type snapShape struct {
+	snapshots int // distinct ones
+	columns   int // attributes, tags and audiences that any of them has
+	values    int // entries of the attributes' dictionaries together
+}
+
+func appendSliceDirectory(dst []byte, info *SliceInfo, shape snapShape, blocks []block) []byte {
 	dst = appendInfo(dst, info)
-	dst = binary.AppendUvarint(dst, uint64(snapshots))
+	dst = binary.AppendUvarint(dst, uint64(shape.snapshots))
+	dst = binary.AppendUvarint(dst, uint64(shape.columns))
+	dst = binary.AppendUvarint(dst, uint64(shape.values))
 	dst = binary.AppendUvarint(dst, uint64(len(blocks)))
 	for _, b := range blocks {
 		dst = b.append(dst)

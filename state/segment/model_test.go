@@ -39,7 +39,9 @@ type testRow struct {
 	snap        profile.Snapshot
 }
 
-func (r *testRow) add(b *Buffer) { b.Add(&r.source.Stream, r.source.Partition, r.offset, r.log, &r.ev, r.snap) }
+func (r *testRow) add(b *Buffer) {
+	b.Add(&r.source.Stream, r.source.Partition, r.offset, r.log, &r.ev, r.snap)
+}
 
 func compareRows(a, b testRow) int {
 	return cmp.Or(bytes.Compare(a.ev.AccountID, b.ev.AccountID), cmp.Compare(a.ev.ServerTime, b.ev.ServerTime),

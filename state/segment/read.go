@@ -18,14 +18,14 @@ var errKeysOnly = errors.New("segment: the slice was opened by its keys only")
 // called concurrently. What they return aliases the slice and must not be
 // changed.
 type Slice struct {
-	object    string
-	data      []byte
-	info      SliceInfo
-	sources   []Source
-	snapshots int
-	blocks    []block
-	keysOnly  bool
-	bytes     int64
+	object   string
+	data     []byte
+	info     SliceInfo
+	sources  []Source
+	shape    snapShape
+	blocks   []block
+	keysOnly bool
+	bytes    int64
 
 	activities   once[[]Activity]
 	types        once[[]event.Type]
@@ -136,18 +136,23 @@ func (s *Slice) directory(p []byte) error {
 	}
 	info.Offset = s.info.Offset
 	s.info = info
-	snapshots, p, err := takeUvarint(p)
-	if err != nil {
-		return err
+	var shape [3]uint64
+	for i := range shape {
+		if shape[i], p, err = takeUvarint(p); err != nil {
+			return err
+		}
+		if shape[i] > maxSliceBytes {
+			return errNumber
+		}
 	}
+	s.shape = snapShape{int(shape[0]), int(shape[1]), int(shape[2])}
 	count, p, err := takeUvarint(p)
 	if err != nil {
 		return err
 	}
-	if snapshots > uint64(info.Rows) || count < uint64(blockPages) || count > maxBlocks || count > uint64(len(p)) {
+	if s.shape.snapshots > info.Rows || count < uint64(blockPages) || count > maxBlocks || count > uint64(len(p)) {
 		return errNumber
 	}
-	s.snapshots = int(snapshots)
 	s.blocks = make([]block, count)
 	for i := range s.blocks {
 		if s.blocks[i], p, err = takeBlock(p); err != nil {
@@ -326,15 +331,8 @@ func (s *Slice) estimate() int64 {
 		}
 	}
 	total += 4 * rows
-	if s.snapshots > 0 {
-		columns := min(columnsKept, int64(s.blocks[blockSnapshotDirectory].raw)/5)
-		total += columns * int64(s.snapshots) * 4
-		var pages int64
-		for _, b := range s.blocks[blockPages:] {
-			pages += int64(b.raw)
-		}
-		total += min(columns*int64(s.snapshots), pages) * 32
-	}
+	columns := min(columnsKept, int64(s.shape.columns))
+	total += columns*int64(s.shape.snapshots)*4 + min(int64(s.shape.values), columns*int64(s.shape.snapshots))*32 + int64(s.shape.columns)*64
 	return total
 }
 
@@ -348,7 +346,7 @@ func (s *Slice) Account() string { return s.info.Account }
 func (s *Slice) Rows() int { return s.info.Rows }
 
 // Snapshots is the number of distinct profile snapshots.
-func (s *Slice) Snapshots() int { return s.snapshots }
+func (s *Slice) Snapshots() int { return s.shape.snapshots }
 
 // Sources is the table of sources that SourceCodes speaks of, in order.
 func (s *Slice) Sources() []Source { return s.sources }

@@ -80,7 +80,7 @@ func (s *Slice) snapshotDirectory() (*snapDirectory, error) {
 func (s *Slice) takeSnapDirectory(p []byte) (*snapDirectory, error) {
 	d := &snapDirectory{}
 	if len(p) == 0 {
-		if len(s.pages) != 0 {
+		if len(s.pages) != 0 || s.shape.columns != 0 {
 			return nil, errLong
 		}
 		return d, nil
@@ -93,7 +93,7 @@ func (s *Slice) takeSnapDirectory(p []byte) (*snapDirectory, error) {
 	if err != nil {
 		return nil, err
 	}
-	if count > uint64(len(p)) { // an entry takes five bytes at least
+	if count != uint64(s.shape.columns) || count > uint64(len(p)) { // an entry takes five bytes at least
 		return nil, errNumber
 	}
 	d.columns = make([]snapPlace, count)
@@ -213,7 +213,7 @@ func (s *Slice) bitmap(kind uint8, section, id string) (Bitmap, error) {
 		if err != nil {
 			return nil, err
 		}
-		b, rest, err := takePresent(p, s.snapshots)
+		b, rest, err := takePresent(p, s.shape.snapshots)
 		if err == nil && len(rest) != 0 {
 			err = errLong
 		}
@@ -229,7 +229,7 @@ func (s *Slice) values(c *snapPlace) (*ValueColumn, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := takeValues(p, s.snapshots)
+	v, err := takeValues(p, s.shape.snapshots)
 	if err != nil {
 		return nil, s.snapDamaged(c, err)
 	}

@@ -214,13 +214,14 @@ func (s *Slice) verifySnapshots() error {
 		}
 		top = max(top, c)
 	}
-	if int(top) != s.snapshots {
-		return s.corrupt(int64(s.blocks[blockSnapshotCodes].off), "rows speak of %d snapshots, there are %d", top, s.snapshots)
+	if int(top) != s.shape.snapshots {
+		return s.corrupt(int64(s.blocks[blockSnapshotCodes].off), "rows speak of %d snapshots, there are %d", top, s.shape.snapshots)
 	}
 	d, err := s.snapshotDirectory()
 	if err != nil {
 		return err
 	}
+	values := 0
 	for i := range d.columns {
 		c := &d.columns[i]
 		p, err := s.snapColumn(c)
@@ -228,10 +229,13 @@ func (s *Slice) verifySnapshots() error {
 			return err
 		}
 		if c.kind == kindAttribute {
-			_, err = takeValues(p, s.snapshots)
+			var v *ValueColumn
+			if v, err = takeValues(p, s.shape.snapshots); err == nil {
+				values += len(v.Dict)
+			}
 		} else {
 			var rest []byte
-			if _, rest, err = takePresent(p, s.snapshots); err == nil && len(rest) != 0 {
+			if _, rest, err = takePresent(p, s.shape.snapshots); err == nil && len(rest) != 0 {
 				err = errLong
 			}
 		}
@@ -241,6 +245,9 @@ func (s *Slice) verifySnapshots() error {
 		if c.kind == kindAudience && !bytes.Equal(c.section, nil) {
 			return s.snapDamaged(c, errNumber)
 		}
+	}
+	if values != s.shape.values {
+		return s.corrupt(sliceHead, "its snapshots have %d values, the directory says %d", values, s.shape.values)
 	}
 	return nil
 }
