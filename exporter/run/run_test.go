@@ -1,0 +1,344 @@
+package run
+
+import (
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/goleak"
+
+	"lockstitch/state/catalog"
+	"lockstitch/state/event"
+	"lockstitch/state/objects"
+	"lockstitch/state/report"
+	"lockstitch/state/segment"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var (
+	topicID = segment.TopicID{1}
+	quiet   = slog.New(slog.DiscardHandler)
+)
+
+// world is a broker with the catalog and the reports, and a store.
+type world struct {
+	t       *testing.T
+	opts    []kgo.Opt
+	store   objects.Store
+	catalog *catalog.View
+	prod    *kgo.Client
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "catalog"), kfake.SeedTopics(2, "reports"),
+		kfake.SeedTopics(1, "events"), kfake.GroupMinSessionTimeout(100*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	w := &world{t: t, opts: []kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...)}}
+	if w.store, err = objects.Open(t.Context(), "file://"+t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = w.store.Close() })
+	if w.catalog, err = catalog.Open(t.Context(), catalog.Config{Opts: w.opts, Topic: "catalog", Log: quiet}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.catalog.Close)
+	if w.prod, err = kgo.NewClient(append(w.opts[:1:1], kgo.RecordPartitioner(kgo.ManualPartitioner()))...); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.prod.Close)
+	return w
+}
+
+func (w *world) put(r *kgo.Record, err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := w.prod.ProduceSync(w.t.Context(), r).FirstErr(); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// commit stores n events at offsets 0 … n-1 and moves the position behind them.
+func (w *world) commit(n int) {
+	w.t.Helper()
+	buf := segment.NewBuffer()
+	for i := range n {
+		ev := &event.Event{CorrelationID: fmt.Appendf(nil, "c%d", i), AccountID: []byte("acme"), Section: []byte("s"), ServerTime: 1000 + int64(i)}
+		buf.Add(&segment.Stream{Topic: "events", ID: topicID}, 0, int64(i), 0, ev, nil)
+	}
+	err := segment.Seal([]*segment.Buffer{buf}, func(o segment.Object) error {
+		id := ulid.Make().String()
+		if err := w.store.Put(w.t.Context(), "segments/"+id, o.Data); err != nil {
+			return err
+		}
+		w.put((&catalog.Segment{ID: id, Object: "segments/" + id, Slices: o.Slices}).Record("catalog"))
+		return nil
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.put((&catalog.Position{Topic: "events", TopicID: topicID, Next: int64(n)}).Record("catalog"))
+}
+
+func (w *world) table() *report.Table {
+	w.t.Helper()
+	tab, err := report.Open(w.t.Context(), report.Config{Opts: w.opts, Topic: "reports", Log: quiet})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(tab.Close)
+	return tab
+}
+
+func (w *world) submit(tab *report.Table, end int64, patience time.Duration) *report.Report {
+	w.t.Helper()
+	r, err := tab.Submit(w.t.Context(), &report.Request{
+		ID: ulid.Make().String(), Account: "acme", CreatedAt: time.Now().UTC(), Body: []byte("{}"),
+		Question:        report.Question{Barrier: []report.End{{Topic: "events", TopicID: topicID, Offset: end}}},
+		BarrierDeadline: time.Now().Add(patience),
+	}, 100)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r
+}
+
+func (w *world) runner(tab *report.Table, store objects.Store, tweak func(*Config)) (stop func()) {
+	w.t.Helper()
+	cfg := Config{Kafka: w.opts, Topic: "reports", SessionTimeout: 500 * time.Millisecond}
+	if tweak != nil {
+		tweak(&cfg)
+	}
+	r, err := New(cfg, Deps{Reports: tab, Catalog: w.catalog, Store: store, Log: quiet})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(w.t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			cancel()
+			if err := <-done; err != nil {
+				w.t.Error(err)
+			}
+		})
+	}
+	w.t.Cleanup(stop)
+	return stop
+}
+
+// await waits until the report has the status.
+func (w *world) await(tab *report.Table, id string, want report.Status) *report.Report {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		changed := tab.Changed()
+		r, ok := tab.Get("acme", id)
+		if ok && r.Status(time.Now()) == want {
+			return r
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			w.t.Fatalf("report is %v, want %s", r, want)
+		}
+	}
+}
+
+func (w *world) rows(r *report.Report) int {
+	w.t.Helper()
+	rd, err := w.store.Open(w.t.Context(), r.Result.Object, 0, -1)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer rd.Close()
+	z, err := gzip.NewReader(rd)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	text, err := io.ReadAll(z)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return strings.Count(string(text), "\n") - 1
+}
+
+func (w *world) files() (n int) {
+	w.t.Helper()
+	if err := w.store.List(w.t.Context(), "exports/", func(objects.Info) error { n++; return nil }); err != nil {
+		w.t.Fatal(err)
+	}
+	return n
+}
+
+func TestReportWaitsForItsBarrierAndHoldsWhatIsBelow(t *testing.T) {
+	w := newWorld(t)
+	tab := w.table()
+	w.runner(tab, w.store, nil)
+	r := w.submit(tab, 5, time.Hour)
+	w.await(tab, r.Request.ID, report.StatusProcessing)
+	w.commit(8)
+	r = w.await(tab, r.Request.ID, report.StatusCompleted)
+	if got := w.rows(r); got != 5 || r.Result.Rows != 5 {
+		t.Errorf("%d rows in the file, %d in the result, want the 5 below the barrier", got, r.Result.Rows)
+	}
+}
+
+func TestBarrierTimeoutEndsInErrorNamingThePartition(t *testing.T) {
+	w := newWorld(t)
+	tab := w.table()
+	w.runner(tab, w.store, nil)
+	r := w.submit(tab, 5, 0)
+	r = w.await(tab, r.Request.ID, report.StatusError)
+	if p := r.Result.Problem; p.Type != "/problems/barrier-timeout" || !strings.Contains(p.Detail, "events/0") {
+		t.Errorf("problem %+v", p)
+	}
+}
+
+func TestTooLargeAndDamagedEndInErrors(t *testing.T) {
+	w := newWorld(t)
+	w.commit(100)
+	tab := w.table()
+	stop := w.runner(tab, w.store, func(c *Config) { c.MaxBytes = 100 })
+	r := w.submit(tab, 100, time.Hour)
+	if r = w.await(tab, r.Request.ID, report.StatusError); r.Result.Problem.Type != "/problems/file-too-large" {
+		t.Errorf("problem %+v", r.Result.Problem)
+	}
+	stop()
+	w.runner(tab, w.store, nil)
+	for _, s := range w.catalog.Segments() {
+		if err := w.store.Delete(t.Context(), s.Object); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r = w.submit(tab, 100, time.Hour)
+	if r = w.await(tab, r.Request.ID, report.StatusError); r.Result.Problem.Type != "/problems/stored-data-damaged" {
+		t.Errorf("problem %+v", r.Result.Problem)
+	}
+	if n := w.files(); n != 0 {
+		t.Errorf("%d files are left of failed reports", n)
+	}
+}
+
+func TestCancelWhileWaitingAndAfter(t *testing.T) {
+	w := newWorld(t)
+	tab := w.table()
+	w.runner(tab, w.store, nil)
+	r := w.submit(tab, 5, time.Hour)
+	if err := tab.Cancel(t.Context(), "acme", r.Request.ID); err != nil {
+		t.Fatal(err)
+	}
+	w.await(tab, r.Request.ID, report.StatusCancelled)
+	w.commit(5)
+	r = w.submit(tab, 5, time.Hour)
+	w.await(tab, r.Request.ID, report.StatusCompleted)
+	if err := tab.Cancel(t.Context(), "acme", r.Request.ID); err != nil {
+		t.Fatal(err)
+	}
+	w.await(tab, r.Request.ID, report.StatusExpired)
+	for w.files() != 0 {
+		changed := tab.Changed()
+		if w.files() == 0 {
+			break
+		}
+		<-changed
+	}
+}
+
+func TestExpiredFilesAreRemoved(t *testing.T) {
+	w := newWorld(t)
+	w.commit(5)
+	tab := w.table()
+	w.runner(tab, w.store, func(c *Config) { c.FileLifetime = time.Nanosecond })
+	r := w.submit(tab, 5, time.Hour)
+	w.await(tab, r.Request.ID, report.StatusExpired)
+	for {
+		changed := tab.Changed()
+		if got, _ := tab.Get("acme", r.Request.ID); got.Expired {
+			break
+		}
+		<-changed
+	}
+	if n := w.files(); n != 0 {
+		t.Errorf("%d files left", n)
+	}
+}
+
+// gate holds back the commit of files.
+type gate struct {
+	objects.Store
+	reached, open chan struct{}
+}
+
+func (g *gate) Create(ctx context.Context, name string) (objects.Writer, error) {
+	w, err := g.Store.Create(context.WithoutCancel(ctx), name)
+	return &gatedWriter{w, g}, err
+}
+
+type gatedWriter struct {
+	objects.Writer
+	g *gate
+}
+
+func (w *gatedWriter) Commit() error {
+	close(w.g.reached)
+	<-w.g.open
+	return w.Writer.Commit()
+}
+
+func TestAnotherRunnerTakesOverAndTheZombieDoesNoHarm(t *testing.T) {
+	w := newWorld(t)
+	w.commit(5)
+	tab := w.table()
+	slow := &gate{Store: w.store, reached: make(chan struct{}), open: make(chan struct{})}
+	stopSlow := w.runner(tab, slow, nil)
+	r := w.submit(tab, 5, time.Hour)
+	<-slow.reached
+	// The first runner hangs with the file all but stored; the other gets its
+	// slots when the group lets it go.
+	stopped := make(chan struct{})
+	go func() { defer close(stopped); stopSlow() }()
+	other := w.table()
+	r2, err := New(Config{Kafka: w.opts, Topic: "reports", Group: "another"}, Deps{Reports: other, Catalog: w.catalog, Store: w.store, Log: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r2.Run(ctx) }()
+	r = w.await(other, r.Request.ID, report.StatusCompleted)
+	won := r.Result.Attempt
+	close(slow.open)
+	<-stopped
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if err := other.CatchUp(t.Context(), "acme"); err != nil {
+		t.Fatal(err)
+	}
+	if r, _ = other.Get("acme", r.Request.ID); r.Result.Attempt != won {
+		t.Error("the zombie's result replaced the one that was answered")
+	}
+	if got := w.rows(r); got != 5 {
+		t.Errorf("%d rows, want 5", got)
+	}
+}
