@@ -18,6 +18,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/goleak"
+
+	"lockstitch/state/kafka"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -271,8 +273,9 @@ func TestUnknownOutcomeIsWithdrawn(t *testing.T) {
 	}
 	t.Cleanup(c.Close)
 	tb := open(t, []kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...)})
-	// A transaction opens in front of the request, so that it is stored but
-	// cannot be read back, and then the one who asks goes away.
+	// A transaction stands open in front of the request, so that it is stored
+	// but cannot be read back. Submit first catches up; for that one look the
+	// broker says that the topic is empty.
 	p, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.TransactionalID("open"), kgo.DefaultProduceTopic(topic))
 	if err != nil {
 		t.Fatal(err)
@@ -281,26 +284,29 @@ func TestUnknownOutcomeIsWithdrawn(t *testing.T) {
 	if err := p.BeginTransaction(); err != nil {
 		t.Fatal(err)
 	}
-	q := request("acme")
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	var once sync.Once
-	c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
-		c.KeepControl()
-		once.Do(func() {
-			c.SleepControl(func() {
-				if err := p.ProduceSync(t.Context(), &kgo.Record{Key: []byte("g/x"), Value: []byte("{}")}).FirstErr(); err != nil {
-					t.Error(err)
-				}
-				cancel()
-			})
-		})
-		return nil, nil, false
+	if err := p.ProduceSync(t.Context(), &kgo.Record{Key: []byte("g/x"), Value: []byte("{}")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	c.ControlKey(int16(kmsg.ListOffsets), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		resp := req.ResponseKind().(*kmsg.ListOffsetsResponse)
+		rt := kmsg.NewListOffsetsResponseTopic()
+		rt.Topic = topic
+		rp := kmsg.NewListOffsetsResponseTopicPartition()
+		rp.Offset = 0
+		rt.Partitions = append(rt.Partitions, rp)
+		resp.Topics = append(resp.Topics, rt)
+		return resp, nil, true
 	})
+	q := request("acme")
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
 	if r, err := tb.Submit(ctx, q, 1); err == nil {
 		t.Fatalf("Submit returned %v", r.Request.ID)
 	}
 	tb.background.Wait()
+	if end, err := kafka.Ends(t.Context(), tb.producer, topic); err != nil || end[topic][0].End != 3 {
+		t.Fatalf("the topic does not hold the open record, the request and its withdrawal: %v %v", end, err)
+	}
 	if err := p.EndTransaction(t.Context(), kgo.TryAbort); err != nil {
 		t.Fatal(err)
 	}
