@@ -98,7 +98,7 @@ func (r *Runner) attempt(ctx context.Context, rep *report.Report, show *progress
 	totals, err := render.Export(ctx, render.Params{
 		Store:    r.deps.Store,
 		Slices:   r.deps.Catalog.Slices(rep.Request.Account, q.StartAt, end),
-		Question: q, MaxBytes: r.cfg.MaxBytes,
+		Question: q, MaxBytes: r.cfg.MaxBytes, Parallel: r.cfg.Workers,
 		Progress: func(done, total int, rows, bytes int64) {
 			show.set(report.Progress{SegmentsDone: done, SegmentsTotal: total, Rows: rows, Bytes: bytes})
 		},

@@ -25,7 +25,8 @@ type Config struct {
 	Kafka          []kgo.Opt     // the connection
 	Topic          string        // the reports topic
 	Group          string        // consumer group that hands out the work; "lockstitch-reports"
-	Parallel       int           // files rendered at a time; 2
+	Parallel       int           // files rendered at a time; 1
+	Workers        int           // pieces of a file rendered at a time; one for each processor
 	FileLifetime   time.Duration // how long a finished file is kept; 7 days
 	Retention      time.Duration // how long a report is known after that; 30 days
 	MaxBytes       int64         // of a file, compressed; 2 GiB
@@ -68,7 +69,7 @@ func New(cfg Config, deps Deps) (*Runner, error) {
 		cfg.Group = "lockstitch-reports"
 	}
 	if cfg.Parallel <= 0 {
-		cfg.Parallel = 2
+		cfg.Parallel = 1
 	}
 	if cfg.MaxBytes <= 0 {
 		cfg.MaxBytes = 2 << 30

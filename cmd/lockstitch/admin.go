@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// readyTimeout bounds how long /readyz asks.
+const readyTimeout = 3 * time.Second
+
+// adminHandler answers on the admin address: nothing of it is on the API's.
+func (r *replica) adminHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(r.reg, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, "alive")
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, req *http.Request) {
+		if why := r.unready(req.Context()); why != "" {
+			http.Error(w, why, http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ready")
+	})
+	if r.s.HTTP.Pprof {
+		mux.HandleFunc("/debug/pprof/", pprof.Index)
+		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	}
+	return mux
+}
+
+// unready says why calls cannot be answered, or "" if they can: it asks what a
+// call would ask.
+func (r *replica) unready(ctx context.Context) string {
+	select {
+	case <-r.stopping:
+		return "shutting down"
+	default:
+	}
+	select {
+	case <-r.ready:
+	default:
+		return "starting"
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	if err := r.catalog.CatchUp(ctx); err != nil {
+		return fmt.Sprintf("the catalog cannot be read: %v", err)
+	}
+	if err := r.definitions.CatchUp(ctx); err != nil {
+		return fmt.Sprintf("the definitions cannot be read: %v", err)
+	}
+	if err := r.reports.CatchUp(ctx, ""); err != nil {
+		return fmt.Sprintf("the reports cannot be read: %v", err)
+	}
+	if _, err := r.eventEnds(ctx); err != nil {
+		return fmt.Sprintf("the ends of the event topics cannot be read: %v", err)
+	}
+	return ""
+}

@@ -1,0 +1,157 @@
+// Command lockstitch keeps e-mail events ready to export: it reads them from
+// Kafka and answers export requests over HTTP. One binary holds the server, a
+// development system with its own broker, the command-line client and the
+// inspection tools.
+//
+// # Wiring
+//
+// serve, dev and demo build the same replica (replica.go):
+//
+//	settings (options.go, load.go)
+//	   │
+//	   ├─ state/kafka.Config ─► connection options ─┐
+//	   ├─ state/objects.Store                       │
+//	   │                                            ▼
+//	   │   views, each a tail of one topic:  catalog   reports   definitions
+//	   │                                        │         │          │
+//	   ├─ consumer ◄────────────────────────────┤◄────────┤          │
+//	   ├─ exporter/run  (works on reports) ◄────┤◄────────┤          │
+//	   └─ exporter/api  (answers calls)    ◄────┴─────────┴──────────┘
+//
+//	run group:  signal │ API listener │ consumer │ report runner
+//	outside:    admin listener (still answers while the group shuts down)
+//
+// dev and demo put an embedded broker (broker.go) and sample traffic
+// (sample.go) beside it.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// app is what the commands share: where they write and what they read. Tests
+// put their own in.
+type app struct {
+	out     io.Writer
+	err     io.Writer
+	environ []string
+}
+
+func main() {
+	// The first signal asks for a graceful stop, a second one kills as usual.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, &app{out: os.Stdout, err: os.Stderr, environ: os.Environ()}, os.Args[1:]))
+}
+
+// run executes one command line and returns the exit status: 0 done, 1 failed,
+// 2 wrong usage or configuration.
+func run(ctx context.Context, a *app, args []string) int {
+	root := a.root()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	var usage *usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintf(a.err, "lockstitch: %v\n", err)
+		return 2
+	}
+	fmt.Fprintf(a.err, "lockstitch: %v\n", err)
+	return 1
+}
+
+// usageError is a mistake in the command line or the configuration.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usage(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &usageError{err}
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "lockstitch",
+		Short: "Keeps e-mail events ready to export",
+		Long: `Lockstitch is a Kafka stream processor that keeps e-mail events ready to export.
+
+It reads events from Kafka, drops retried copies, decorates each event with the
+attributes and tags its profile had at that moment, keeps the result in
+immutable segments, and answers an export request with one gzip CSV file.`,
+		Example: `  lockstitch demo                      see all of it in a few seconds
+  lockstitch dev --sample=true         a whole system on this machine, with traffic
+  lockstitch serve --config lockstitch.yaml
+  lockstitch export --url http://localhost:8080 --start-at 2026-01-01T00:00:00Z -o events.csv.gz`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+	}
+	root.SetOut(a.out)
+	root.SetErr(a.err)
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usage(fmt.Errorf("%w (see `%s --help`)", err, c.CommandPath()))
+	})
+	root.AddCommand(a.demoCommand(), a.devCommand(), a.serveCommand(), a.topicsCommand(),
+		a.exportCommand(), a.segmentsCommand(), a.sampleCommand(), a.versionCommand())
+	for _, c := range root.Commands() {
+		argsAreUsage(c)
+	}
+	return root
+}
+
+// argsAreUsage marks wrong arguments of c and its children as wrong usage.
+func argsAreUsage(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return usage(fmt.Errorf("%w (see `%s --help`)", err, c.CommandPath()))
+			}
+			return nil
+		}
+	}
+	for _, child := range c.Commands() {
+		argsAreUsage(child)
+	}
+}
+
+// settings loads the options in scope for c and makes its logger.
+func (a *app) settings(c *cobra.Command, in scope) (*Settings, *slog.Logger, error) {
+	s, l, err := loadSettings(c.Flags(), a.environ, in)
+	if err != nil {
+		return nil, nil, usage(err)
+	}
+	log := a.logger(s.Log)
+	if len(l.unknown) > 0 {
+		log.Warn("environment variables that name no setting are ignored", "variables", strings.Join(l.unknown, " "))
+	}
+	return s, log, nil
+}
+
+func (a *app) logger(s LogSettings) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(s.Level)); err != nil {
+		level = slog.LevelInfo
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	if strings.EqualFold(s.Format, "json") {
+		return slog.New(slog.NewJSONHandler(a.err, opts))
+	}
+	return slog.New(slog.NewTextHandler(a.err, opts))
+}

@@ -1,0 +1,345 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"net/http"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	rungroup "github.com/oklog/run"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/consumer"
+	"lockstitch/exporter/api"
+	"lockstitch/exporter/auth"
+	exportrun "lockstitch/exporter/run"
+	"lockstitch/state/catalog"
+	"lockstitch/state/definition"
+	"lockstitch/state/kafka"
+	"lockstitch/state/objects"
+	"lockstitch/state/report"
+)
+
+// replica is one running Lockstitch: everything that serve starts, and that dev
+// and demo start beside their broker. openReplica builds it from the leaves up
+// and Run takes it down in the reverse order.
+type replica struct {
+	s     *Settings
+	log   *slog.Logger
+	reg   *prometheus.Registry
+	api   net.Listener
+	admin net.Listener
+
+	asker       *kgo.Client // asks for the ends of the event topics
+	store       objects.Store
+	catalog     *catalog.View
+	reports     *report.Table
+	definitions *definition.View
+	consumer    *consumer.Consumer
+	runner      *exportrun.Runner
+	handler     http.Handler
+
+	stopping chan struct{} // closed when the replica begins to shut down
+	ready    chan struct{} // closed when the API accepts calls
+	closers  []func()
+}
+
+// startTimeout is how long brokers may take to answer when a replica starts.
+const startTimeout = 60 * time.Second
+
+// openReplica binds the addresses, opens the views and the store, and builds
+// the parts. Nothing is consumed or answered until Run.
+func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (r *replica, err error) {
+	r = &replica{s: s, log: log, reg: prometheus.NewRegistry(), stopping: make(chan struct{}), ready: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			r.close()
+		}
+	}()
+	r.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	opts, err := s.Kafka.Config().Opts()
+	if err != nil {
+		return nil, usage(err)
+	}
+	// Addresses first: one that is taken shows at once.
+	if err := r.listen(); err != nil {
+		return nil, err
+	}
+	if r.store, err = openStore(ctx, s.Replica); err != nil {
+		return nil, err
+	}
+	r.onClose(func() { _ = r.store.Close() })
+
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if r.asker, err = kgo.NewClient(opts...); err != nil {
+		return nil, usage(fmt.Errorf("kafka client: %w", err))
+	}
+	r.onClose(r.asker.Close)
+	if err := r.checkTopics(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.openViews(ctx, opts); err != nil {
+		return nil, err
+	}
+	return r, r.build(opts)
+}
+
+func (r *replica) onClose(f func()) { r.closers = append(r.closers, f) }
+
+// close takes down what was built, last first.
+func (r *replica) close() {
+	for i := len(r.closers) - 1; i >= 0; i-- {
+		r.closers[i]()
+	}
+	r.closers = nil
+}
+
+func (r *replica) listen() (err error) {
+	h := &r.s.HTTP
+	if r.api, err = net.Listen("tcp", h.Listen); err != nil {
+		return fmt.Errorf("the API cannot listen: %w; choose another address with --http-listen", err)
+	}
+	r.onClose(func() { _ = r.api.Close() })
+	if r.admin, err = net.Listen("tcp", h.AdminListen); err != nil {
+		return fmt.Errorf("the admin listener cannot listen: %w; choose another address with --admin-listen", err)
+	}
+	r.onClose(func() { _ = r.admin.Close() })
+	if h.PublicURL == "" {
+		h.PublicURL = r.localURL()
+	}
+	h.PublicURL = strings.TrimSuffix(h.PublicURL, "/")
+	return nil
+}
+
+// localURL is the API's address for callers on this machine.
+func (r *replica) localURL() string {
+	scheme := "http"
+	if r.s.HTTP.TLSCertFile != "" {
+		scheme = "https"
+	}
+	host, port, err := net.SplitHostPort(r.api.Addr().String())
+	if err != nil {
+		return scheme + "://" + r.api.Addr().String()
+	}
+	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
+		host = "localhost"
+	}
+	return scheme + "://" + net.JoinHostPort(host, port)
+}
+
+// openStore opens the configured store, or the one in the data directory.
+func openStore(ctx context.Context, s ReplicaSettings) (objects.Store, error) {
+	url := s.StoreURL
+	if url == "" {
+		dir, err := filepath.Abs(filepath.Join(s.DataDir, "objects"))
+		if err != nil {
+			return nil, err
+		}
+		url = "file://" + filepath.ToSlash(dir)
+	}
+	return objects.Open(ctx, url)
+}
+
+// checkTopics refuses to start on topics that cannot work, and warns of what
+// will cost something.
+func (r *replica) checkTopics(ctx context.Context) error {
+	if err := r.asker.Ping(ctx); err != nil {
+		return unreachable(r.s, err)
+	}
+	found, err := kafka.Check(ctx, r.asker, r.s.Topics.TopicNames())
+	if err != nil {
+		return err
+	}
+	var fatal []error
+	for _, f := range found {
+		if f.Fatal && (f.Setting == "exists" || f.Topic == r.s.Topics.Catalog) {
+			fatal = append(fatal, errors.New(f.String()))
+			continue
+		}
+		r.log.Warn("a topic is not as it should be", "topic", f.Topic, "setting", f.Setting, "have", f.Have, "want", f.Want, "cost", f.Cost)
+	}
+	return errors.Join(fatal...)
+}
+
+func (r *replica) openViews(ctx context.Context, opts []kgo.Opt) (err error) {
+	t := r.s.Topics.TopicNames()
+	if r.catalog, err = catalog.Open(ctx, catalog.Config{Opts: opts, Topic: t.Catalog, Log: r.log}); err != nil {
+		return err
+	}
+	r.onClose(r.catalog.Close)
+	if r.reports, err = report.Open(ctx, report.Config{Opts: opts, Topic: t.Reports, Log: r.log, Registerer: r.reg}); err != nil {
+		return err
+	}
+	r.onClose(r.reports.Close)
+	if r.definitions, err = definition.Open(ctx, definition.Config{Opts: opts, Topic: t.Definitions, Log: r.log, Registerer: r.reg}); err != nil {
+		return err
+	}
+	r.onClose(r.definitions.Close)
+	for _, v := range []interface{ CatchUp(context.Context) error }{r.catalog, r.definitions} {
+		if err := v.CatchUp(ctx); err != nil {
+			return err
+		}
+	}
+	return r.catalog.Err()
+}
+
+// build makes the three parts that work: consumer, report runner, API.
+func (r *replica) build(opts []kgo.Opt) (err error) {
+	s, t := r.s, r.s.Topics.TopicNames()
+	if r.consumer, err = consumer.New(consumer.Config{
+		Kafka: opts, Topics: t, Group: s.Replica.Group, InstanceID: s.Replica.InstanceID,
+		DataDir: filepath.Join(s.Replica.DataDir, "local"), MemoryBytes: int64(s.Replica.MemoryLimit) / 2,
+		FlushInterval: s.Replica.FlushInterval, DedupHorizon: s.Replica.DedupHorizon,
+		SessionTimeout: s.Replica.SessionTimeout, TransactionTimeout: s.Replica.TransactionTimeout,
+		DefaultAccount: s.Replica.DefaultAccount,
+	}, consumer.Deps{Store: r.store, Catalog: r.catalog, Reports: r.reports, Log: r.log, Registerer: r.reg}); err != nil {
+		return err
+	}
+	if r.runner, err = exportrun.New(exportrun.Config{
+		Kafka: opts, Topic: t.Reports, Group: s.Replica.Group + "-reports", FileLifetime: s.Limits.FileLifetime,
+		MaxBytes: int64(s.Limits.MaxFileSize), Workers: s.Limits.ExportParallel, SessionTimeout: s.Replica.SessionTimeout,
+	}, exportrun.Deps{Reports: r.reports, Catalog: r.catalog, Store: r.store, Log: r.log, Registerer: r.reg}); err != nil {
+		return err
+	}
+	r.handler, err = api.New(s.apiConfig(), api.Deps{
+		Reports: r.reports, Definitions: r.definitions, Catalog: r.catalog, Store: r.store,
+		Ends: r.eventEnds, Log: r.log, Registerer: r.reg,
+	})
+	return err
+}
+
+// eventEnds reads the ends of all partitions of all event topics: a barrier.
+func (r *replica) eventEnds(ctx context.Context) ([]report.End, error) {
+	ends, err := kafka.Ends(ctx, r.asker, r.s.Topics.Events...)
+	if err != nil {
+		return nil, err
+	}
+	var out []report.End
+	for _, topic := range r.s.Topics.Events {
+		for _, e := range ends[topic] {
+			out = append(out, report.End{Topic: e.Topic, TopicID: e.TopicID, Partition: e.Partition, Offset: e.End})
+		}
+	}
+	return out, nil
+}
+
+func (s *Settings) apiConfig() api.Config {
+	c := api.Config{
+		PublicURL: s.HTTP.PublicURL,
+		Limits: api.Limits{
+			WindowMonths: s.Limits.WindowMonths, Attributes: s.Limits.MaxAttributes, Tags: s.Limits.MaxTags,
+			Sections: s.Limits.MaxSections, Pending: s.Limits.MaxPending, TokensPerMinute: s.Limits.TokensPerMinute,
+			ExportsPerMinute: s.Limits.ExportsPerMinute, DownloadsPerMinute: s.Limits.DownloadsPerMinute,
+		},
+		DownloadLifetime: s.Limits.DownloadURLLifetime,
+		BarrierTimeout:   s.Limits.BarrierTimeout,
+	}
+	for _, cl := range s.Auth.Clients {
+		hash := "sha256:" + strings.ToLower(cl.SecretSHA256)
+		if cl.Secret != "" {
+			hash = auth.HashSecret(string(cl.Secret))
+		}
+		c.Clients = append(c.Clients, auth.Client{ID: cl.ID, SecretHash: hash, Account: cl.Account})
+	}
+	for _, k := range s.Auth.SigningKeys {
+		c.SigningKeys = append(c.SigningKeys, auth.Key{ID: k.KID, Secret: []byte(k.Key)})
+	}
+	if s.Auth.IssuerJWKSURL != "" {
+		c.Issuers = []auth.Issuer{{
+			Name: s.Auth.Issuer, JWKSURL: s.Auth.IssuerJWKSURL, Audience: s.Auth.IssuerAudience,
+			AccountClaim: s.Auth.IssuerAccount, Algorithms: s.Auth.IssuerAlgorithms,
+		}}
+	}
+	return c
+}
+
+// Run works until ctx ends or a part fails, then shuts down: the API stops
+// accepting and lets downloads finish, the runner hands its reports back, the
+// consumer cuts a last time and leaves the group. The admin listener answers
+// until all that is done. A clean stop returns nil.
+func (r *replica) Run(ctx context.Context) error {
+	defer r.close()
+	// The heap stays below the limit with room for what the runtime does not
+	// count: thread stacks, mapped files, the page tables of both.
+	debug.SetMemoryLimit(int64(r.s.Replica.MemoryLimit) / 8 * 7)
+	defer debug.SetMemoryLimit(math.MaxInt64)
+
+	admin := &http.Server{Handler: r.adminHandler(), ReadHeaderTimeout: 10 * time.Second}
+	adminDone := make(chan struct{})
+	go func() {
+		defer close(adminDone)
+		_ = admin.Serve(r.admin)
+	}()
+	defer func() {
+		_ = admin.Close()
+		<-adminDone
+	}()
+
+	var g rungroup.Group
+	stop, stopped := context.WithCancel(ctx)
+	g.Add(func() error { <-stop.Done(); return nil }, func(error) {
+		stopped()
+		close(r.stopping)
+	})
+	r.addAPI(&g)
+	r.addPart(&g, "consumer", r.consumer.Run)
+	r.addPart(&g, "report runner", r.runner.Run)
+	r.log.Info("replica started", "api", r.localURL(), "admin", "http://"+r.admin.Addr().String(), "group", r.s.Replica.Group)
+	close(r.ready)
+	err := g.Run()
+	r.log.Info("replica stopped", "err", err)
+	return err
+}
+
+// addPart runs one part until the group ends.
+func (r *replica) addPart(g *rungroup.Group, name string, f func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	g.Add(func() error {
+		if err := f(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		return nil
+	}, func(error) { cancel() })
+}
+
+// addAPI serves the API until the group ends, then lets calls in flight finish
+// for shutdown_timeout.
+func (r *replica) addAPI(g *rungroup.Group) {
+	srv := api.NewServer(r.handler, r.log)
+	drained := make(chan struct{})
+	g.Add(func() error {
+		var err error
+		if h := r.s.HTTP; h.TLSCertFile != "" {
+			err = srv.ServeTLS(r.api, h.TLSCertFile, h.TLSKeyFile)
+		} else {
+			err = srv.Serve(r.api)
+		}
+		if !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("API listener: %w", err)
+		}
+		<-drained
+		return nil
+	}, func(error) {
+		// In a goroutine of its own: the consumer must not wait for a slow
+		// reader of a large file. drained is waited for above.
+		go func() {
+			defer close(drained)
+			ctx, cancel := context.WithTimeout(context.Background(), r.s.Replica.ShutdownTimeout)
+			defer cancel()
+			if err := srv.Shutdown(ctx); err != nil {
+				r.log.Warn("calls in flight were cut off", "after", r.s.Replica.ShutdownTimeout)
+				_ = srv.Close()
+			}
+		}()
+	})
+}

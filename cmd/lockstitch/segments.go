@@ -1,0 +1,216 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"lockstitch/state/catalog"
+	"lockstitch/state/objects"
+	"lockstitch/state/segment"
+)
+
+// maxObject bounds what is read into memory of one object; larger ones are not
+// ours.
+const maxObject = 2 << 30
+
+func (a *app) segmentsCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "segments",
+		Short: "List, verify and dump what is stored",
+		Long: `The segments in the object store, as the catalog topic knows them.
+
+  ls       one line for each live segment
+  verify   reads every live segment and checks it against the catalog
+  dump     prints the rows of one object as lines of JSON
+
+An object in the store that the catalog does not name is left over from a cut
+that failed; it is not live and is removed after a day.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.AddCommand(a.segmentsListCommand(), a.segmentsVerifyCommand(), a.segmentsDumpCommand())
+	return c
+}
+
+// withCatalog runs fn with the store and the catalog caught up.
+func (a *app) withCatalog(c *cobra.Command, fn func(ctx context.Context, store objects.Store, v *catalog.View) error) error {
+	s, log, err := a.settings(c, scopeKafka|scopeTopics|scopeStore)
+	if err != nil {
+		return err
+	}
+	opts, err := s.Kafka.Config().Opts()
+	if err != nil {
+		return usage(err)
+	}
+	ctx := c.Context()
+	store, err := openStore(ctx, s.Replica)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	askCtx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	v, err := catalog.Open(askCtx, catalog.Config{Opts: opts, Topic: s.Topics.Catalog, Log: log})
+	if err != nil {
+		return unreachable(s, err)
+	}
+	defer v.Close()
+	if err := v.CatchUp(askCtx); err != nil {
+		return err
+	}
+	if err := v.Err(); err != nil {
+		return err
+	}
+	return fn(ctx, store, v)
+}
+
+func (a *app) segmentsListCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "ls --brokers HOST:PORT",
+		Short:   "List the live segments",
+		Example: `  lockstitch segments ls --brokers localhost:9092`,
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.withCatalog(c, func(_ context.Context, _ objects.Store, v *catalog.View) error {
+				w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+				fmt.Fprintln(w, "OBJECT\tBYTES\tSLICES\tROWS\tFROM\tTO")
+				var rows, bytes int64
+				segs := v.Segments()
+				for _, s := range segs {
+					var n, lo, hi int64
+					for i := range s.Slices {
+						sl := &s.Slices[i]
+						n += int64(sl.Rows)
+						if i == 0 || sl.MinTime < lo {
+							lo = sl.MinTime
+						}
+						if i == 0 || sl.MaxTime > hi {
+							hi = sl.MaxTime
+						}
+					}
+					rows, bytes = rows+n, bytes+s.Bytes
+					fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%s\t%s\n", s.Object, s.Bytes, len(s.Slices), n, stampText(lo), stampText(hi))
+				}
+				if err := w.Flush(); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintf(a.out, "%d segments, %d rows, %d bytes\n", len(segs), rows, bytes)
+				return err
+			})
+		},
+	}
+	addFlags(c.Flags(), scopeKafka|scopeTopics|scopeStore)
+	return c
+}
+
+func stampText(ms int64) string {
+	return time.UnixMilli(ms).UTC().Format("2006-01-02T15:04:05.000Z")
+}
+
+func (a *app) segmentsVerifyCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "verify --brokers HOST:PORT --store-url URL",
+		Short: "Read every live segment and check it against the catalog",
+		Long: `Reads every object that the catalog names: it must be there, have the size and
+SHA-256 that the catalog says, and every checksum, column, order and range in it
+must be right. Exit status 1 if anything is wrong; all segments are looked at.`,
+		Example: `  lockstitch segments verify --brokers localhost:9092 --store-url file:///var/lib/lockstitch/objects`,
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.withCatalog(c, func(ctx context.Context, store objects.Store, v *catalog.View) error {
+				bad := 0
+				segs := v.Segments()
+				for _, s := range segs {
+					if err := verifySegment(ctx, store, s); err != nil {
+						if ctx.Err() != nil {
+							return ctx.Err()
+						}
+						bad++
+						fmt.Fprintf(a.out, "BAD  %s: %v\n", s.Object, err)
+						continue
+					}
+					fmt.Fprintf(a.out, "ok   %s\n", s.Object)
+				}
+				if bad > 0 {
+					return fmt.Errorf("segments verify: %d of %d segments are damaged or missing", bad, len(segs))
+				}
+				_, err := fmt.Fprintf(a.out, "%d segments are as the catalog says\n", len(segs))
+				return err
+			})
+		},
+	}
+	addFlags(c.Flags(), scopeKafka|scopeTopics|scopeStore)
+	return c
+}
+
+func verifySegment(ctx context.Context, store objects.Store, s *catalog.Segment) error {
+	data, err := readObject(ctx, store, s.Object)
+	if err != nil {
+		return err
+	}
+	if int64(len(data)) != s.Bytes {
+		return fmt.Errorf("has %d bytes, the catalog says %d", len(data), s.Bytes)
+	}
+	if sum := hexSHA256(data); sum != s.SHA256 {
+		return fmt.Errorf("has SHA-256 %s, the catalog says %s", sum, s.SHA256)
+	}
+	return segment.Verify(s.Object, data, s.Slices)
+}
+
+func readObject(ctx context.Context, store objects.Store, name string) ([]byte, error) {
+	r, err := store.Open(ctx, name, 0, -1)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	data, err := io.ReadAll(io.LimitReader(r, maxObject+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxObject {
+		return nil, errors.New("is larger than any segment")
+	}
+	return data, nil
+}
+
+func (a *app) segmentsDumpCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "dump OBJECT --store-url URL",
+		Short:   "Print the rows of one object as lines of JSON",
+		Long:    "Prints one object: its directory and its rows. It needs the object store only, no brokers.",
+		Example: `  lockstitch segments dump segments/2026-01-31T12/01KQ… --store-url file:///var/lib/lockstitch/objects`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			s, _, err := a.settings(c, scopeStore)
+			if err != nil {
+				return err
+			}
+			store, err := openStore(c.Context(), s.Replica)
+			if err != nil {
+				return err
+			}
+			defer store.Close()
+			data, err := readObject(c.Context(), store, args[0])
+			if err != nil {
+				return err
+			}
+			return segment.Dump(a.out, args[0], data)
+		},
+	}
+	addFlags(c.Flags(), scopeStore)
+	return c
+}
+
+// hexSHA256 is the digest of data as the catalog writes it.
+func hexSHA256(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}

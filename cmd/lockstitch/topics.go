@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/state/catalog"
+	"lockstitch/state/kafka"
+)
+
+// askTimeout bounds commands that ask the brokers a few questions.
+const askTimeout = 30 * time.Second
+
+func (a *app) topicsCommand() *cobra.Command {
+	topics := &cobra.Command{
+		Use:   "topics",
+		Short: "Create, check and adopt the Kafka topics",
+		Long: `The topics that Lockstitch reads and writes.
+
+  create   makes those that are missing, with the settings they need
+  check    says what is wrong with those that exist, and what it costs
+  adopt    accepts an input topic that was deleted and made anew`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	topics.AddCommand(a.topicsCreateCommand(), a.topicsCheckCommand(), a.topicsAdoptCommand())
+	return topics
+}
+
+// withClient runs fn with a client for the configured cluster.
+func (a *app) withClient(c *cobra.Command, fn func(ctx context.Context, cl *kgo.Client, s *Settings) error) error {
+	s, _, err := a.settings(c, scopeKafka|scopeTopics)
+	if err != nil {
+		return err
+	}
+	opts, err := s.Kafka.Config().Opts()
+	if err != nil {
+		return usage(err)
+	}
+	cl, err := kgo.NewClient(opts...)
+	if err != nil {
+		return usage(fmt.Errorf("kafka client: %w", err))
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(c.Context(), askTimeout)
+	defer cancel()
+	if err := cl.Ping(ctx); err != nil {
+		return unreachable(s, err)
+	}
+	return fn(ctx, cl, s)
+}
+
+// unreachable says what to do when no broker answers.
+func unreachable(s *Settings, err error) error {
+	return fmt.Errorf("no broker of %v could be used: %w; check --brokers, and kafka_tls and kafka_sasl_mechanism if the brokers want them", s.Kafka.Brokers, err)
+}
+
+func (a *app) topicsCreateCommand() *cobra.Command {
+	var o kafka.CreateOptions
+	c := &cobra.Command{
+		Use:   "create --brokers HOST:PORT --partitions N",
+		Short: "Make the topics that are missing, with the settings they need",
+		Long: `Makes the topics that do not exist:
+
+  email-events             N partitions, LogAppendTime
+  profiles                 N partitions, LogAppendTime, compacted
+  definitions              1 partition, compacted
+  lockstitch.catalog       1 partition, compacted
+  lockstitch.reports       ` + fmt.Sprint(kafka.DefaultReportPartitions) + ` partitions, compacted
+  lockstitch.dead-letters  1 partition, kept for ever
+
+Topics that exist are left as they are; "topics check" looks at them. The number
+of partitions is the number of replicas that can share the work. It can be
+raised later, but then all profiles have to be produced again.`,
+		Example: `  lockstitch topics create --brokers localhost:9092 --partitions 12 --replication-factor 3`,
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if o.Partitions < 1 || o.ReportPartitions < 1 {
+				return usage(errors.New("--partitions and --report-partitions must be at least 1"))
+			}
+			return a.withClient(c, func(ctx context.Context, cl *kgo.Client, s *Settings) error {
+				created, err := kafka.Create(ctx, cl, s.Topics.TopicNames(), o)
+				for _, t := range created {
+					fmt.Fprintf(a.out, "created %s\n", t)
+				}
+				if err != nil {
+					return err
+				}
+				if len(created) == 0 {
+					fmt.Fprintln(a.out, "all topics exist; `lockstitch topics check` looks at their settings")
+				}
+				return nil
+			})
+		},
+	}
+	addFlags(c.Flags(), scopeKafka|scopeTopics)
+	c.Flags().Int32Var(&o.Partitions, "partitions", 12, "partitions of every event topic and of the profiles")
+	c.Flags().Int16Var(&o.ReplicationFactor, "replication-factor", -1, "copies of every partition (-1: the brokers' default)")
+	c.Flags().Int32Var(&o.ReportPartitions, "report-partitions", kafka.DefaultReportPartitions, "partitions of the reports topic")
+	return c
+}
+
+func (a *app) topicsCheckCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "check --brokers HOST:PORT",
+		Short: "Say what is wrong with the topics and what it costs",
+		Long: `Compares the topics with what Lockstitch needs and changes nothing. Each finding
+says what is there, what should be, and what goes wrong if it stays. It also
+reads the first and newest records of each partition of the profiles, to see
+whether their keys belong there: they do not after partitions were added.
+
+Exit status 0: nothing found. 1: something found.`,
+		Example: `  lockstitch topics check --brokers localhost:9092`,
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.withClient(c, func(ctx context.Context, cl *kgo.Client, s *Settings) error {
+				topics := s.Topics.TopicNames()
+				found, err := kafka.Check(ctx, cl, topics)
+				if err != nil {
+					return err
+				}
+				opts, err := s.Kafka.Config().Opts()
+				if err != nil {
+					return usage(err)
+				}
+				routed, err := kafka.CheckRouting(ctx, opts, topics.Profiles)
+				if err != nil {
+					return err
+				}
+				found = append(found, routed...)
+				for _, f := range found {
+					mark := "warning"
+					if f.Fatal {
+						mark = "error"
+					}
+					fmt.Fprintf(a.out, "%s: %s: %s\n  have: %s\n  want: %s\n  cost: %s\n", mark, f.Topic, f.Setting, f.Have, f.Want, f.Cost)
+				}
+				if len(found) > 0 {
+					return fmt.Errorf("topics check: %d findings", len(found))
+				}
+				fmt.Fprintln(a.out, "all topics are as they should be")
+				return nil
+			})
+		},
+	}
+	addFlags(c.Flags(), scopeKafka|scopeTopics)
+	return c
+}
+
+func (a *app) topicsAdoptCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "adopt --brokers HOST:PORT",
+		Short: "Accept input topics that were deleted and made anew",
+		Long: `A topic that was deleted and made anew has another topic id under the same name.
+Its partitions are not consumed until somebody says that it is meant: positions
+of the old topic would skip records of the new one. This command says so, for all
+input topics whose id has changed. The new topic is read from its start; rows
+that came from the old one stay and sort before those of the new one.`,
+		Example: `  lockstitch topics adopt --brokers localhost:9092`,
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, log, err := a.settings(c, scopeKafka|scopeTopics)
+			if err != nil {
+				return err
+			}
+			opts, err := s.Kafka.Config().Opts()
+			if err != nil {
+				return usage(err)
+			}
+			ctx, cancel := context.WithTimeout(c.Context(), askTimeout)
+			defer cancel()
+			changed, err := catalog.Adopt(ctx, opts, s.Topics.TopicNames(), log)
+			for _, t := range changed {
+				fmt.Fprintf(a.out, "adopted %s\n", t)
+			}
+			if err != nil {
+				return fmt.Errorf("adopting topics: %w", err)
+			}
+			if len(changed) == 0 {
+				fmt.Fprintln(a.out, "nothing to adopt: all topics are the ones that were known")
+			}
+			return nil
+		},
+	}
+	addFlags(c.Flags(), scopeKafka|scopeTopics)
+	return c
+}
