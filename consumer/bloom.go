@@ -57,14 +57,6 @@ next:
 	return false
 }
 
-func (b *bloom) bytes() int64 {
-	n := 0
-	for _, f := range b.filters {
-		n += len(f.blocks) * 64
-	}
-	return int64(n)
-}
-
 // bloomPlace picks a block by one half of the key and one bit in each of its
 // eight words by the other.
 func bloomPlace(k local.DedupKey, blocks int) (int, uint64) {

@@ -201,15 +201,6 @@ func (l *lane) bytes() int64 {
 	return l.buf.Bytes() + l.dd.bytes() + l.deadBytes
 }
 
-// waitingRecords is the number of records fetched but not processed.
-func (l *lane) waitingRecords() int {
-	n := 0
-	for _, b := range l.waiting {
-		n += len(b.records)
-	}
-	return n
-}
-
 func (l *lane) input(topic string) *input {
 	for _, in := range l.inputs {
 		if in.stream.Topic == topic {

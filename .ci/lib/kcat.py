@@ -16,7 +16,7 @@ class Producer:
 
     def __init__(self, brokers, topic, headers=(), settings=()):
         self.topic = topic
-        argv = ["kcat", "-q", "-P", "-b", brokers, "-t", topic, "-D", RECORD.decode(), "-K", FIELD.decode(), "-Z",
+        argv = ["kcat", "-q", "-P", "-E", "-b", brokers, "-t", topic, "-D", RECORD.decode(), "-K", FIELD.decode(), "-Z",
                 "-X", "partitioner=murmur2_random", "-X", "acks=all", "-X", "message.max.bytes=20000000",
                 "-X", "linger.ms=2", "-X", "message.timeout.ms=240000", "-X", "reconnect.backoff.max.ms=500",
                 "-X", "batch.size=200000"]

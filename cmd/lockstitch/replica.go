@@ -206,7 +206,7 @@ func (r *replica) build(opts []kgo.Opt) (err error) {
 		return err
 	}
 	if r.runner, err = exportrun.New(exportrun.Config{
-		Kafka: opts, Topic: t.Reports, Group: s.Replica.Group + "-reports", FileLifetime: s.Limits.FileLifetime,
+		Kafka: opts, Topic: t.Reports, Profiles: t.Profiles, Group: s.Replica.Group + "-reports", FileLifetime: s.Limits.FileLifetime,
 		MaxBytes: int64(s.Limits.MaxFileSize), Workers: s.Limits.ExportParallel, SessionTimeout: s.Replica.SessionTimeout,
 	}, exportrun.Deps{Reports: r.reports, Catalog: r.catalog, Store: r.store, Log: r.log, Registerer: r.reg}); err != nil {
 		return err

@@ -87,8 +87,29 @@ func (r *Runner) explain(ctx context.Context, waiting []report.Waiting) {
 			w.Reason = "the topic was made anew and is not adopted"
 		case stable[w.Topic][w.Partition] < w.Offset:
 			w.Reason = fmt.Sprintf("a producer's transaction is open at offset %d", stable[w.Topic][w.Partition])
+		default:
+			if at, open := r.profilesOpen(rctx, w.Partition); open {
+				w.Reason = fmt.Sprintf("a producer's transaction is open on %s/%d at offset %d, and the events wait for their profiles", r.cfg.Profiles, w.Partition, at)
+			}
 		}
 	}
+}
+
+// profilesOpen says whether a transaction is open on a partition of the
+// profiles, and where.
+func (r *Runner) profilesOpen(ctx context.Context, partition int32) (at int64, open bool) {
+	part := map[string][]int32{r.cfg.Profiles: {partition}}
+	cl := r.deps.Catalog.Client()
+	end, err := kafka.ListOffsets(ctx, cl, part, kafka.AtEnd, kafka.HighWatermark)
+	if err != nil {
+		return 0, false
+	}
+	stable, err := kafka.ListOffsets(ctx, cl, part, kafka.AtEnd, kafka.LastStable)
+	if err != nil {
+		return 0, false
+	}
+	at = stable[r.cfg.Profiles][partition]
+	return at, at < end[r.cfg.Profiles][partition]
 }
 
 func describe(waiting []report.Waiting) string {

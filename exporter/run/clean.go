@@ -17,18 +17,31 @@ const (
 // cleanLoop removes the files of expired and cancelled reports of this
 // replica's slots, and much later the reports.
 func (r *Runner) cleanLoop(ctx context.Context) {
-	var removed time.Time
+	remove := time.NewTicker(removeEvery)
+	defer remove.Stop()
 	for {
-		changed := r.deps.Reports.Changed()
-		if err := r.clean(ctx); err != nil && ctx.Err() == nil {
+		changed, moved := r.deps.Reports.Changed(), r.slots.changed()
+		next, err := r.clean(ctx)
+		if err != nil && ctx.Err() == nil {
 			r.log.Warn("removing files of expired reports", "err", err)
 		}
-		if time.Since(removed) > removeEvery {
-			removed = time.Now()
+		wait := cleanEvery
+		if !next.IsZero() {
+			wait = min(wait, max(time.Until(next), cleanSoon))
+		}
+		late := time.NewTimer(wait)
+		select {
+		case <-changed:
+		case <-moved:
+		case <-late.C:
+		case <-remove.C:
 			if err := r.remove(ctx); err != nil && ctx.Err() == nil {
 				r.log.Warn("removing old reports", "err", err)
 			}
+		case <-ctx.Done():
 		}
+		late.Stop()
+		// Not more often than this: every look goes over all reports.
 		soon := time.NewTimer(cleanSoon)
 		select {
 		case <-soon.C:
@@ -36,34 +49,25 @@ func (r *Runner) cleanLoop(ctx context.Context) {
 			soon.Stop()
 			return
 		}
-		late := time.NewTimer(cleanEvery)
-		select {
-		case <-changed:
-		case <-late.C:
-		case <-ctx.Done():
-		}
-		late.Stop()
-		if ctx.Err() != nil {
-			return
-		}
 	}
 }
 
-func (r *Runner) clean(ctx context.Context) error {
-	due, _ := r.deps.Reports.HavingFiles(time.Now())
+// clean removes what is due, and says when the next file expires.
+func (r *Runner) clean(ctx context.Context) (next time.Time, err error) {
+	due, next := r.deps.Reports.HavingFiles(time.Now())
 	for _, rep := range due {
 		if !r.slots.mine(rep.Request.ID) {
 			continue
 		}
 		if err := r.removeFiles(ctx, rep); err != nil {
-			return err
+			return next, err
 		}
 		if err := r.deps.Reports.WriteExpired(ctx, rep.Request.Account, rep.Request.ID); err != nil {
-			return err
+			return next, err
 		}
 		r.log.Info("removed the files of a report", "report", rep.Request.ID, "status", string(rep.Status(time.Now())))
 	}
-	return nil
+	return next, nil
 }
 
 // removeFiles deletes everything under the report's prefix: its file, and what

@@ -2,6 +2,7 @@ package run
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math"
@@ -142,9 +143,17 @@ func (r *Runner) finish(ctx context.Context, rep *report.Report, res report.Resu
 	}
 }
 
+// maxAccountPart is the longest percent-encoded account that stands in an
+// object's name as it is; of a longer one the hash does. The percent sign keeps
+// the two apart: it is always followed by two hex digits in the first.
+const maxAccountPart = 200
+
 // filesOf is the prefix of the names of a report's files.
 func filesOf(rep *report.Report) string {
 	account := strings.ReplaceAll(url.PathEscape(rep.Request.Account), ".", "%2E")
+	if len(account) > maxAccountPart {
+		account = fmt.Sprintf("%%sha256-%x", sha256.Sum256([]byte(rep.Request.Account)))
+	}
 	return fmt.Sprintf("exports/%s/%s/", account, rep.Request.ID)
 }
 

@@ -24,6 +24,7 @@ import (
 type Config struct {
 	Kafka          []kgo.Opt     // the connection
 	Topic          string        // the reports topic
+	Profiles       string        // the profiles topic, to say when events wait for it
 	Group          string        // consumer group that hands out the work; "lockstitch-reports"
 	Parallel       int           // files rendered at a time; 1
 	Workers        int           // pieces of a file rendered at a time; one for each processor

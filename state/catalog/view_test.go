@@ -19,7 +19,6 @@ type topic struct {
 	t    *testing.T
 	opts []kgo.Opt
 	prod *kgo.Client
-	n    int
 }
 
 func newTopic(t *testing.T, partitions int32) *topic {
