@@ -144,3 +144,7 @@ def metrics(admin):
 
 def total(found, name):
     return sum(v for _, v in found.get(name, []))
+
+
+def http_ok(url):
+    return curl("GET", url).status == 200
