@@ -21,6 +21,7 @@ type Decoder struct {
 	account []byte // DefaultAccount
 	scratch []byte // text that had escapes
 	fields  fields
+	order   [numFields]field // the known members of events before, in their order
 }
 
 // maxScratch bounds the memory that an idle Decoder keeps.

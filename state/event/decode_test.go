@@ -283,3 +283,29 @@ func TestDecoderIsReused(t *testing.T) {
 		t.Errorf("default account set later: %v, %s", err, ev.AccountID)
 	}
 }
+
+// What a Decoder has learned of the order of members never changes a result.
+func TestDecoderLearnsTheOrder(t *testing.T) {
+	var d Decoder
+	var ev Event
+	values := []string{
+		`{` + base + `,"link_id":1,"activity_name":"a"}`,
+		`{"section":"s","link_id":2,"account_id":"b",` + `"type":"CLICKED","correlation_id":"c","link_url":"u"}`,
+		`{` + base + `,"link_id":1,"activity_nam":"b","activity_id":3}`,
+		`{` + base + `,"link_id`,
+		`{` + base + `,"link_id"`,
+		`{` + base + `,"link_id":1,"activity_name`,
+		`{` + base + `,"x":1,"activity_name":"d","activity_name":"e"}`,
+	}
+	for _, first := range values {
+		for _, v := range values {
+			for _, v := range []string{first, v} {
+				err := d.Decode(nil, []byte(v), 1, &ev)
+				want, reason := oracle(nil, []byte(v), 1, "")
+				if (err == nil) != (reason == "") || err == nil && plainOf(&ev) != want {
+					t.Fatalf("%s after %s: %v, %v", v, first, err, plainOf(&ev))
+				}
+			}
+		}
+	}
+}

@@ -19,15 +19,14 @@ func (d *Decoder) scan(b []byte) bool {
 		return false
 	}
 	i = space(b, i+1)
-	for {
+	for k := 0; ; k++ {
 		if i >= len(b) || b[i] != '"' {
 			return false // the empty object, too: it lacks everything
 		}
-		end, odd := quoted(b, i+1)
-		if end < 0 || odd != 0 {
+		f, known, end := d.name(b, i+1, k)
+		if end < 0 {
 			return false
 		}
-		f, known := fieldOf(b[i+1 : end])
 		if i = end + 1; i >= len(b) || b[i] != ':' {
 			if i = space(b, i); i >= len(b) || b[i] != ':' {
 				return false
@@ -66,6 +65,29 @@ func (d *Decoder) scan(b []byte) bool {
 			return false
 		}
 	}
+}
+
+// name reads the name of member k, whose first byte is at i, and where its quote
+// is; -1 where the slow path must look. Producers write their members in one
+// order, so the name that member k had before is tried first.
+func (d *Decoder) name(b []byte, i, k int) (f field, known bool, end int) {
+	if k < len(d.order) {
+		f = d.order[k]
+		name := fieldNames[f]
+		end = i + len(name)
+		if end < len(b) && b[end] == '"' && string(b[i:end]) == name {
+			return f, true, end
+		}
+	}
+	end, odd := quoted(b, i)
+	if end < 0 || odd != 0 {
+		return 0, false, -1
+	}
+	f, known = fieldOf(b[i:end])
+	if known && k < len(d.order) {
+		d.order[k] = f
+	}
+	return f, known, end
 }
 
 // value reads the scalar at i, strings decoded, and where it ends; -1 where the
