@@ -396,3 +396,51 @@ func TestTopicMadeAnewStopsItsLanesUntilAdopted(t *testing.T) {
 		t.Errorf("rows %v, want one of each incarnation", rows)
 	}
 }
+
+// TestMalformedProfilesAreDeadLetteredOnceOverRestarts: local state may be ahead
+// of the position record; what was malformed in between must not be skipped.
+func TestMalformedProfilesAreDeadLetteredOnceOverRestarts(t *testing.T) {
+	w := newWorld(t)
+	flaky := &flakyStore{Store: w.store}
+	w.store = flaky
+	dir := filepath.Join(t.TempDir(), "d")
+	r := w.start(dir, nil)
+	r.awaitReady(t)
+	w.produce("profiles", "p1", "[]")
+	w.event("p1", "c0", "SENT")
+	w.settle(r.cat)
+	flaky.fail(true)
+	w.event("p1", "c1", "SENT") // makes every cut fail: an object is to be stored
+	w.produce("profiles", "p1", "{broken")
+	w.produce("profiles", "p1", profileOf("v"))
+	for flaky.failures() < 3 {
+		if err := r.cat.CatchUp(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, ok, err := r.c.db.Lane(0).ProfileMarker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m1, ok1, err := r.c.db.Lane(1).ProfileMarker()
+	if err != nil || !ok && !ok1 || m.Next+m1.Next != 3 {
+		t.Fatalf("the profiles are read to %d and %d, want 3 in all: %v", m.Next, m1.Next, err)
+	}
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	flaky.fail(false)
+	r = w.start(dir, nil)
+	w.settle(r.cat)
+	dead := w.client(kgo.ConsumeTopics(w.topics.DeadLetters), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
+	var got []string
+	for len(got) < 2 {
+		for _, rec := range dead.PollFetches(t.Context()).Records() {
+			got = append(got, string(rec.Value))
+		}
+	}
+	sort.Strings(got)
+	if strings.Join(got, " ") != "[] {broken" {
+		t.Errorf("dead letters %q", got)
+	}
+}

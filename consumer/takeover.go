@@ -158,8 +158,10 @@ func (c *Consumer) prepareProfiles(l *lane, state *local.Lane, id segment.TopicI
 		topic: c.cfg.Topics.Profiles, id: id, lane: state, start: start,
 		cache: make(map[string][]local.Version),
 	}
+	from := start
 	if pos, ok := c.deps.Catalog.Position(id, l.n); ok {
 		l.prof.deadTo = pos.Next
+		from = max(from, pos.Next)
 	}
 	m, ok, err := state.ProfileMarker()
 	if err != nil {
@@ -167,7 +169,10 @@ func (c *Consumer) prepareProfiles(l *lane, state *local.Lane, id segment.TopicI
 	}
 	stale := time.Since(m.At) > c.cfg.ProfileStale
 	if ok && m.TopicID == id && m.Next >= start && m.Next <= end && !stale {
-		l.prof.next, l.prof.current = m.Next, m.At
+		// Not from the marker where it is ahead of the position record: what was
+		// malformed in between has not been dead-lettered yet. Versions that are
+		// there already are written again, which changes nothing.
+		l.prof.next, l.prof.current = min(m.Next, from), m.At
 		return nil
 	}
 	if ok {
