@@ -1,0 +1,56 @@
+// Package deploy holds what operators take away; its tests check the files as far
+// as that goes without a container engine.
+package deploy
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/compose-spec/compose-go/v2/cli"
+)
+
+func TestComposeFileIsValidAndRunsTwoReplicas(t *testing.T) {
+	opts, err := cli.NewProjectOptions([]string{"../docker-compose.yml"}, cli.WithName("lockstitch"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := opts.LoadProject(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"kafka", "topics", "s3", "prometheus", "lockstitch-1", "lockstitch-2"} {
+		if _, err := p.GetService(name); err != nil {
+			t.Error(err)
+		}
+	}
+	one, two := p.Services["lockstitch-1"], p.Services["lockstitch-2"]
+	for key, v := range one.Environment {
+		if w := two.Environment[key]; w == nil || v == nil || *w != *v {
+			t.Errorf("the replicas differ in %s", key)
+		}
+	}
+	if one.StopGracePeriod == nil {
+		t.Error("no stop_grace_period: the last cut would be killed")
+	}
+	targets, err := os.ReadFile("prometheus.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"lockstitch-1:9644", "lockstitch-2:9644"} {
+		if !strings.Contains(string(targets), name) {
+			t.Errorf("prometheus.yml does not scrape %s", name)
+		}
+	}
+}
+
+func TestImageHasNoRootAndNoShell(t *testing.T) {
+	b, err := os.ReadFile("Dockerfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, last, ok := strings.Cut(string(b), "FROM scratch")
+	if !ok || !strings.Contains(last, "USER 65532") || !strings.Contains(string(b), "CGO_ENABLED=0") {
+		t.Error("the image must be built from scratch, with a static binary and a user that is not root")
+	}
+}
