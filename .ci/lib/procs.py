@@ -3,6 +3,7 @@ import atexit
 import ctypes
 import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
@@ -15,14 +16,20 @@ _given = set()
 
 
 def free_port():
-    """A loopback port that nobody listens on, never given twice."""
+    """A loopback port that nobody listens on, never given twice, and below those that outgoing connections get:
+    one of them must not take it before the process that it is meant for listens, or while that is restarted."""
     while True:
+        port = random.SystemRandom().randrange(12000, 32000)
+        if port in _given:
+            continue
+        _given.add(port)
         with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        if port not in _given:
-            _given.add(port)
-            return port
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                s.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 def _die_with_parent():
