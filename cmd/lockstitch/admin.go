@@ -58,7 +58,7 @@ func (r *replica) unready(ctx context.Context) string {
 	if err := r.definitions.CatchUp(ctx); err != nil {
 		return fmt.Sprintf("the definitions cannot be read: %v", err)
 	}
-	if err := r.reports.CatchUp(ctx, ""); err != nil {
+	if err := r.reports.CatchUpAll(ctx); err != nil {
 		return fmt.Sprintf("the reports cannot be read: %v", err)
 	}
 	if _, err := r.eventEnds(ctx); err != nil {

@@ -5,10 +5,14 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -28,6 +32,7 @@ import (
 type broker struct {
 	cluster *kfake.Cluster
 	addr    string
+	lock    io.Closer // on the directory: two brokers in it would damage it
 }
 
 // never is a compaction interval that does not pass, in ms.
@@ -47,6 +52,13 @@ func startBroker(dir, listen string) (*broker, error) {
 		// The address is what clients are told to connect to.
 		return nil, fmt.Errorf("kafka_listen %q: name the host under which clients reach the broker, for example localhost:%s", listen, port)
 	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	lock, err := vfs.Default.Lock(filepath.Join(dir, "LOCK"))
+	if err != nil {
+		return nil, fmt.Errorf("the data directory %s is in use: %w; stop the other process, or choose another --data-dir", filepath.Dir(dir), err)
+	}
 	c, err := kfake.NewCluster(
 		kfake.NumBrokers(1),
 		kfake.ListenFn(func(network, _ string) (net.Listener, error) {
@@ -60,6 +72,7 @@ func startBroker(dir, listen string) (*broker, error) {
 		}),
 	)
 	if err != nil {
+		_ = lock.Close()
 		return nil, fmt.Errorf("starting the embedded broker on %s: %w", listen, err)
 	}
 	c.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
@@ -69,7 +82,7 @@ func startBroker(dir, listen string) (*broker, error) {
 		}
 		return nil, nil, false
 	})
-	return &broker{cluster: c, addr: c.ListenAddrs()[0]}, nil
+	return &broker{cluster: c, addr: c.ListenAddrs()[0], lock: lock}, nil
 }
 
 // createTopics makes the topics that are missing.
@@ -84,7 +97,10 @@ func (b *broker) createTopics(ctx context.Context, topics kafka.Topics, partitio
 }
 
 // Close writes what is left to disk and stops.
-func (b *broker) Close() { b.cluster.Close() }
+func (b *broker) Close() {
+	b.cluster.Close()
+	_ = b.lock.Close()
+}
 
 // Positions in a record batch of format 2.
 const (

@@ -163,6 +163,7 @@ func (x *exportClient) download(ctx context.Context, st *api.Status, from int64,
 	}
 	if from > 0 {
 		req.Header.Set("Range", "bytes="+strconv.FormatInt(from, 10)+"-")
+		req.Header.Set("If-Range", `"`+st.SHA256+`"`) // the file's ETag
 	}
 	resp, err := x.http.Do(req)
 	if err != nil {

@@ -260,7 +260,14 @@ func (a *app) fetch(ctx context.Context, x *exportClient, st *api.Status, o expo
 				return backoff.Permanent(fmt.Errorf("report %s is %s", st.ReportID, fresh.Status))
 			}
 			bar.set(from, *st.Bytes)
-			if err := x.download(ctx, fresh, from, io.MultiWriter(f, bar.writer(from, *st.Bytes))); err != nil {
+			err = x.download(ctx, fresh, from, io.MultiWriter(f, bar.writer(from, *st.Bytes)))
+			if errors.Is(err, errChanged) {
+				// What is there belongs to another file: the next try starts over.
+				if err := f.Truncate(0); err != nil {
+					return backoff.Permanent(err)
+				}
+			}
+			if err != nil {
 				return err
 			}
 			return f.Sync()

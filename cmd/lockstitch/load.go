@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -445,6 +446,10 @@ func (s *Settings) complete(in scope) []error {
 	if in&scopeReplica != 0 {
 		if (s.HTTP.TLSCertFile == "") != (s.HTTP.TLSKeyFile == "") {
 			fail("http_tls_cert_file and http_tls_key_file: HTTPS needs both, or neither")
+		} else if s.HTTP.TLSCertFile != "" {
+			if _, err := tls.LoadX509KeyPair(s.HTTP.TLSCertFile, s.HTTP.TLSKeyFile); err != nil {
+				fail("http_tls_cert_file and http_tls_key_file: %w", err)
+			}
 		}
 		if s.HTTP.Listen == s.HTTP.AdminListen && !strings.HasSuffix(s.HTTP.Listen, ":0") {
 			fail("http_listen and admin_listen are both %q: metrics must not be on the API's address", s.HTTP.Listen)

@@ -100,7 +100,8 @@ immutable segments, and answers an export request with one gzip CSV file.`,
   lockstitch export --url http://localhost:8080 --start-at 2026-01-01T00:00:00Z -o events.csv.gz`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
+		Args:          knownCommand,
+		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetOut(a.out)
 	root.SetErr(a.err)
@@ -114,6 +115,19 @@ immutable segments, and answers an export request with one gzip CSV file.`,
 		argsAreUsage(c)
 	}
 	return root
+}
+
+// knownCommand refuses what is no subcommand of c, and proposes one.
+func knownCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	c.SuggestionsMinimumDistance = 2
+	hint := ""
+	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = "; did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return usage(fmt.Errorf("unknown command %q%s (see `%s --help`)", args[0], hint, c.CommandPath()))
 }
 
 // argsAreUsage marks wrong arguments of c and its children as wrong usage.

@@ -33,7 +33,7 @@ func (a *app) segmentsCommand() *cobra.Command {
 
 An object in the store that the catalog does not name is left over from a cut
 that failed; it is not live and is removed after a day.`,
-		Args: cobra.NoArgs,
+		Args: knownCommand,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(a.segmentsListCommand(), a.segmentsVerifyCommand(), a.segmentsDumpCommand())

@@ -25,7 +25,7 @@ func (a *app) topicsCommand() *cobra.Command {
   create   makes those that are missing, with the settings they need
   check    says what is wrong with those that exist, and what it costs
   adopt    accepts an input topic that was deleted and made anew`,
-		Args: cobra.NoArgs,
+		Args: knownCommand,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	topics.AddCommand(a.topicsCreateCommand(), a.topicsCheckCommand(), a.topicsAdoptCommand())

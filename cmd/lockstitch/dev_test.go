@@ -1,0 +1,367 @@
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/csv"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/state/kafka"
+)
+
+// system is a dev system in this process.
+type system struct {
+	t    *testing.T
+	b    *broker
+	r    *replica
+	s    *Settings
+	stop func()
+}
+
+func startSystem(t *testing.T, dir string) *system {
+	t.Helper()
+	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
+	addFlags(fs, devScope)
+	s, _, err := loadSettings(fs, nil, devScope)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Replica.DataDir = dir
+	s.HTTP.Listen, s.HTTP.AdminListen = "localhost:0", "localhost:0"
+	ctx, cancel := context.WithCancel(context.Background())
+	b, r, err := openDev(ctx, s, slog.New(slog.DiscardHandler), devOptions{kafkaListen: "localhost:0", partitions: 3, sampleRate: 1})
+	if err != nil {
+		cancel()
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	y := &system{t: t, b: b, r: r, s: s}
+	y.stop = func() {
+		if cancel == nil {
+			return
+		}
+		cancel()
+		cancel = nil
+		if err := <-done; err != nil {
+			t.Errorf("the replica stopped with %v", err)
+		}
+		b.Close()
+	}
+	t.Cleanup(func() {
+		y.stop()
+		http.DefaultClient.CloseIdleConnections()
+	})
+	return y
+}
+
+func (y *system) admin(path string) (int, string) {
+	y.t.Helper()
+	resp, err := http.Get("http://" + y.r.admin.Addr().String() + path)
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+// produce makes n sample records, the same for the same seed.
+func (y *system) produce(ctx context.Context, seed uint64, n int) trafficCounts {
+	y.t.Helper()
+	cl, err := sampleClient([]kgo.Opt{kgo.SeedBrokers(y.b.addr)})
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	defer cl.Close()
+	tr := newTraffic(trafficConfig{Topics: y.s.Topics.TopicNames(), Account: "demo", Profiles: 50, Seed: seed, Retries: 0.1, Poison: 0.02,
+		Now: time.UnixMilli(1_790_000_000_000), Span: time.Hour, Expect: n})
+	if err := tr.basics(ctx, cl); err != nil {
+		y.t.Fatal(err)
+	}
+	if err := produceAll(ctx, cl, func() *kgo.Record {
+		if tr.counts.Records == n {
+			return nil
+		}
+		return tr.event()
+	}); err != nil {
+		y.t.Fatal(err)
+	}
+	return tr.counts
+}
+
+// export runs the command against base and returns the text of the file.
+func (y *system) export(ctx context.Context, base string, flags ...string) (text, errs string) {
+	y.t.Helper()
+	out := filepath.Join(y.t.TempDir(), "events.csv.gz")
+	args := append([]string{"export", "--url", base, "--client-id", "demo", "-o", out}, flags...)
+	status, _, errs := command(ctx, []string{"LOCKSTITCH_CLIENT_SECRET=demo-secret"}, args...)
+	if status != 0 {
+		y.t.Fatalf("export: exit %d: %s", status, errs)
+	}
+	if _, err := os.Stat(out + ".part"); err == nil {
+		y.t.Error("the .part file is left")
+	}
+	b, err := os.ReadFile(out)
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	z, err := gzip.NewReader(bytes.NewReader(b))
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	plain, err := io.ReadAll(z)
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	return string(plain), errs
+}
+
+func TestDevFromProducerToFileAndAfterARestart(t *testing.T) {
+	ctx, dir := testContext(t), t.TempDir()
+	y := startSystem(t, dir)
+	counts := y.produce(ctx, 7, 2000)
+	flags := []string{"--start-at", "2026-01-01T00:00:00Z", "--end-at", "2026-03-31T00:00:00Z"}
+	if text, _ := y.export(ctx, y.r.localURL(), flags...); strings.Count(text, "\n") != 1 {
+		t.Errorf("an empty window has %q", text)
+	}
+	flags = []string{"--start-at", "2026-09-01T00:00:00Z", "--attribute", genderAttribute, "--attribute", sampleSection + "/com.apsis1.attributes.email",
+		"--tag", vipTag, "--segment", "women=" + sampleAudience, "--filter", "women | !women"}
+	text, errs := y.export(ctx, y.r.localURL(), flags...)
+	rows, err := csv.NewReader(strings.NewReader(text)).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(rows)-1 != counts.Events {
+		t.Errorf("%d rows of %d events (%s)", len(rows)-1, counts.Events, errs)
+	}
+	pos, err := totals(ctx, y.r)
+	if err != nil || pos.Duplicates != int64(counts.Retries) || pos.Poison != int64(counts.Poison) {
+		t.Errorf("positions count %d duplicates and %d poison of %+v, %v", pos.Duplicates, pos.Poison, counts, err)
+	}
+	for i, row := range rows[1:] {
+		if row[6] == "" || row[6] != row[21] || (row[20] != "female" && row[20] != "male") {
+			t.Fatalf("row %d is not decorated: %v", i, row)
+		}
+	}
+
+	if status, body := y.admin("/readyz"); status != 200 {
+		t.Errorf("/readyz: %d %s", status, body)
+	}
+	if status, _ := y.admin("/healthz"); status != 200 {
+		t.Errorf("/healthz: %d", status)
+	}
+	if status, _ := y.admin("/debug/pprof/"); status != 404 {
+		t.Errorf("pprof is on: %d", status)
+	}
+	_, metrics := y.admin("/metrics")
+	for _, name := range []string{"lockstitch_processing_lag_records", "lockstitch_durable_lag_seconds", "lockstitch_lane_ready", "lockstitch_misrouted_total",
+		"lockstitch_duplicates_dropped_total", "lockstitch_dead_letters_total", "lockstitch_reports", "go_goroutines"} {
+		if !strings.Contains(metrics, "\n"+name) {
+			t.Errorf("no metric %s", name)
+		}
+	}
+	resp, err := http.Get(y.r.localURL() + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode == 200 {
+		t.Error("the API's address shows metrics")
+	}
+
+	env := []string{"LOCKSTITCH_BROKERS=" + y.b.addr, "LOCKSTITCH_DATA_DIR=" + dir, "LOCKSTITCH_STORE_URL=file://" + filepath.Join(dir, "objects")}
+	for line, want := range map[string]string{
+		"segments ls":     fmt.Sprintf("%d rows", counts.Events),
+		"segments verify": "segments are as the catalog says",
+		"topics check":    "all topics are as they should be",
+		"topics adopt":    "nothing to adopt",
+	} {
+		if status, out, errs := command(ctx, env, strings.Fields(line)...); status != 0 || !strings.Contains(out, want) {
+			t.Errorf("%s: exit %d: %s%s", line, status, out, errs)
+		}
+	}
+	y.stop()
+
+	// The key file stays private, and what was stored is still there.
+	if info, err := os.Stat(filepath.Join(dir, "signing.key")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("signing.key: %v %v", info, err)
+	}
+	y = startSystem(t, dir)
+	again, _ := y.export(ctx, y.r.localURL(), flags...)
+	if again != text {
+		t.Errorf("after a restart %d bytes, before %d", len(again), len(text))
+	}
+}
+
+func TestSegmentsVerifyFindsDamage(t *testing.T) {
+	ctx, dir := testContext(t), t.TempDir()
+	y := startSystem(t, dir)
+	y.produce(ctx, 8, 300)
+	y.export(ctx, y.r.localURL(), "--start-at", "2026-09-01T00:00:00Z")
+	segs := y.r.catalog.Segments()
+	if len(segs) == 0 {
+		t.Fatal("nothing is stored")
+	}
+	env := []string{"LOCKSTITCH_BROKERS=" + y.b.addr, "LOCKSTITCH_STORE_URL=file://" + filepath.Join(dir, "objects")}
+	status, out, errs := command(ctx, env, "segments", "dump", segs[0].Object)
+	if status != 0 || !strings.Contains(out, "correlation_id") {
+		t.Errorf("dump: exit %d: %.300s %s", status, out, errs)
+	}
+	if err := y.r.store.Delete(ctx, segs[0].Object); err != nil {
+		t.Fatal(err)
+	}
+	if status, out, _ := command(ctx, env, "segments", "verify"); status != 1 || !strings.Contains(out, "BAD  "+segs[0].Object) {
+		t.Errorf("verify: exit %d: %s", status, out)
+	}
+}
+
+// A proxy breaks downloads off in the middle; export goes on where it was.
+func TestExportResumesABrokenDownload(t *testing.T) {
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	counts := y.produce(ctx, 9, 3000)
+	target, err := url.Parse(y.r.localURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var broken, ranges atomic.Int32
+	inner := httputil.NewSingleHostReverseProxy(target)
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasSuffix(r.URL.Path, "/file") {
+			inner.ServeHTTP(w, r)
+			return
+		}
+		if r.Header.Get("Range") != "" && r.Header.Get("If-Range") != "" {
+			ranges.Add(1)
+		}
+		if broken.Add(1) > 2 {
+			inner.ServeHTTP(w, r)
+			return
+		}
+		inner.ServeHTTP(&shortWriter{ResponseWriter: w, left: 1000}, r)
+		panic(http.ErrAbortHandler)
+	}))
+	defer proxy.Close()
+	proxied := startProxied(t, y, proxy.URL)
+	text, _ := y.export(ctx, proxied, "--start-at", "2026-09-01T00:00:00Z")
+	rows, err := csv.NewReader(strings.NewReader(text)).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(rows)-1 != counts.Events {
+		t.Errorf("%d rows of %d events", len(rows)-1, counts.Events)
+	}
+	if ranges.Load() < 2 {
+		t.Errorf("%d of %d downloads were resumed, want 2", ranges.Load(), broken.Load())
+	}
+}
+
+// startProxied gives the address of a proxy before y whose answers name the
+// file at files instead of y's own address.
+func startProxied(t *testing.T, y *system, files string) string {
+	t.Helper()
+	target, err := url.Parse(y.r.localURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := httputil.NewSingleHostReverseProxy(target)
+	p.ModifyResponse = func(resp *http.Response) error {
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			return err
+		}
+		b = bytes.ReplaceAll(b, []byte(target.String()), []byte(files))
+		resp.Body, resp.ContentLength = io.NopCloser(bytes.NewReader(b)), int64(len(b))
+		resp.Header.Set("Content-Length", fmt.Sprint(len(b)))
+		return nil
+	}
+	srv := httptest.NewServer(p)
+	t.Cleanup(srv.Close)
+	return srv.URL
+}
+
+// shortWriter passes on so many bytes of a body, and drops the rest.
+type shortWriter struct {
+	http.ResponseWriter
+	left int
+}
+
+func (w *shortWriter) Write(p []byte) (int, error) {
+	n := min(len(p), w.left)
+	w.left -= n
+	if _, err := w.ResponseWriter.Write(p[:n]); err != nil {
+		return 0, err
+	}
+	_ = http.NewResponseController(w.ResponseWriter).Flush()
+	return len(p), nil
+}
+
+func TestServeSaysWhatIsMissing(t *testing.T) {
+	ctx := testContext(t)
+	b := testBroker(t, t.TempDir())
+	defer b.Close()
+	args := []string{"serve", "--brokers", b.addr, "--signing-keys", testKey, "--http-listen", "localhost:0", "--admin-listen", "localhost:0", "--data-dir", t.TempDir()}
+	status, _, errs := command(ctx, nil, args...)
+	if status != 1 || !strings.Contains(errs, "email-events: exists is missing") || !strings.Contains(errs, "topics create") {
+		t.Errorf("exit %d: %s", status, errs)
+	}
+	if status, out, errs := command(ctx, nil, "topics", "create", "--brokers", b.addr, "--partitions", "2", "--replication-factor", "1"); status != 0 || strings.Count(out, "created ") != 6 {
+		t.Fatalf("create: exit %d: %s%s", status, out, errs)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	log := newWatch("replica started", cancel)
+	if status := run(ctx, &app{out: io.Discard, err: log}, args); status != 0 {
+		t.Errorf("serve on SIGTERM: exit %d: %s", status, log.text())
+	}
+	if !strings.Contains(log.text(), "replica stopped") {
+		t.Errorf("log: %s", log.text())
+	}
+}
+
+func TestDemoAddsUp(t *testing.T) {
+	status, out, errs := command(testContext(t), nil, "demo", "--events", "1500")
+	if status != 0 {
+		t.Fatalf("exit %d: %s%s", status, out, errs)
+	}
+	for _, want := range []string{"Produced to Kafka:  1500", "Duplicates dropped:", "Poison set aside:", "Rows exported:", "activity_id,split_id,", "gender (version_id: 491874)"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("demo does not show %q:\n%s", want, out)
+		}
+	}
+}
+
+func TestSampleIsTheSameForTheSameSeed(t *testing.T) {
+	make := func(seed uint64) (out []string) {
+		tr := newTraffic(trafficConfig{Topics: kafka.DefaultTopics(), Account: "a", Profiles: 10, Seed: seed, Retries: 0.1, Poison: 0.01,
+			Now: time.UnixMilli(1_790_000_000_000), Span: time.Hour, Expect: 500})
+		for range 500 {
+			r := tr.event()
+			out = append(out, string(r.Key)+" "+string(r.Value))
+		}
+		return out
+	}
+	a, b, c := make(1), make(1), make(2)
+	if fmt.Sprint(a) != fmt.Sprint(b) || fmt.Sprint(a) == fmt.Sprint(c) {
+		t.Error("the seed does not decide")
+	}
+}

@@ -1,0 +1,306 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+const testKey = "k1:0123456789abcdef0123456789abcdef"
+
+// flagsOf makes the flags of serve and sets some of them.
+func flagsOf(t *testing.T, args ...string) *pflag.FlagSet {
+	t.Helper()
+	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
+	addFlags(fs, serveScope)
+	if err := fs.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	return fs
+}
+
+func writeFile(t *testing.T, name, content string) string {
+	t.Helper()
+	p := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(p, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// least is what serve cannot do without.
+var least = []string{"--brokers=localhost:9092", "--signing-keys=" + testKey}
+
+func TestFlagOverVariableOverFileOverDefault(t *testing.T) {
+	file := writeFile(t, "c.yaml", "flush_interval: 3s\nmax_pending: 3\nevents_topics: [a, b]\nmemory_limit: 1GiB\npprof: true\n")
+	s, l, err := loadSettings(flagsOf(t, append(least, "--config="+file, "--flush-interval=1s")...),
+		[]string{"LOCKSTITCH_FLUSH_INTERVAL=2s", "LOCKSTITCH_MAX_PENDING=2", "LOCKSTITCH_SERVICE_HOST=10.0.0.1", "OTHER=1"}, serveScope)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Replica.FlushInterval != time.Second {
+		t.Errorf("the flag should win: %s", s.Replica.FlushInterval)
+	}
+	if s.Limits.MaxPending != 2 {
+		t.Errorf("the variable should win over the file: %d", s.Limits.MaxPending)
+	}
+	if fmt.Sprint(s.Topics.Events) != "[a b]" || s.Replica.MemoryLimit != 1<<30 || !s.HTTP.Pprof {
+		t.Errorf("the file should win over the defaults: %v %v %v", s.Topics.Events, s.Replica.MemoryLimit, s.HTTP.Pprof)
+	}
+	if s.Replica.DedupHorizon != 168*time.Hour || s.Limits.MaxFileSize != 2<<30 {
+		t.Errorf("defaults: %s %s", s.Replica.DedupHorizon, s.Limits.MaxFileSize)
+	}
+	if fmt.Sprint(l.unknown) != "[LOCKSTITCH_SERVICE_HOST]" {
+		t.Errorf("unknown variables: %v", l.unknown)
+	}
+	for key, want := range map[string]string{"flush_interval": "--flush-interval", "max_pending": "LOCKSTITCH_MAX_PENDING", "pprof": file} {
+		if got := l.from(key); got != want {
+			t.Errorf("%s comes from %s, want %s", key, got, want)
+		}
+	}
+}
+
+func TestConfigFileCanBeNamedByVariable(t *testing.T) {
+	file := writeFile(t, "c.yaml", "brokers: [one:1, two:2]\nsigning_keys:\n- {kid: k1, key: 0123456789abcdef0123456789abcdef}\n")
+	s, _, err := loadSettings(flagsOf(t), []string{"LOCKSTITCH_CONFIG=" + file}, serveScope)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fmt.Sprint(s.Kafka.Brokers) != "[one:1 two:2]" {
+		t.Errorf("brokers %v", s.Kafka.Brokers)
+	}
+}
+
+func TestClientsAndKeysFromEverywhere(t *testing.T) {
+	secret := writeFile(t, "secret", "from-file\n")
+	hash := strings.Repeat("ab", 32)
+	clients := writeFile(t, "clients.yaml", "- {id: c3, secret_file: "+secret+", account: three}\n- c4:sha256:"+hash+":four\n")
+	keys := writeFile(t, "keys.yaml", "- {kid: k2, key_file: "+writeFile(t, "key", strings.Repeat("k", 32))+"}\n")
+	s, _, err := loadSettings(flagsOf(t, append(least, "--clients=c1:a:b:one,c2:x:två", "--clients-file="+clients, "--signing-keys-file="+keys)...), nil, serveScope)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, c := range s.Auth.Clients {
+		got = append(got, fmt.Sprintf("%s/%s%s/%s", c.ID, string(c.Secret), c.SecretSHA256, c.Account))
+	}
+	want := "[c1/a:b/one c2/x/två c3/from-file/three c4/" + hash + "/four]"
+	if fmt.Sprint(got) != want {
+		t.Errorf("clients %v, want %v", got, want)
+	}
+	if len(s.Auth.SigningKeys) != 2 || s.Auth.SigningKeys[0].KID != "k1" || string(s.Auth.SigningKeys[1].Key) != strings.Repeat("k", 32) {
+		t.Errorf("keys %#v", s.Auth.SigningKeys)
+	}
+	if strings.Contains(fmt.Sprintf("%v %+v %#v", s, s.Auth, s.Auth), "from-file") {
+		t.Error("a secret is printed")
+	}
+	c := s.apiConfig()
+	c.PublicURL = "http://localhost"
+	if err := c.Validate(); err != nil {
+		t.Errorf("the API refuses what was accepted: %v", err)
+	}
+}
+
+// Every setting has at least one value that is refused, by an error that names
+// the setting and says what would be right.
+func TestEveryRefusal(t *testing.T) {
+	for _, tc := range []struct{ arg, key, want string }{
+		{"--brokers=", "brokers", "must name at least one broker"},
+		{"--brokers=localhost", "brokers", "host:port"},
+		{"--kafka-client-id=", "kafka_client_id", "must not be empty"},
+		{"--kafka-sasl-mechanism=GSSAPI", "kafka_sasl_mechanism", "must be one of PLAIN"},
+		{"--kafka-sasl-mechanism=PLAIN", "SASL", "needs a user name and a password"},
+		{"--kafka-tls-ca-file=/does/not/exist", "TLS", "/does/not/exist"},
+		{"--kafka-tls-cert-file=/does/not/exist", "TLS", "both"},
+		{"--kafka-oauth-token-url=ftp://x", "kafka_oauth_token_url", "must be a URL"},
+		{"--events-topics=", "events_topics", "must name at least one"},
+		{"--events-topics=a,a", "events_topics", "twice"},
+		{"--profiles-topic=a b", "profiles_topic", "letters, digits"},
+		{"--definitions-topic=profiles", "definitions_topic", "topic of its own"},
+		{"--catalog-topic=", "catalog_topic", "1 to 249"},
+		{"--reports-topic=..", "reports_topic", "1 to 249"},
+		{"--dead-letters-topic=lockstitch.catalog", "dead_letters_topic", "topic of its own"},
+		{"--group=", "group", "must not be empty"},
+		{"--data-dir=", "data_dir", "must not be empty"},
+		{"--store-url=ftp://host/dir", "store_url", "scheme file, s3, gs or azblob"},
+		{"--memory-limit=1MiB", "memory_limit", "between 128MiB and"},
+		{"--memory-limit=lots", "memory_limit", "size such as 512MiB"},
+		{"--flush-interval=1ms", "flush_interval", "between 100ms and 1h0m0s"},
+		{"--dedup-horizon=1s", "dedup_horizon", "between 1m0s and"},
+		{"--session-timeout=1s", "session_timeout", "between 6s and"},
+		{"--transaction-timeout=1h", "transaction_timeout", "and 15m0s"},
+		{"--shutdown-timeout=0s", "shutdown_timeout", "between 1s and"},
+		{"--http-listen=8080", "http_listen", "host:port"},
+		{"--http-listen=:99999", "http_listen", "host:port"},
+		{"--admin-listen=:8080", "admin_listen", "must not be on the API's address"},
+		{"--public-url=example.com", "public_url", "must be a URL"},
+		{"--public-url=https://u:p@example.com/?x=1", "public_url", "must be a URL"},
+		{"--http-tls-cert-file=/does/not/exist", "http_tls_cert_file", "needs both"},
+		{"--clients=nonsense", "clients", "ID:SECRET:ACCOUNT"},
+		{"--clients=a:sha256:zz:b", "clients", "64 hexadecimal digits"},
+		{"--clients=a:s:b,a:t:c", "clients", "used twice"},
+		{"--clients-file=/does/not/exist", "clients_file", "/does/not/exist"},
+		{"--signing-keys=", "signing_keys", "openssl rand"},
+		{"--signing-keys=k1", "signing_keys", "KID:KEY"},
+		{"--signing-keys=k1:short", "signing_keys", "at least 32"},
+		{"--signing-keys-file=/does/not/exist", "signing_keys_file", "/does/not/exist"},
+		{"--issuer-jwks-url=https://issuer.example.com/jwks", "issuer_jwks_url", "issuer_audience"},
+		{"--issuer-jwks-url=issuer", "issuer_jwks_url", "must be a URL"},
+		{"--issuer=me", "issuer", "nothing to verify"},
+		{"--issuer-account-claim=", "issuer_account_claim", "must not be empty"},
+		{"--issuer-algorithms=HS256", "issuer_algorithms", "asymmetric"},
+		{"--window-months=0", "window_months", "must be at least 1"},
+		{"--max-attributes=0", "max_attributes", "must be at least 1"},
+		{"--max-tags=0", "max_tags", "must be at least 1"},
+		{"--max-sections=0", "max_sections", "must be at least 1"},
+		{"--max-pending=0", "max_pending", "must be at least 1"},
+		{"--max-file-size=1B", "max_file_size", "between 1KiB and"},
+		{"--tokens-per-minute=0", "tokens_per_minute", "must be at least 1"},
+		{"--exports-per-minute=0", "exports_per_minute", "must be at least 1"},
+		{"--downloads-per-minute=0", "downloads_per_minute", "must be at least 1"},
+		{"--barrier-timeout=0s", "barrier_timeout", "between 1s and"},
+		{"--file-lifetime=1s", "file_lifetime", "between 1m0s and"},
+		{"--download-url-lifetime=48h", "download_url_lifetime", "24h0m0s"},
+		{"--export-parallel=-1", "export_parallel", "must be at least 0"},
+		{"--log-level=loud", "log_level", "must be one of debug"},
+		{"--log-format=xml", "log_format", "must be one of text"},
+	} {
+		t.Run(tc.arg, func(t *testing.T) {
+			args := []string{tc.arg}
+			name, _, _ := strings.Cut(tc.arg, "=")
+			for _, l := range least {
+				if !strings.HasPrefix(l, name+"=") { // given again, a list would grow
+					args = append(args, l)
+				}
+			}
+			_, _, err := loadSettings(flagsOf(t, args...), nil, serveScope)
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			if !strings.Contains(err.Error(), tc.key) || !strings.Contains(err.Error(), tc.want) {
+				t.Fatalf("the error %q should name %s and say %q", err, tc.key, tc.want)
+			}
+		})
+	}
+}
+
+func TestVariablesOfTheWrongTypeAreRefused(t *testing.T) {
+	for variable, want := range map[string]string{
+		"LOCKSTITCH_FLUSH_INTERVAL=10": "must be a duration such as 30s",
+		"LOCKSTITCH_MAX_PENDING=ten":   "must be a whole number",
+		"LOCKSTITCH_PPROF=maybe":       "must be true or false",
+		"LOCKSTITCH_MEMORY_LIMIT=-5":   "size such as",
+	} {
+		_, _, err := loadSettings(flagsOf(t, least...), []string{variable}, serveScope)
+		name, _, _ := strings.Cut(variable, "=")
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "from "+name) {
+			t.Errorf("%s: %v; want %q from %s", variable, err, want, name)
+		}
+	}
+}
+
+func TestFilesAreReadStrictly(t *testing.T) {
+	for content, want := range map[string]string{
+		"flush_intervall: 3s\n":                           "did you mean flush_interval?",
+		"store-url: file:///x\n":                          "did you mean store_url?",
+		"flush_interval: [\n":                             "configuration file",
+		"issuer_algorithms: {a: b}\n":                     "must be a list of texts",
+		"clients: [{id: a, secret: b, acount: c}]\n":      `there is no "acount"`,
+		"clients: [{id: a, secret: 12345, account: c}]\n": "quotes",
+		"clients: [{id: a, account: c}]\n":                "exactly one of secret",
+		"max_pending: [1]\n":                              "must be a whole number",
+		"kafka_password: 12345\n":                         "quotes",
+		"kafka_password: hush\nkafka_password_file: /x\nkafka_sasl_mechanism: PLAIN\nkafka_username: u\n": "both set",
+	} {
+		_, _, err := loadSettings(flagsOf(t, append(least, "--config="+writeFile(t, "c.yaml", content))...), nil, serveScope)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v; want %q", content, err, want)
+		}
+		if err != nil && strings.Contains(err.Error(), "hush") {
+			t.Errorf("%q: the error shows a secret: %v", content, err)
+		}
+	}
+}
+
+func TestAllMistakesAreReportedAtOnce(t *testing.T) {
+	_, _, err := loadSettings(flagsOf(t, "--flush-interval=0s", "--max-pending=0", "--clients=a:geheim:b,a:geheim:c"), nil, serveScope)
+	for _, want := range []string{"brokers is not set", "flush_interval", "max_pending", "used twice", "signing_keys is not set"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v lacks %q", err, want)
+		}
+	}
+	if strings.Contains(fmt.Sprint(err), "geheim") {
+		t.Error("the error shows a secret")
+	}
+}
+
+func TestBytes(t *testing.T) {
+	for text, want := range map[string]Bytes{"0": 0, "7": 7, "7B": 7, "2kB": 2000, "2 KiB": 2048, "512MiB": 512 << 20, "1TB": 1e12, "3TiB": 3 << 40} {
+		got, err := ParseBytes(text)
+		if err != nil || got != want {
+			t.Errorf("%q is %d (%v), want %d", text, got, err, want)
+		}
+		if back, err := ParseBytes(got.String()); err != nil || back != got {
+			t.Errorf("%d is written %s, which is read as %d (%v)", got, got, back, err)
+		}
+	}
+	for _, text := range []string{"", "x", "-1", "1.5GiB", "9999999999TiB", "MiB"} {
+		if got, err := ParseBytes(text); err == nil {
+			t.Errorf("%q was read as %d", text, got)
+		}
+	}
+}
+
+// The example file names every setting, with its default, so that it can be
+// trusted as documentation.
+func TestExampleFileShowsEverySettingWithItsDefault(t *testing.T) {
+	raw, err := os.ReadFile("../../deploy/lockstitch.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Settings without a useful default are shown behind "#=".
+	text := strings.ReplaceAll(string(raw), "\n#= ", "\n")
+	l := &loaded{origin: map[string]string{}}
+	fs := flagsOf(t, "--config="+writeFile(t, "all.yaml", text))
+	if l, err = read(fs, nil); err != nil {
+		t.Fatal(err)
+	}
+	shown := flagsOf(t, "--config=../../deploy/lockstitch.yaml")
+	plain, err := read(shown, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range options {
+		if l.origin[o.key] == "" {
+			t.Errorf("%s is missing", o.key)
+		}
+		if plain.origin[o.key] == "" {
+			continue
+		}
+		v, err := coerce(o.def, plain.k.Get(o.key))
+		if err != nil || fmt.Sprint(v) != fmt.Sprint(o.def) {
+			t.Errorf("%s is %v (%v), its default is %v", o.key, v, err, o.def)
+		}
+	}
+}
+
+func FuzzYAMLSettings(f *testing.F) {
+	f.Add("brokers: [a:1]\nclients: [{id: a, secret: b, account: c}]\nsigning_keys: ['k:x']\n")
+	f.Add("flush_interval: 1e9\nmemory_limit: -1\nevents_topics: {}\n")
+	f.Add("clients: [[[]]]\nsigning_keys: {a: {b: c}}\n")
+	f.Fuzz(func(t *testing.T, content string) {
+		path := filepath.Join(t.TempDir(), "c.yaml")
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, _, err := loadSettings(flagsOf(t, "--config="+path), nil, serveScope)
+		if (s == nil) == (err == nil) {
+			t.Fatalf("settings %v with error %v", s, err)
+		}
+	})
+}
