@@ -58,8 +58,8 @@ const startTimeout = 60 * time.Second
 
 // openReplica binds the addresses, opens the views and the store, and builds
 // the parts. Nothing is consumed or answered until Run.
-func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (r *replica, err error) {
-	r = &replica{s: s, log: log, reg: prometheus.NewRegistry(), stopping: make(chan struct{}), ready: make(chan struct{})}
+func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica, err error) {
+	r := &replica{s: s, log: log, reg: prometheus.NewRegistry(), stopping: make(chan struct{}), ready: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			r.close()
@@ -91,7 +91,10 @@ func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (r *replica
 	if err := r.openViews(ctx, opts); err != nil {
 		return nil, err
 	}
-	return r, r.build(opts)
+	if err := r.build(opts); err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 func (r *replica) onClose(f func()) { r.closers = append(r.closers, f) }
