@@ -33,9 +33,9 @@ var ErrTooLarge = stitch.ErrTooLarge
 // loaded slices and the compressor, and the compressed chunks waiting for their
 // turn.
 const (
-	textMemory  = 16 << 20 // of all workers: text being merged
-	sliceMemory = 12 << 20 // loaded slices that a later piece needs
-	maxText     = 8 << 20  // of one worker
+	textMemory  = 10 << 20 // of all workers: text being merged
+	sliceMemory = 6 << 20  // loaded slices that a later piece needs
+	maxText     = 5 << 20  // of one worker
 	minText     = 256 << 10
 )
 

@@ -3,6 +3,7 @@ package render
 import (
 	"fmt"
 	"math"
+	"slices"
 	"sort"
 	"strconv"
 
@@ -12,10 +13,9 @@ import (
 
 // sheet is a slice prepared for one export: every dictionary entry already is
 // the text of a finished cell with the delimiter behind it, so that a row is
-// copied together. It does not change and may be used concurrently.
+// copied together. It keeps what rows need and lets go of the slice, which is
+// several times as large. It does not change and may be used concurrently.
 type sheet struct {
-	slice   *segment.Slice
-	guard   bool
 	times   []int64  // server_time
 	events  []int64  // event_time
 	offsets []int64  // in the row's partition
@@ -26,7 +26,7 @@ type sheet struct {
 	profile []uint32 // per row: 0 undecorated, else 1 + snapshot
 	pass    []bool   // per value of profile: what the filter says; nil: all pass
 	parts   []part
-	bytes   int64 // memory held, an estimate
+	bytes   int64 // memory held
 }
 
 type partKind uint8
@@ -36,7 +36,7 @@ const (
 	byRow                       // dict entry codes[row]
 	byProfile                   // dict entry codes[profile], 0 being the absent value
 	address                     // dict entry bySection[codes[row]][profile]
-	correlation                 // the slice's correlation id
+	correlation                 // dict entry row
 	eventTime                   // numbers
 	serverTime
 	typeName
@@ -46,7 +46,7 @@ const (
 type part struct {
 	kind      partKind
 	dict      dictionary
-	codes     []uint32
+	codes     []uint16 // enough: a slice has at most segment.MaxSliceRows different values
 	bySection [][]uint32
 }
 
@@ -56,8 +56,26 @@ type dictionary struct {
 	ends []uint32 // entry i is text[ends[i]:ends[i+1]]
 }
 
-func newDictionary(entries int) dictionary {
-	return dictionary{ends: append(make([]uint32, 0, entries+1), 0)}
+// newDictionary makes room for the entries and their text, delimiters and some
+// quotes included, so that most dictionaries never grow.
+func newDictionary(entries, text int) dictionary {
+	return dictionary{text: make([]byte, 0, text+text/32+entries), ends: append(make([]uint32, 0, entries+1), 0)}
+}
+
+func textLength(entries [][]byte) (n int) {
+	for _, e := range entries {
+		n += len(e)
+	}
+	return n
+}
+
+// valueLength guesses the length of the values' cells: most are as long as what
+// is stored.
+func valueLength(column *segment.ValueColumn) (n int) {
+	for i := range column.Dict {
+		n += max(len(column.Dict[i].Raw), len("false"))
+	}
+	return n
 }
 
 // seal ends the entry whose text was just appended.
@@ -69,7 +87,7 @@ func (d *dictionary) seal(delimiter byte) {
 func (d *dictionary) len() int { return len(d.ends) - 1 }
 
 func newSheet(object string, info *segment.SliceInfo, s *segment.Slice, c *columns) (*sheet, error) {
-	b := sheetBuilder{sheet: &sheet{slice: s, guard: c.guard}, columns: c, last: len(defaultColumns) + len(c.attributes) + len(c.tags)}
+	b := sheetBuilder{sheet: &sheet{}, columns: c, slice: s, last: len(defaultColumns) + len(c.attributes) + len(c.tags)}
 	if err := b.build(object, info); err != nil {
 		return nil, err
 	}
@@ -112,7 +130,7 @@ func (s *sheet) shows(row int) bool {
 }
 
 // appendRow appends the row's line.
-func (s *sheet) appendRow(dst []byte, row int) ([]byte, error) {
+func (s *sheet) appendRow(dst []byte, row int) []byte {
 	for i := range s.parts {
 		p := &s.parts[i]
 		var entry uint32
@@ -121,10 +139,10 @@ func (s *sheet) appendRow(dst []byte, row int) ([]byte, error) {
 			dst = append(dst, p.dict.text...)
 			continue
 		case byRow:
-			entry = p.codes[row]
+			entry = uint32(p.codes[row])
 		case byProfile:
 			if snapshot := s.profile[row]; snapshot != 0 {
-				entry = p.codes[snapshot-1]
+				entry = uint32(p.codes[snapshot-1])
 			}
 		case address:
 			if entries := p.bySection[p.codes[row]]; entries != nil {
@@ -140,26 +158,18 @@ func (s *sheet) appendRow(dst []byte, row int) ([]byte, error) {
 			dst = append(append(dst, s.types[row].String()...), ',')
 			continue
 		case correlation:
-			start := len(dst)
-			var err error
-			if dst, err = s.slice.AppendCorrelation(dst, row); err != nil {
-				return dst, err
-			}
-			if text := dst[start:]; needsQuotes(text) || (s.guard && startsFormula(text)) {
-				dst = appendCell(dst[:start], append([]byte(nil), text...), s.guard)
-			}
-			dst = append(dst, ',')
-			continue
+			entry = uint32(row)
 		}
 		dst = append(dst, p.dict.text[p.dict.ends[entry]:p.dict.ends[entry+1]]...)
 	}
-	return dst, nil
+	return dst
 }
 
 // sheetBuilder makes a sheet from a slice, column by column.
 type sheetBuilder struct {
 	*sheet
 	*columns
+	slice        *segment.Slice
 	column, last int // columns added so far and in all
 	scratch      []byte
 }
@@ -209,9 +219,12 @@ func (b *sheetBuilder) build(object string, info *segment.SliceInfo) (err error)
 			return err
 		}
 	}
-	for _, kind := range []partKind{typeName, correlation, eventTime, serverTime} {
-		b.add(part{kind: kind})
+	b.add(part{kind: typeName})
+	if err := b.addCorrelation(); err != nil {
+		return err
 	}
+	b.add(part{kind: eventTime})
+	b.add(part{kind: serverTime})
 	for _, c := range cellsAfter {
 		if err := b.addCells(c); err != nil {
 			return err
@@ -227,11 +240,13 @@ func (b *sheetBuilder) build(object string, info *segment.SliceInfo) (err error)
 			return err
 		}
 	}
-	b.bytes += s.Bytes()
+	b.bytes += int64(len(b.times)) * (3*8 + 4 + 2 + 1)
 	for i := range b.parts {
-		if d := &b.parts[i].dict; int64(len(d.text)) > math.MaxUint32 {
-			return fmt.Errorf("render: a column of a slice of segment %s has %d bytes of text, more than can be addressed", object, len(d.text))
+		p := &b.parts[i]
+		if int64(len(p.dict.text)) > math.MaxUint32 {
+			return fmt.Errorf("render: a column of a slice of segment %s has %d bytes of text, more than can be addressed", object, len(p.dict.text))
 		}
+		b.bytes += int64(cap(p.dict.text)) + 4*int64(cap(p.dict.ends)) + 2*int64(cap(p.codes))
 	}
 	return nil
 }
@@ -256,7 +271,6 @@ func (b *sheetBuilder) add(p part) {
 			return
 		}
 	}
-	b.bytes += int64(cap(p.dict.text)) + 4*int64(cap(p.dict.ends))
 	b.parts = append(b.parts, p)
 }
 
@@ -266,12 +280,37 @@ func (b *sheetBuilder) addCells(c event.Cell) error {
 		return err
 	}
 	delimiter := b.delimiter()
-	d := newDictionary(len(column.Dict))
+	d := newDictionary(len(column.Dict), textLength(column.Dict))
 	for _, text := range column.Dict {
-		d.text = appendCell(d.text, text, b.sheet.guard)
+		d.text = appendCell(d.text, text, b.guard)
 		d.seal(delimiter)
 	}
-	b.add(part{kind: byRow, dict: d, codes: column.Codes})
+	b.add(part{kind: byRow, dict: d, codes: narrow(column.Codes)})
+	return nil
+}
+
+// narrow copies codes, each below segment.MaxSliceRows+1, into half the memory.
+func narrow(codes []uint32) []uint16 {
+	out := make([]uint16, len(codes))
+	for i, c := range codes {
+		out[i] = uint16(c)
+	}
+	return out
+}
+
+func (b *sheetBuilder) addCorrelation() error {
+	delimiter := b.delimiter()
+	rows := b.slice.Rows()
+	d := newDictionary(rows, rows*len("00000000-0000-0000-0000-000000000000"))
+	for row := range rows {
+		var err error
+		if b.scratch, err = b.slice.AppendCorrelation(b.scratch[:0], row); err != nil {
+			return err
+		}
+		d.text = appendCell(d.text, b.scratch, b.guard)
+		d.seal(delimiter)
+	}
+	b.add(part{kind: correlation, dict: d})
 	return nil
 }
 
@@ -280,7 +319,7 @@ func (b *sheetBuilder) appendValues(d *dictionary, column *segment.ValueColumn, 
 	for _, v := range column.Dict {
 		var byRule bool
 		b.scratch, byRule = appendValue(b.scratch[:0], as, v)
-		d.text = appendCell(d.text, b.scratch, b.sheet.guard && !byRule)
+		d.text = appendCell(d.text, b.scratch, b.guard && !byRule)
 		d.seal(delimiter)
 	}
 }
@@ -294,10 +333,10 @@ func (b *sheetBuilder) addAttribute(a attribute) error {
 	if column == nil {
 		column = &segment.ValueColumn{}
 	}
-	d := newDictionary(1 + len(column.Dict))
+	d := newDictionary(1+len(column.Dict), valueLength(column))
 	d.seal(delimiter)
 	b.appendValues(&d, column, a.as, delimiter)
-	b.add(part{kind: byProfile, dict: d, codes: column.Codes})
+	b.add(part{kind: byProfile, dict: d, codes: narrow(column.Codes)})
 	return nil
 }
 
@@ -307,19 +346,18 @@ func (b *sheetBuilder) addTag(section, version string) error {
 		return err
 	}
 	delimiter := b.delimiter()
-	d := newDictionary(2)
+	d := newDictionary(2, len("TAG"))
 	d.seal(delimiter)
-	var codes []uint32
+	var codes []uint16
 	if len(bitmap) > 0 {
 		d.text = append(d.text, "TAG"...)
 		d.seal(delimiter)
-		codes = make([]uint32, b.slice.Snapshots())
+		codes = make([]uint16, b.slice.Snapshots())
 		for i := range codes {
 			if bitmap.Has(i) {
 				codes[i] = 1
 			}
 		}
-		b.bytes += 4 * int64(len(codes))
 	}
 	b.add(part{kind: byProfile, dict: d, codes: codes})
 	return nil
@@ -333,9 +371,9 @@ func (b *sheetBuilder) addAddress() error {
 		return err
 	}
 	delimiter := b.delimiter()
-	d := newDictionary(1)
+	d := newDictionary(1, 0)
 	d.seal(delimiter)
-	p := part{kind: address, codes: sections.Codes, bySection: make([][]uint32, len(sections.Dict))}
+	p := part{kind: address, codes: narrow(sections.Codes), bySection: make([][]uint32, len(sections.Dict))}
 	for i, section := range sections.Dict {
 		for _, a := range b.email[string(section)] {
 			column, err := b.slice.Attribute(a.section, a.version)
@@ -349,6 +387,8 @@ func (b *sheetBuilder) addAddress() error {
 				p.bySection[i] = make([]uint32, 1+b.slice.Snapshots())
 				b.bytes += 4 * int64(len(p.bySection[i]))
 			}
+			d.text = slices.Grow(d.text, valueLength(column)+len(column.Dict))
+			d.ends = slices.Grow(d.ends, len(column.Dict))
 			base := uint32(d.len() - 1)
 			b.appendValues(&d, column, a.as, delimiter)
 			entries := p.bySection[i][1:]

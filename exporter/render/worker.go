@@ -87,7 +87,7 @@ func (w *worker) collect(ctx context.Context, p *plan.Piece, from, end key) (to 
 		}
 		s, err := current.wait()
 		if err == nil {
-			to, err = w.read(s, from, to, behind)
+			to = w.read(s, from, to, behind)
 		}
 		w.library.giveBack(current)
 		if err != nil {
@@ -106,7 +106,7 @@ func (w *worker) overlaps(index int32, from, to key) bool {
 // read adds the slice's rows from <= key < to to the stretch. When the stretch
 // is full it lowers to, which it returns: to the next row if no row of a later
 // slice can come before that, else to the middle of what is there.
-func (w *worker) read(s *sheet, from, to, behind key) (key, error) {
+func (w *worker) read(s *sheet, from, to, behind key) key {
 	t := &w.stretch
 	t.begin()
 	last := s.search(to)
@@ -114,10 +114,7 @@ func (w *worker) read(s *sheet, from, to, behind key) (key, error) {
 		if !s.shows(row) {
 			continue
 		}
-		var err error
-		if t.text, err = s.appendRow(t.text, row); err != nil {
-			return to, err
-		}
+		t.text = s.appendRow(t.text, row)
 		t.add(s.key(row))
 		if len(t.text) <= w.limit || len(t.rows) < 2 {
 			continue
@@ -138,5 +135,5 @@ func (w *worker) read(s *sheet, from, to, behind key) (key, error) {
 			last = s.search(to)
 		}
 	}
-	return to, nil
+	return to
 }
