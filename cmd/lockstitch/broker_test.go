@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -144,6 +146,9 @@ func FuzzStampBatch(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(make([]byte, batchHeader))
 	f.Fuzz(func(t *testing.T, raw []byte) {
+		if len(raw) >= batchHeader { // past the checksum, or nothing behind it would be tried
+			binary.BigEndian.PutUint32(raw[batchCRC:], crc32.Checksum(raw[batchAttributes:], castagnoli))
+		}
 		if out, ok := stampBatch(raw, 7); ok && len(out) < batchHeader {
 			t.Fatalf("%d bytes", len(out))
 		}
