@@ -33,7 +33,7 @@ func (c *Consumer) openClients() error {
 		// An offset that the broker does not have stops the lane; it is never
 		// taken for a wish to start elsewhere.
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
-		kgo.FetchMaxBytes(int32(min(c.cfg.MemoryBytes/32, 8<<20))),
+		kgo.FetchMaxBytes(int32(min(c.cfg.MemoryBytes/64, 8<<20))),
 		kgo.FetchMaxPartitionBytes(1 << 20),
 		kgo.FetchMaxWait(time.Second),
 		kgo.MaxConcurrentFetches(4),

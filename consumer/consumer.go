@@ -39,7 +39,12 @@ type Config struct {
 	TransactionTimeout time.Duration // 10 s
 	ProfileStale       time.Duration // local profiles not current for this long are read anew; 84 h
 	SweepAge           time.Duration // orphaned objects are removed when this old; 24 h
-	DefaultAccount     string        // for events without account_id; empty: they are poison
+	// WriterSuffix, if set, makes the transactional id another one than the data
+	// directory's last process had. The embedded broker needs it: after a crash
+	// it aborts an open transaction without a marker, and readers would take
+	// later records of the same producer for a part of it.
+	WriterSuffix   string
+	DefaultAccount string // for events without account_id; empty: they are poison
 	// Hook, if set, is called at every named step of a cut; tests crash there.
 	Hook func(step string)
 }
@@ -182,7 +187,7 @@ func (c *Consumer) open(ctx context.Context) error {
 	if c.cfg.InstanceID != "" {
 		name = c.cfg.InstanceID
 	}
-	c.writer = c.cfg.Group + "-" + name
+	c.writer = c.cfg.Group + "-" + name + c.cfg.WriterSuffix
 	if c.owned.lanes, err = c.db.Lanes(); err != nil {
 		return errors.Join(c.db.Damaged(err), c.close())
 	}

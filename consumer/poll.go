@@ -84,7 +84,7 @@ func (c *Consumer) turn(ctx context.Context, t *turnState) error {
 	c.becomeReady()
 	for _, l := range c.lanes {
 		if l.prof != nil {
-			l.prof.cacheLimit = c.cfg.MemoryBytes / 4 / int64(len(c.lanes))
+			l.prof.cacheLimit = c.cfg.MemoryBytes / 5 / int64(len(c.lanes))
 		}
 	}
 	if !moved && now.Sub(t.silentAt) > probeAfter && now.Sub(t.probedAt) > probeAfter {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/oklog/ulid/v2"
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -121,6 +122,7 @@ func openDev(ctx context.Context, s *Settings, log *slog.Logger, o devOptions) (
 		return nil, nil, err
 	}
 	s.Kafka.Brokers = []string{b.addr}
+	s.Replica.writerSuffix = "-" + ulid.Make().String()
 	if err := b.createTopics(ctx, s.Topics.TopicNames(), o.partitions); err != nil {
 		b.Close()
 		return nil, nil, err

@@ -53,6 +53,9 @@ type replica struct {
 	closers  []func()
 }
 
+// gcPercent is by how much the heap may grow before garbage is collected.
+const gcPercent = 50
+
 // startTimeout is how long brokers may take to answer when a replica starts.
 const startTimeout = 60 * time.Second
 
@@ -204,7 +207,7 @@ func (r *replica) build(opts []kgo.Opt) (err error) {
 		DataDir: filepath.Join(s.Replica.DataDir, "local"), MemoryBytes: int64(s.Replica.MemoryLimit) / 2,
 		FlushInterval: s.Replica.FlushInterval, DedupHorizon: s.Replica.DedupHorizon,
 		SessionTimeout: s.Replica.SessionTimeout, TransactionTimeout: s.Replica.TransactionTimeout,
-		DefaultAccount: s.Replica.DefaultAccount,
+		DefaultAccount: s.Replica.DefaultAccount, WriterSuffix: s.Replica.writerSuffix,
 	}, consumer.Deps{Store: r.store, Catalog: r.catalog, Reports: r.reports, Log: r.log, Registerer: r.reg}); err != nil {
 		return err
 	}
@@ -273,9 +276,11 @@ func (s *Settings) apiConfig() api.Config {
 func (r *replica) Run(ctx context.Context) error {
 	defer r.close()
 	// The heap stays below the limit with room for what the runtime does not
-	// count: thread stacks, mapped files, the page tables of both.
-	debug.SetMemoryLimit(int64(r.s.Replica.MemoryLimit) / 8 * 7)
+	// count, above all Pebble's cache and memtables. An export may add little to
+	// what is resident, so garbage is collected twice as often as by default.
+	debug.SetMemoryLimit(int64(r.s.Replica.MemoryLimit) / 16 * 13)
 	defer debug.SetMemoryLimit(math.MaxInt64)
+	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 
 	admin := &http.Server{Handler: r.adminHandler(), ReadHeaderTimeout: 10 * time.Second}
 	adminDone := make(chan struct{})

@@ -76,6 +76,8 @@ type ReplicaSettings struct {
 	SessionTimeout     time.Duration `koanf:"session_timeout"`
 	TransactionTimeout time.Duration `koanf:"transaction_timeout"`
 	ShutdownTimeout    time.Duration `koanf:"shutdown_timeout"`
+
+	writerSuffix string // set by dev; see consumer.Config
 }
 
 // HTTPSettings are the two listeners.
