@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"errors"
 	"math"
 	"time"
 
@@ -51,8 +52,8 @@ func (p *profiles) apply(records []*kgo.Record, floor int64, dropped func(int), 
 			dropped(n)
 		}
 		if err != nil {
-			perr, ok := err.(*poison.Error)
-			if !ok {
+			var perr *poison.Error
+			if !errors.As(err, &perr) {
 				return err
 			}
 			snap = nil

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"encoding/binary"
+	"errors"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -120,8 +121,8 @@ func (l *lane) process(in *input, r *kgo.Record) error {
 	in.pos.LogTime = max(in.pos.LogTime, kafkaTime)
 
 	if err := l.dec.Decode(r.Key, r.Value, kafkaTime, &l.ev); err != nil {
-		why, ok := err.(*poison.Error)
-		if !ok {
+		var why *poison.Error
+		if !errors.As(err, &why) {
 			return err
 		}
 		in.pos.Poison++

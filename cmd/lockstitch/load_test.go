@@ -265,9 +265,9 @@ func TestExampleFileShowsEverySettingWithItsDefault(t *testing.T) {
 	}
 	// Settings without a useful default are shown behind "#=".
 	text := strings.ReplaceAll(string(raw), "\n#= ", "\n")
-	l := &loaded{origin: map[string]string{}}
 	fs := flagsOf(t, "--config="+writeFile(t, "all.yaml", text))
-	if l, err = read(fs, nil); err != nil {
+	l, err := read(fs, nil)
+	if err != nil {
 		t.Fatal(err)
 	}
 	shown := flagsOf(t, "--config=../../deploy/lockstitch.yaml")

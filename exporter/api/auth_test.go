@@ -110,7 +110,7 @@ func TestAccessTokens(t *testing.T) {
 			t.Error(err)
 		}
 		b64 := base64.RawURLEncoding.EncodeToString
-		json.NewEncoder(w).Encode(map[string]any{"keys": []any{map[string]any{
+		_ = json.NewEncoder(w).Encode(map[string]any{"keys": []any{map[string]any{
 			"kty": "EC", "crv": "P-256", "kid": "e1", "alg": "ES256", "use": "sig", "x": b64(point[1:33]), "y": b64(point[33:]),
 		}}})
 	}))

@@ -108,7 +108,7 @@ func (s *server) serveFile(c *call, rep *report.Report) error {
 	}
 	// The connection's limit on reading would end a long transfer: the server
 	// keeps reading to notice that the client has gone.
-	http.NewResponseController(c.w).SetReadDeadline(time.Time{})
+	_ = http.NewResponseController(c.w).SetReadDeadline(time.Time{})
 
 	f := openFile(c.r.Context(), s.deps.Store, res.Object, res.Bytes)
 	defer f.Close()
@@ -162,6 +162,6 @@ func (w *fileWriter) Write(b []byte) (int, error) {
 	if w.refused {
 		return len(b), nil // the text that the problem stands for
 	}
-	http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(stallTimeout))
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(stallTimeout))
 	return w.ResponseWriter.Write(b)
 }

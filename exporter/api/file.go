@@ -61,7 +61,7 @@ func (f *file) Read(p []byte) (int, error) {
 			f.pos += int64(n)
 			return n, nil
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF // the size is known: there is more
 		}
 		f.Close()

@@ -157,5 +157,5 @@ func writeProblem(w http.ResponseWriter, p *Problem) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(p.Status)
-	w.Write(body)
+	_, _ = w.Write(body) // a caller that is gone gets nothing
 }

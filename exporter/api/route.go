@@ -136,7 +136,7 @@ func (s *server) answer(op *operation, w *responseWriter, r *http.Request) {
 	c := &call{w: w, r: r}
 	if !op.stream {
 		// Without a deadline a client that does not read would hold the handler.
-		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTimeout))
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTimeout))
 	}
 	err := func() error {
 		if !op.public {
@@ -197,7 +197,7 @@ func (s *server) outermost(next http.Handler) http.Handler {
 		rw := &responseWriter{ResponseWriter: w, route: "none"}
 		defer func() {
 			if v := recover(); v != nil {
-				if v == http.ErrAbortHandler {
+				if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 					s.metrics.observe(rw, r, time.Since(begin))
 					panic(v)
 				}

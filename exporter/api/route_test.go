@@ -170,7 +170,7 @@ func TestServerTimeouts(t *testing.T) {
 			t.Fatal(err)
 		}
 		fmt.Fprint(conn, request)
-		conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
 		if _, err := io.ReadAll(conn); errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Fatalf("%q: the connection was not closed", request)
 		}

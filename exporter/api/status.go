@@ -118,6 +118,6 @@ func writeJSON(w http.ResponseWriter, code int, v any) error {
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(code)
-	w.Write(body)
+	_, _ = w.Write(body) // a caller that is gone gets nothing
 	return nil
 }

@@ -108,7 +108,7 @@ func (e *external) verify(ctx context.Context, token string) (Identity, error) {
 		jwt.WithStrictDecoding(),
 	)
 	if unavailable != nil {
-		return Identity{}, fmt.Errorf("%w: issuer %s: %v", ErrUnavailable, e.cfg.Name, unavailable)
+		return Identity{}, fmt.Errorf("%w: issuer %s: %w", ErrUnavailable, e.cfg.Name, unavailable)
 	}
 	if err != nil {
 		return Identity{}, ErrInvalid

@@ -2,6 +2,7 @@ package definition
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"reflect"
@@ -240,7 +241,8 @@ func TestDecodeMalformed(t *testing.T) {
 	} {
 		in := strings.Replace(tag, c.old, c.new, 1)
 		_, err := decode([]byte(in))
-		perr, ok := err.(*poison.Error)
+		var perr *poison.Error
+		ok := errors.As(err, &perr)
 		if !ok || perr.Reason != c.want {
 			t.Errorf("%.100s: %v, want %s", in, err, c.want)
 		}
@@ -255,7 +257,8 @@ func FuzzDecode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, value []byte) {
 		d, err := decode(value)
 		if err != nil {
-			if _, ok := err.(*poison.Error); !ok {
+			var perr *poison.Error
+			if !errors.As(err, &perr) {
 				t.Fatalf("not a poison error: %v", err)
 			}
 			return

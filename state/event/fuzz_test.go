@@ -12,6 +12,6 @@ func FuzzDecode(f *testing.F) {
 	seed(`[{}]`)
 	f.Add([]byte("\xe2\x82"), []byte(`{`+base+`}`), int64(-1), "d")
 	f.Fuzz(func(t *testing.T, key, value []byte, at int64, account string) {
-		decodeAll(t, account, key, value, at)
+		_, _ = decodeAll(t, account, key, value, at)
 	})
 }

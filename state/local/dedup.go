@@ -45,7 +45,7 @@ func (l *Lane) DedupMarker(id segment.TopicID) (m DedupMarker, ok bool, err erro
 		return m, false, err
 	}
 	if err := json.Unmarshal(v, &m); err != nil {
-		return m, false, fmt.Errorf("%w: deduplication marker of lane %d: %v", errDamaged, l.n, err)
+		return m, false, fmt.Errorf("%w: deduplication marker of lane %d: %w", errDamaged, l.n, err)
 	}
 	return m, true, nil
 }

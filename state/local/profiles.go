@@ -43,7 +43,7 @@ func (l *Lane) ProfileMarker() (m ProfileMarker, ok bool, err error) {
 		return m, false, err
 	}
 	if err := json.Unmarshal(v, &m); err != nil {
-		return m, false, fmt.Errorf("%w: profile marker of lane %d: %v", errDamaged, l.n, err)
+		return m, false, fmt.Errorf("%w: profile marker of lane %d: %w", errDamaged, l.n, err)
 	}
 	return m, true, nil
 }
@@ -180,7 +180,7 @@ func decodeVersion(key, value []byte) (id []byte, v Version, err error) {
 	v.Offset = int64(^binary.BigEndian.Uint64(key[len(key)-8:]))
 	if value = value[w:]; len(value) > 0 {
 		if err := profile.Check(value); err != nil {
-			return nil, v, fmt.Errorf("%w: profile version %x: %v", errDamaged, key, err)
+			return nil, v, fmt.Errorf("%w: profile version %x: %w", errDamaged, key, err)
 		}
 		v.Snapshot = value
 	}

@@ -276,7 +276,7 @@ type bucketReader struct {
 
 func (r *bucketReader) Read(p []byte) (int, error) {
 	n, err := r.body.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = r.s.err("reading", r.name, err)
 	}
 	return n, err

@@ -185,7 +185,7 @@ func conform(t *testing.T, url string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		io.WriteString(w, "text")
+		_, _ = io.WriteString(w, "text")
 		w.Abort()
 		w.Abort()
 		cctx, cancel := context.WithCancel(ctx)
@@ -193,7 +193,7 @@ func conform(t *testing.T, url string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		io.WriteString(w, "text")
+		_, _ = io.WriteString(w, "text")
 		cancel()
 		if err := w.Commit(); err == nil {
 			t.Error("Commit succeeded after its context was cancelled")
@@ -238,7 +238,7 @@ func conform(t *testing.T, url string) {
 			t.Errorf("List none/ = %q", got)
 		}
 		stop := errors.New("stop")
-		if err := s.List(ctx, at+"l/", func(Info) error { return stop }); err != stop {
+		if err := s.List(ctx, at+"l/", func(Info) error { return stop }); !errors.Is(err, stop) {
 			t.Errorf("List returned %v", err)
 		}
 		for _, n := range want {

@@ -3,6 +3,7 @@ package segment
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -424,7 +425,7 @@ func TestSealRefusesContradictions(t *testing.T) {
 	good := NewBuffer()
 	row := simpleRow(0, "a", 1)
 	row.add(good)
-	if err := Seal([]*Buffer{good}, func(Object) error { return errLong }); err != errLong {
+	if err := Seal([]*Buffer{good}, func(Object) error { return errLong }); !errors.Is(err, errLong) {
 		t.Errorf("the error of emit comes back as %v", err)
 	}
 }

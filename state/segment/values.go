@@ -130,7 +130,7 @@ func (s *Slice) takeSnapDirectory(p []byte) (*snapDirectory, error) {
 		}
 	}
 	for page, n := range used {
-		if n != uint64(s.blocks[blockPages+int(page)].raw) {
+		if n != uint64(s.blocks[blockPages+page].raw) {
 			return nil, errLong
 		}
 	}
