@@ -56,6 +56,7 @@ func (c *cable) sever() {
 func TestCrashAtEveryStepOfACut(t *testing.T) {
 	for _, step := range []string{StepUpload, StepBegin, StepProduce, StepOffsets, StepCommit, StepLocal, StepDone} {
 		t.Run(strings.TrimPrefix(step, "cut/"), func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t, kfake.GroupMinSessionTimeout(100*time.Millisecond))
 			for i := range 10 {
 				w.produce("profiles", fmt.Sprintf("p%d", i), profileOf("v"))

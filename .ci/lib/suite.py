@@ -5,6 +5,7 @@ what it needs on loopback, ends what it started whatever happens, and waits for
 nothing without a limit.
 """
 import atexit
+import functools
 import os
 import pathlib
 import random
@@ -93,8 +94,9 @@ def lockstitch():
     return build("./cmd/lockstitch", "lockstitch")
 
 
+@functools.cache
 def build(package, name):
-    """Builds a program of this module into the cache."""
+    """Builds a program of this module into the cache, once in a suite."""
     out = CACHE / "bin" / name
     out.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["go", "build", "-o", str(out), package], cwd=ROOT, check=True,
