@@ -53,7 +53,7 @@ func (c *Consumer) openClients() error {
 	opts := []kgo.Opt{
 		kgo.ConsumerGroup(c.cfg.Group),
 		kgo.ConsumeTopics(c.inputs()...),
-		kgo.Balancers(&laneBalancer{topics: c.inputs(), local: c.localLanes}),
+		kgo.Balancers(&laneBalancer{local: c.localLanes}),
 		kgo.DisableAutoCommit(),
 		kgo.SessionTimeout(c.cfg.SessionTimeout),
 		kgo.HeartbeatInterval(c.cfg.SessionTimeout / 4),

@@ -16,8 +16,7 @@ const protocolName = "lockstitch-lanes"
 // away) and keeps a lane where it is running or, failing that, where its local
 // state lies.
 type laneBalancer struct {
-	topics []string       // of the members' subscription, all with lane n as partition n
-	local  func() []int32 // lanes whose state lies on this replica's disk
+	local func() []int32 // lanes whose state lies on this replica's disk
 }
 
 func (b *laneBalancer) ProtocolName() string { return protocolName }

@@ -23,7 +23,6 @@ type profiles struct {
 	next    int64 // every record below has been applied
 	deadTo  int64 // malformed records below have been dead-lettered by a committed cut
 	current time.Time
-	start   int64 // log start when the lane was taken over
 
 	cache      map[string][]local.Version
 	cacheBytes int64

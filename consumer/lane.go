@@ -68,7 +68,6 @@ type input struct {
 	committed catalog.Position
 	first     catalog.FirstEnds
 	oldest    int64 // Kafka time (ms) of the first data record not yet committed; 0: none
-	batchEnd  int64 // offset behind the last record fetched
 }
 
 // batch is what one poll brought for a lane's event partition.

@@ -159,7 +159,6 @@ func (c *Consumer) poll(ctx context.Context) (moved bool, err error) {
 			if l := c.lanes[fp.Partition]; l != nil && l.stage == ready && len(fp.Records) > 0 {
 				moved = true
 				in := l.input(fp.Topic)
-				in.batchEnd = fp.Records[len(fp.Records)-1].Offset + 1
 				l.waiting = append(l.waiting, &batch{in: in, records: fp.Records, profEnd: -1})
 			}
 		})

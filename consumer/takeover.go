@@ -143,7 +143,6 @@ func (c *Consumer) prepareInput(l *lane, topic string, id segment.TopicID, start
 	if !ok {
 		in.committed.Next = -1 // nothing stands in the catalog yet
 	}
-	in.batchEnd = pos.Next
 	in.first, ok = c.deps.Catalog.FirstEnds(id, l.n)
 	if !ok {
 		in.first = catalog.FirstEnds{Topic: topic, TopicID: id, Partition: l.n, EventEnd: end, ProfileID: profID, ProfileEnd: profEnd}
@@ -155,7 +154,7 @@ func (c *Consumer) prepareInput(l *lane, topic string, id segment.TopicID, start
 // prepareProfiles decides from where the profile partition is read.
 func (c *Consumer) prepareProfiles(l *lane, state *local.Lane, id segment.TopicID, start, end int64) error {
 	l.prof = &profiles{
-		topic: c.cfg.Topics.Profiles, id: id, lane: state, start: start,
+		topic: c.cfg.Topics.Profiles, id: id, lane: state,
 		cache: make(map[string][]local.Version),
 	}
 	from := start

@@ -216,9 +216,6 @@ var errDamaged = errors.New("damaged value")
 // Close closes the database and gives the directory free.
 func (db *DB) Close() error { return errors.Join(db.p.Close(), db.lock.Close()) }
 
-// Metrics are Pebble's own.
-func (db *DB) Metrics() *pebble.Metrics { return db.p.Metrics() }
-
 // Lane gives access to the state of one lane.
 func (db *DB) Lane(n int32) *Lane { return &Lane{db: db, n: n} }
 
