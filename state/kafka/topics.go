@@ -7,7 +7,9 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -150,7 +152,56 @@ func Create(ctx context.Context, cl *kgo.Client, t Topics, o CreateOptions) ([]s
 			created = append(created, l.topic)
 		}
 	}
-	return created, nil
+	return created, awaitTopics(ctx, cl, created)
+}
+
+// visibleTime bounds how long brokers may take to learn of new topics.
+const visibleTime = 30 * time.Second
+
+// awaitTopics waits until every broker knows the topics and their leaders: who
+// starts right after Create may ask any of them, and a broker learns of a topic
+// some time after the controller has answered that it is there.
+func awaitTopics(ctx context.Context, cl *kgo.Client, topics []string) error {
+	if len(topics) == 0 {
+		return nil
+	}
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		for _, b := range cl.DiscoveredBrokers() {
+			if err := knows(ctx, b, topics); err != nil {
+				return struct{}{}, err
+			}
+		}
+		return struct{}{}, nil
+	}, backoff.WithMaxElapsedTime(visibleTime))
+	if err != nil {
+		return fmt.Errorf("the topics were created, but not every broker knows them yet: %w", err)
+	}
+	return nil
+}
+
+// knows says by its error whether a broker lacks one of the topics or a leader.
+// A broker that does not answer misleads nobody.
+func knows(ctx context.Context, b *kgo.Broker, topics []string) error {
+	req := kmsg.NewPtrMetadataRequest()
+	for _, name := range topics {
+		rt := kmsg.NewMetadataRequestTopic()
+		rt.Topic = kmsg.StringPtr(name)
+		req.Topics = append(req.Topics, rt)
+	}
+	resp, err := b.Request(ctx, req)
+	if err != nil {
+		return ctx.Err()
+	}
+	for _, t := range resp.(*kmsg.MetadataResponse).Topics {
+		err := kerr.ErrorForCode(t.ErrorCode)
+		for _, p := range t.Partitions {
+			err = errors.Join(err, kerr.ErrorForCode(p.ErrorCode))
+		}
+		if err != nil {
+			return fmt.Errorf("topic %s: %w", *t.Topic, err)
+		}
+	}
+	return nil
 }
 
 // Finding is one thing that Check found wrong.

@@ -8,11 +8,19 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 func fakeClient(t *testing.T) (*kgo.Client, context.Context) {
+	t.Helper()
+	cl, _, ctx := fakeCluster(t)
+	return cl, ctx
+}
+
+func fakeCluster(t *testing.T) (*kgo.Client, *kfake.Cluster, context.Context) {
 	t.Helper()
 	c, err := kfake.NewCluster(kfake.NumBrokers(1))
 	if err != nil {
@@ -26,7 +34,38 @@ func fakeClient(t *testing.T) (*kgo.Client, context.Context) {
 	t.Cleanup(cl.Close)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	t.Cleanup(cancel)
-	return cl, ctx
+	return cl, c, ctx
+}
+
+// A broker learns of a topic some time after the controller has made it; whoever
+// starts behind Create must not be told that the topic is missing.
+func TestCreateWaitsUntilBrokersKnowTheTopics(t *testing.T) {
+	cl, cluster, ctx := fakeCluster(t)
+	topics := DefaultTopics()
+	behind := 3
+	cluster.ControlKey(int16(kmsg.Metadata), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		req := kreq.(*kmsg.MetadataRequest)
+		if len(req.Topics) != 6 || behind == 0 {
+			cluster.KeepControl()
+			return nil, nil, false
+		}
+		if behind--; behind > 0 {
+			cluster.KeepControl()
+		}
+		resp := req.ResponseKind().(*kmsg.MetadataResponse)
+		for _, rt := range req.Topics {
+			st := kmsg.NewMetadataResponseTopic()
+			st.Topic, st.ErrorCode = rt.Topic, kerr.UnknownTopicOrPartition.Code
+			resp.Topics = append(resp.Topics, st)
+		}
+		return resp, nil, true
+	})
+	if _, err := Create(ctx, cl, topics, CreateOptions{Partitions: 2, ReplicationFactor: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if behind != 0 {
+		t.Fatalf("Create returned while a broker had still to learn of the topics")
+	}
 }
 
 func TestCreateMakesWhatCheckAccepts(t *testing.T) {
