@@ -235,16 +235,25 @@ func (c *Consumer) publish() {
 			continue
 		}
 		for _, in := range l.inputs {
-			var unseen int64
-			for _, b := range l.waiting {
-				if b.in == in && len(b.records) > 0 {
-					unseen = b.records[0].Timestamp.UnixMilli()
-					break
-				}
-			}
-			c.lag.setPosition(in.stream.Topic, n, in.pos.Next, in.committed.Next, unseen, in.oldest)
+			c.lag.setPosition(in.stream.Topic, n, in.pos.Next, in.committed.Next, l.unseen(in), in.oldest)
 		}
-		c.lag.setPosition(l.prof.topic, n, l.prof.next, l.prof.deadTo, 0, 0)
+		c.lag.setPosition(l.prof.topic, n, l.prof.next, l.prof.deadTo, 0, l.prof.oldest)
 		c.metrics.count(&l.counts)
 	}
+}
+
+// unseen is the Kafka time of the first data record of in that was fetched and
+// not processed; 0 if there is none.
+func (l *lane) unseen(in *input) int64 {
+	for _, b := range l.waiting {
+		if b.in != in {
+			continue
+		}
+		for _, r := range b.records {
+			if r.Offset >= in.pos.Next && !r.Attrs.IsControl() {
+				return r.Timestamp.UnixMilli()
+			}
+		}
+	}
+	return 0
 }
