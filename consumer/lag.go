@@ -22,10 +22,10 @@ const (
 // is worked out when it is scraped, so that it ticks when everything else
 // stands still; without recent ends it is absent, not zero.
 type lagTable struct {
-	mu    sync.Mutex
-	rows  map[lagKey]*lagRow
-	asked time.Time // when the ends were last read
-	now   func() time.Time
+	mu   sync.Mutex
+	rows map[lagKey]*lagRow
+	now  func() time.Time
+	bell chan struct{} // rings when a partition is new: nothing is known of its end
 
 	procRecords, procSeconds, durRecords, durSeconds *prometheus.Desc
 }
@@ -36,12 +36,12 @@ type lagKey struct {
 }
 
 type lagRow struct {
-	known     bool  // next and committed have been told
 	next      int64 // next offset to process
 	committed int64 // next offset that is not committed
 	unseen    int64 // Kafka time (ms) of the first data record fetched, not processed; 0: none
 	unsaved   int64 // Kafka time (ms) of the first data record processed, not committed; 0: none
 	ends      []seenEnd
+	asked     time.Time // when the newest end was last read
 }
 
 // seenEnd is a log end and when it was first seen.
@@ -55,7 +55,7 @@ func newLagTable(reg prometheus.Registerer) *lagTable {
 		return prometheus.NewDesc("lockstitch_"+name, help, []string{"topic", "partition"}, nil)
 	}
 	t := &lagTable{
-		rows: make(map[lagKey]*lagRow), now: time.Now,
+		rows: make(map[lagKey]*lagRow), now: time.Now, bell: make(chan struct{}, 1),
 		procRecords: desc("processing_lag_records", "Log end minus the next offset to process."),
 		procSeconds: desc("processing_lag_seconds", "Age of the first record not yet processed; 0 when there is none."),
 		durRecords:  desc("durable_lag_records", "Log end minus the next offset of the committed position record."),
@@ -80,11 +80,8 @@ func (t *lagTable) Collect(ch chan<- prometheus.Metric) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
-	if now.Sub(t.asked) > endsStale {
-		return
-	}
 	for k, r := range t.rows {
-		if !r.known || len(r.ends) == 0 {
+		if len(r.ends) == 0 || now.Sub(r.asked) > endsStale {
 			continue
 		}
 		end := r.ends[len(r.ends)-1].end
@@ -137,6 +134,10 @@ func (t *lagTable) row(topic string, p int32) *lagRow {
 	if r == nil {
 		r = &lagRow{}
 		t.rows[k] = r
+		select {
+		case t.bell <- struct{}{}:
+		default:
+		}
 	}
 	return r
 }
@@ -145,7 +146,7 @@ func (t *lagTable) setPosition(topic string, p int32, next, committed, unseen, u
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r := t.row(topic, p)
-	r.known, r.next, r.committed, r.unseen, r.unsaved = true, next, max(0, committed), unseen, unsaved
+	r.next, r.committed, r.unseen, r.unsaved = next, max(0, committed), unseen, unsaved
 	// Ends that both positions have passed are not needed any more.
 	for len(r.ends) > 1 && r.ends[0].end <= min(r.next, r.committed) {
 		r.ends = r.ends[1:]
@@ -156,11 +157,14 @@ func (t *lagTable) setEnds(ends map[string]map[int32]int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
-	t.asked = now
 	for topic, ps := range ends {
 		for p, end := range ps {
 			r := t.rows[lagKey{topic, p}]
-			if r == nil || len(r.ends) > 0 && r.ends[len(r.ends)-1].end == end {
+			if r == nil {
+				continue
+			}
+			r.asked = now
+			if len(r.ends) > 0 && r.ends[len(r.ends)-1].end == end {
 				continue
 			}
 			if len(r.ends) >= endsKept { // keep the oldest, thin out the rest
@@ -194,21 +198,22 @@ func (t *lagTable) partitions() map[string][]int32 {
 	return out
 }
 
-// watchEnds keeps the log ends up to date.
+// watchEnds keeps the log ends up to date: those of a new lane are asked for at
+// once, all of them every second. What cannot be asked grows stale; partitions
+// whose brokers answer do not suffer from others.
 func (c *Consumer) watchEnds(ctx context.Context) {
 	tick := time.NewTicker(endsEvery)
 	defer tick.Stop()
 	for {
 		if parts := c.lag.partitions(); len(parts) > 0 {
 			rctx, cancel := context.WithTimeout(ctx, endsStale)
-			ends, err := kafka.ListOffsets(rctx, c.group, parts, kafka.AtEnd, kafka.HighWatermark)
+			ends, _ := kafka.ListOffsets(rctx, c.group, parts, kafka.AtEnd, kafka.HighWatermark)
 			cancel()
-			if err == nil {
-				c.lag.setEnds(ends)
-			}
+			c.lag.setEnds(ends)
 		}
 		select {
 		case <-tick.C:
+		case <-c.lag.bell:
 		case <-ctx.Done():
 			return
 		}
@@ -230,16 +235,25 @@ func (c *Consumer) publish() {
 			continue
 		}
 		for _, in := range l.inputs {
-			var unseen int64
-			for _, b := range l.waiting {
-				if b.in == in && len(b.records) > 0 {
-					unseen = b.records[0].Timestamp.UnixMilli()
-					break
-				}
-			}
-			c.lag.setPosition(in.stream.Topic, n, in.pos.Next, in.committed.Next, unseen, in.oldest)
+			c.lag.setPosition(in.stream.Topic, n, in.pos.Next, in.committed.Next, l.unseen(in), in.oldest)
 		}
-		c.lag.setPosition(l.prof.topic, n, l.prof.next, l.prof.deadTo, 0, 0)
+		c.lag.setPosition(l.prof.topic, n, l.prof.next, l.prof.deadTo, 0, l.prof.oldest)
 		c.metrics.count(&l.counts)
 	}
+}
+
+// unseen is the Kafka time of the first data record of in that was fetched and
+// not processed; 0 if there is none.
+func (l *lane) unseen(in *input) int64 {
+	for _, b := range l.waiting {
+		if b.in != in {
+			continue
+		}
+		for _, r := range b.records {
+			if r.Offset >= in.pos.Next && !r.Attrs.IsControl() {
+				return r.Timestamp.UnixMilli()
+			}
+		}
+	}
+	return 0
 }

@@ -223,7 +223,7 @@ func (l *lane) commit() error {
 			oldest = min(oldest, in.pos.LogTime)
 		}
 	}
-	l.prof.deadTo = l.prof.next
+	l.prof.deadTo, l.prof.oldest = l.prof.next, 0
 	l.first = nil
 	l.buf.Reset()
 	l.dead, l.deadBytes = nil, 0
