@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -208,8 +209,9 @@ func (c *Consumer) watchEnds(ctx context.Context) {
 		if parts := c.lag.partitions(); len(parts) > 0 {
 			rctx, cancel := context.WithTimeout(ctx, endsStale)
 			ends, _ := kafka.ListOffsets(rctx, c.group, parts, kafka.AtEnd, kafka.HighWatermark)
-			cancel()
 			c.lag.setEnds(ends)
+			c.watchIDs(rctx)
+			cancel()
 		}
 		select {
 		case <-tick.C:
@@ -220,13 +222,40 @@ func (c *Consumer) watchEnds(ctx context.Context) {
 	}
 }
 
+// watchIDs looks whether the input topics are still those that were adopted: an
+// idle topic brings no error when another one takes its name.
+func (c *Consumer) watchIDs(ctx context.Context) {
+	infos, err := kafka.Describe(ctx, c.group, c.inputs()...)
+	if err != nil {
+		return
+	}
+	c.mail.post(func(context.Context) error {
+		for _, l := range c.lanes {
+			if l.prof == nil {
+				continue
+			}
+			if l.prof.id != infos[l.prof.topic].ID {
+				c.remade(l.prof.topic)
+				return nil
+			}
+			for _, in := range l.inputs {
+				if in.stream.ID != infos[in.stream.Topic].ID {
+					c.remade(in.stream.Topic)
+					return nil
+				}
+			}
+		}
+		return nil
+	})
+}
+
 // publish tells the lag table and the counters what the lanes have done.
 func (c *Consumer) publish() {
 	for n, l := range c.lanes {
 		if l.prof == nil { // not taken over yet: it stands where the catalog says
 			for _, topic := range c.inputs() {
 				var next int64
-				if ids := c.deps.Catalog.Adopted(topic); len(ids) > 0 {
+				if ids := c.deps.Catalog.Adopted(topic); len(ids) > 0 && !slices.Contains(l.anew, topic) { // of one made anew nothing is read
 					pos, _ := c.deps.Catalog.Position(ids[len(ids)-1], n)
 					next = pos.Next
 				}

@@ -21,6 +21,7 @@ type lane struct {
 	stage  stage
 	cancel func()        // ends the takeover
 	over   chan struct{} // closed when the takeover has ended
+	anew   []string      // what stops it: topics made anew and not adopted
 
 	inputs []*input
 	prof   *profiles
