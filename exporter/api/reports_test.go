@@ -278,15 +278,3 @@ func TestErrorsAndMethods(t *testing.T) {
 		}
 	}
 }
-
-// A replica that cannot ask Kafka gives no answer about reports.
-func TestKafkaAway(t *testing.T) {
-	r := newRig(t, func(c *Config, _ *Deps) { c.KafkaTimeout = 200 * time.Millisecond })
-	id := r.request("a", recently()).ReportID
-	r.cluster.Close()
-	r.problem(r.do("POST", "/emails/reports", "a", recently()), 503, "unavailable")
-	r.problem(r.do("GET", "/emails/reports", "a", ""), 503, "unavailable")
-	r.problem(r.do("GET", "/emails/reports/"+id, "a", ""), 503, "unavailable")
-	r.problem(r.do("DELETE", "/emails/reports/"+id, "a", ""), 503, "unavailable")
-	r.problem(r.do("GET", "/emails/sections/s1/activities", "a", ""), 503, "unavailable")
-}

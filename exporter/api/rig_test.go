@@ -16,11 +16,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"go.uber.org/goleak"
 
 	"lockstitch/exporter/auth"
 	"lockstitch/state/catalog"
@@ -29,8 +29,6 @@ import (
 	"lockstitch/state/objects"
 	"lockstitch/state/report"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var testKey = auth.Key{ID: "k1", Secret: []byte("0123456789abcdef0123456789abcdef")}
 
@@ -52,6 +50,7 @@ type rig struct {
 	tokens  map[string]string
 	metrics *prometheus.Registry
 	handler http.Handler
+	doc     *huma.OpenAPI // what answers must be like
 }
 
 // sliceList is a catalog of segments that the test has stored.
@@ -126,7 +125,7 @@ func newRig(t *testing.T, adjust func(*Config, *Deps)) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.handler = h
+	r.handler, r.doc = h, newTestDocument(r.cfg)
 	srv.Config = NewServer(h, log)
 	srv.Start()
 	t.Cleanup(func() {
@@ -185,7 +184,9 @@ func (r *rig) send(req *http.Request) answer {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return answer{resp, b}
+	a := answer{resp, b}
+	r.checkDescribed(a)
+	return a
 }
 
 func (r *rig) token(client string) string {
