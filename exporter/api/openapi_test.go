@@ -163,7 +163,9 @@ func TestRequestSchemaAgrees(t *testing.T) {
 	doc := newTestDocument(Config{PublicURL: "http://x"})
 	schema := doc.Components.Schemas.Map()["ExportRequest"]
 	lim := Config{}.withDefaults().Limits
-	list := func(n int) string { return "[" + strings.TrimSuffix(strings.Repeat(`{"version_id":"1"},`, n), ",") + "]" }
+	list := func(n int) string {
+		return "[" + strings.TrimSuffix(strings.Repeat(`{"version_id":"1"},`, n), ",") + "]"
+	}
 	start := `{"start_at":"2026-05-01T00:00:00Z"`
 	for _, body := range []string{
 		start + `}`, `{}`, `{"start_at":1}`, `{"start_at":null}`, `{"start_at":"2026-05-01T00:00:00+02:00"}`, start + `,"x":1}`,

@@ -188,30 +188,6 @@ func TestRefusedRequests(t *testing.T) {
 	r.problem(r.do("POST", "/emails/reports", "b", recently()), 413, "too-many-sections")
 }
 
-func TestIdempotencyAndPending(t *testing.T) {
-	r := newRig(t, func(c *Config, _ *Deps) { c.Limits.Pending = 2 })
-	body := recently()
-	first := r.request("a", body, "Idempotency-Key", "k")
-	// The same said otherwise.
-	again := r.request("a", strings.Replace(body, "Z", ".000+00:00", 1), "Idempotency-Key", "k")
-	if first.ReportID != again.ReportID {
-		t.Fatal("a repeat made another report")
-	}
-	if other := r.request("b", body, "Idempotency-Key", "k"); other.ReportID == first.ReportID {
-		t.Fatal("keys of two accounts are the same")
-	}
-	r.problem(r.do("POST", "/emails/reports", "a", strings.Replace(body, "}", `,"spreadsheet_safe":true}`, 1), "Idempotency-Key", "k"), 422, "idempotency-key-reused")
-	second := r.request("a", body)
-	r.problem(r.do("POST", "/emails/reports", "a", body), 429, "too-many-pending")
-	if a := r.do("DELETE", "/emails/reports/"+second.ReportID, "a", ""); a.StatusCode != 204 {
-		t.Fatal(a.StatusCode)
-	}
-	if st := r.status("a", second.ReportID); st.Status != "cancelled" {
-		t.Fatal(st.Status)
-	}
-	r.request("a", body)
-}
-
 func TestListAndOwnership(t *testing.T) {
 	r := newRig(t, nil)
 	var ids []string

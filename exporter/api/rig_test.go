@@ -236,6 +236,18 @@ func (r *rig) define(values ...string) {
 	}
 }
 
+// undefine takes definitions back.
+func (r *rig) undefine(values ...string) {
+	r.t.Helper()
+	for _, v := range values {
+		sum := sha256.Sum256([]byte(v))
+		rec := &kgo.Record{Topic: "definitions", Key: []byte(hex.EncodeToString(sum[:]))}
+		if err := r.client.ProduceSync(r.t.Context(), rec).FirstErr(); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
 // request asks for an export and returns its status.
 func (r *rig) request(client, body string, headers ...string) Status {
 	r.t.Helper()
@@ -257,6 +269,14 @@ func (r *rig) status(client, id string) Status {
 	var st Status
 	a.json(r.t, &st)
 	return st
+}
+
+// list is the first page of the account's reports.
+func (r *rig) list(client string) []*Status {
+	r.t.Helper()
+	var l ReportList
+	r.do("GET", "/emails/reports", client, "").json(r.t, &l)
+	return l.Items
 }
 
 // complete stores a file for a report as its runner would.

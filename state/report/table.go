@@ -213,8 +213,7 @@ func (t *Table) refusal(q *Request) (*Report, error) {
 	if a == nil {
 		return nil, nil
 	}
-	if first := a.keys[q.IdempotencyKey]; q.IdempotencyKey != "" && first != nil && !first.withdrawn &&
-		q.CreatedAt.Sub(first.report.Request.CreatedAt) < IdempotencyTime {
+	if first := a.remembers(q.IdempotencyKey, q.CreatedAt); first != nil {
 		if first.report.Request.BodyHash != q.BodyHash || first.repeated || q.CreatedAt.Sub(first.report.Request.CreatedAt) > time.Hour {
 			return repeat(first.report, q)
 		}
@@ -224,6 +223,19 @@ func (t *Table) refusal(q *Request) (*Report, error) {
 		return nil, ErrTooManyPending
 	}
 	return nil, nil
+}
+
+// ByKey returns the report that an idempotency key of the account stands for at
+// a time, as the view has it.
+func (t *Table) ByKey(account, key string, at time.Time) (*Report, bool) {
+	t.view.mu.RLock()
+	defer t.view.mu.RUnlock()
+	if a := t.view.accounts[account]; a != nil {
+		if first := a.remembers(key, at); first != nil {
+			return first.report, true
+		}
+	}
+	return nil, false
 }
 
 // withdraw takes a request back in the background.
