@@ -159,6 +159,8 @@ func (s *server) write(c *call, req *report.Request) (*report.Report, error) {
 			refused = limited(kindPending, 30*time.Second, fmt.Sprintf("The account has %d exports without result. Wait for one to finish, or cancel one.", s.cfg.Limits.Pending))
 		case errors.Is(err, report.ErrIdempotencyClash):
 			refused = kindIdempotency.problem("The Idempotency-Key was used within the last 24 hours with another body.")
+		case errors.Is(err, report.ErrTooLarge):
+			refused = invalid(FieldError{Detail: fmt.Sprintf("the request, with the names of all that it asks for, would be larger than the %d bytes that can be stored; ask for fewer attributes, tags and segments", report.MaxRequest)})
 		default:
 			return err
 		}
