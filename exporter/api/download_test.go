@@ -8,12 +8,15 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"lockstitch/exporter/auth"
+	"lockstitch/state/event"
 	"lockstitch/state/objects"
 )
 
@@ -137,6 +140,37 @@ func TestFileGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.problem(r.do("GET", st.FileDownloadURL, "", ""), 410, "file-gone")
+}
+
+// A store that cannot be reached says nothing about the file.
+func TestStoreAway(t *testing.T) {
+	r := newRig(t, nil)
+	r.define(definitions...)
+	r.keep("1", sample{"s1", "x", "x", "n", event.Sent, time.Minute})
+	st, file := r.finished()
+	if err := os.Rename(r.dir, r.dir+".away"); err != nil {
+		t.Fatal(err)
+	}
+	r.problem(r.do("GET", st.FileDownloadURL, "", ""), 503, "unavailable")
+	r.problem(r.do("GET", "/emails/sections/s1/activities", "a", ""), 503, "unavailable")
+	if now := r.status("a", st.ReportID); now.Status != "completed" {
+		t.Fatalf("%+v", now)
+	}
+	if err := os.Rename(r.dir+".away", r.dir); err != nil {
+		t.Fatal(err)
+	}
+	if a := r.do("GET", st.FileDownloadURL, "", ""); a.StatusCode != 200 || string(a.body) != string(file) {
+		t.Fatalf("%d", a.StatusCode)
+	}
+	// A file of another size is not the one that was promised.
+	rep, _ := r.table.Get("acme", st.ReportID)
+	if err := os.Truncate(filepath.Join(r.dir, rep.Result.Object), 100); err != nil {
+		t.Fatal(err)
+	}
+	p := r.problem(r.do("GET", st.FileDownloadURL, "", ""), 500, "internal-error")
+	if strings.Contains(p.Detail, "exports/") {
+		t.Errorf("%s", p.Detail)
+	}
 }
 
 func TestDownloadLimit(t *testing.T) {

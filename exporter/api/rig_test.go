@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -42,6 +43,7 @@ type rig struct {
 	client  *kgo.Client
 	table   *report.Table
 	store   objects.Store
+	dir     string // of the store
 	slices  *sliceList
 	cfg     Config
 	deps    Deps
@@ -89,7 +91,8 @@ func newRig(t *testing.T, adjust func(*Config, *Deps)) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(view.Close)
-	if r.store, err = objects.Open(t.Context(), "file://"+t.TempDir()); err != nil {
+	r.dir = filepath.Join(t.TempDir(), "store")
+	if r.store, err = objects.Open(t.Context(), "file://"+r.dir); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.store.Close() })
