@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-
-	"lockstitch/state/report"
 )
 
 var definitions = []string{
@@ -68,11 +66,7 @@ func TestFlow(t *testing.T) {
 		t.Fatalf("barrier %v", q.Barrier)
 	}
 
-	err := r.table.WriteProgress(t.Context(), "acme", st.ReportID, report.Progress{Version: report.Version, At: time.Now(), SegmentsTotal: 4, SegmentsDone: 1,
-		Waiting: []report.Waiting{{Topic: "email-events", Partition: 1, Offset: 5, Position: 3, Reason: "behind"}}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	r.progress("acme", st.ReportID)
 	st = r.status("a", st.ReportID)
 	if st.Status != "processing" || st.Progress.SegmentsTotal != 4 || len(st.Waiting) != 1 || st.Waiting[0].Reason != "behind" || st.FileDownloadURL != "" {
 		t.Fatalf("%+v", st)
@@ -231,18 +225,9 @@ func TestListAndOwnership(t *testing.T) {
 	}
 }
 
-func TestErrorsAndMethods(t *testing.T) {
+func TestMethods(t *testing.T) {
 	r := newRig(t, nil)
 	id := r.request("a", recently()).ReportID
-	_, err := r.table.WriteResult(t.Context(), "acme", id, report.Result{Version: report.Version, Attempt: id, At: time.Now(), Expires: time.Now().Add(time.Hour),
-		Problem: &report.Problem{Type: "/problems/file-too-large", Title: "t", Status: 413, Detail: "shorter"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	st := r.status("a", id)
-	if st.Status != "error" || st.Error == nil || st.Error.Type != "/problems/file-too-large" || st.FileDownloadURL != "" || st.Rows != nil {
-		t.Fatalf("%+v", st)
-	}
 	for path, allow := range map[string]string{
 		"/emails/reports": "GET, HEAD, POST", "/emails/reports/" + id: "DELETE, GET, HEAD",
 		"/oauth/token": "POST", "/docs": "GET, HEAD", "/emails/section/s/activities": "GET, HEAD",

@@ -82,7 +82,7 @@ func newRig(t *testing.T, adjust func(*Config, *Deps)) *rig {
 	}
 	t.Cleanup(r.client.Close)
 	log := slog.New(slog.DiscardHandler)
-	if r.table, err = report.Open(t.Context(), report.Config{Opts: r.opts, Topic: "lockstitch.reports", Log: log}); err != nil {
+	if r.table, err = report.Open(t.Context(), report.Config{Opts: r.opts, Topic: "lockstitch.reports", Log: log, Registerer: r.metrics}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.table.Close)
@@ -274,6 +274,13 @@ func (r *rig) status(client, id string) Status {
 	return st
 }
 
+func (r *rig) delete(client, id string) {
+	r.t.Helper()
+	if a := r.do("DELETE", "/emails/reports/"+id, client, ""); a.StatusCode != 204 || len(a.body) > 0 {
+		r.t.Fatalf("%d %s", a.StatusCode, a.body)
+	}
+}
+
 // list is the first page of the account's reports.
 func (r *rig) list(client string) []*Status {
 	r.t.Helper()
@@ -298,6 +305,28 @@ func (r *rig) complete(account, id string, file []byte) {
 	})
 	if err != nil || !won {
 		r.t.Fatal(won, err)
+	}
+}
+
+// fail ends a report in an error.
+func (r *rig) fail(account, id string, p *report.Problem) {
+	r.t.Helper()
+	now := time.Now().UTC()
+	won, err := r.table.WriteResult(r.t.Context(), account, id, report.Result{
+		Version: report.Version, Attempt: ulid.Make().String(), At: now, Problem: p, Expires: now.Add(24 * time.Hour),
+	})
+	if err != nil || !won {
+		r.t.Fatal(won, err)
+	}
+}
+
+// progress says how far a report is.
+func (r *rig) progress(account, id string) {
+	r.t.Helper()
+	err := r.table.WriteProgress(r.t.Context(), account, id, report.Progress{At: time.Now(), SegmentsTotal: 4, SegmentsDone: 1, Rows: 7, Bytes: 99,
+		Waiting: []report.Waiting{{Topic: "email-events", Partition: 1, Offset: 5, Position: 3, Reason: "behind"}}})
+	if err != nil {
+		r.t.Fatal(err)
 	}
 }
 
