@@ -94,7 +94,7 @@ func TestActivities(t *testing.T) {
 	if a := r.do("GET", "/emails/sections/empty/activities", "a", ""); string(a.body) != `{"items":[]}` {
 		t.Fatalf("%s", a.body)
 	}
-	for _, p := range []string{"sections/nope/activities", "section/%00/activities", "sections/%ff/activities", "sections/%2e%2e/activities", "sections/s1/activities/nope", "sections/s1/activities/%ff"} {
+	for _, p := range []string{"sections/nope/activities", "section/%00/activities", "sections/%ff/activities", "sections/%2e%2e/activities", "sections/s1/activities/nope", "section/s1/activities/nope", "sections/s1/activities/%ff"} {
 		r.problem(r.do("GET", "/emails/"+p, "a", ""), 404, "not-found")
 	}
 	r.problem(r.do("GET", "/emails/sections/s1/activities", "b", ""), 404, "not-found") // another account's

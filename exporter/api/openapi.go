@@ -103,8 +103,8 @@ func (d describe) problems(statuses ...int) map[string]*huma.Response {
 	out := make(map[string]*huma.Response)
 	for _, status := range append(statuses, 500) {
 		about := ""
-		for _, k := range kinds {
-			if k.status != status || k == kindFileTooLarge || k == kindBarrier {
+		for _, k := range answerKinds {
+			if k.status != status {
 				continue
 			}
 			if about != "" {

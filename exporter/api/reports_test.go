@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-
-	"lockstitch/state/report"
 )
 
 var definitions = []string{
@@ -68,11 +66,7 @@ func TestFlow(t *testing.T) {
 		t.Fatalf("barrier %v", q.Barrier)
 	}
 
-	err := r.table.WriteProgress(t.Context(), "acme", st.ReportID, report.Progress{Version: report.Version, At: time.Now(), SegmentsTotal: 4, SegmentsDone: 1,
-		Waiting: []report.Waiting{{Topic: "email-events", Partition: 1, Offset: 5, Position: 3, Reason: "behind"}}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	r.progress("acme", st.ReportID)
 	st = r.status("a", st.ReportID)
 	if st.Status != "processing" || st.Progress.SegmentsTotal != 4 || len(st.Waiting) != 1 || st.Waiting[0].Reason != "behind" || st.FileDownloadURL != "" {
 		t.Fatalf("%+v", st)
@@ -188,30 +182,6 @@ func TestRefusedRequests(t *testing.T) {
 	r.problem(r.do("POST", "/emails/reports", "b", recently()), 413, "too-many-sections")
 }
 
-func TestIdempotencyAndPending(t *testing.T) {
-	r := newRig(t, func(c *Config, _ *Deps) { c.Limits.Pending = 2 })
-	body := recently()
-	first := r.request("a", body, "Idempotency-Key", "k")
-	// The same said otherwise.
-	again := r.request("a", strings.Replace(body, "Z", ".000+00:00", 1), "Idempotency-Key", "k")
-	if first.ReportID != again.ReportID {
-		t.Fatal("a repeat made another report")
-	}
-	if other := r.request("b", body, "Idempotency-Key", "k"); other.ReportID == first.ReportID {
-		t.Fatal("keys of two accounts are the same")
-	}
-	r.problem(r.do("POST", "/emails/reports", "a", strings.Replace(body, "}", `,"spreadsheet_safe":true}`, 1), "Idempotency-Key", "k"), 422, "idempotency-key-reused")
-	second := r.request("a", body)
-	r.problem(r.do("POST", "/emails/reports", "a", body), 429, "too-many-pending")
-	if a := r.do("DELETE", "/emails/reports/"+second.ReportID, "a", ""); a.StatusCode != 204 {
-		t.Fatal(a.StatusCode)
-	}
-	if st := r.status("a", second.ReportID); st.Status != "cancelled" {
-		t.Fatal(st.Status)
-	}
-	r.request("a", body)
-}
-
 func TestListAndOwnership(t *testing.T) {
 	r := newRig(t, nil)
 	var ids []string
@@ -255,18 +225,9 @@ func TestListAndOwnership(t *testing.T) {
 	}
 }
 
-func TestErrorsAndMethods(t *testing.T) {
+func TestMethods(t *testing.T) {
 	r := newRig(t, nil)
 	id := r.request("a", recently()).ReportID
-	_, err := r.table.WriteResult(t.Context(), "acme", id, report.Result{Version: report.Version, Attempt: id, At: time.Now(), Expires: time.Now().Add(time.Hour),
-		Problem: &report.Problem{Type: "/problems/file-too-large", Title: "t", Status: 413, Detail: "shorter"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	st := r.status("a", id)
-	if st.Status != "error" || st.Error == nil || st.Error.Type != "/problems/file-too-large" || st.FileDownloadURL != "" || st.Rows != nil {
-		t.Fatalf("%+v", st)
-	}
 	for path, allow := range map[string]string{
 		"/emails/reports": "GET, HEAD, POST", "/emails/reports/" + id: "DELETE, GET, HEAD",
 		"/oauth/token": "POST", "/docs": "GET, HEAD", "/emails/section/s/activities": "GET, HEAD",
@@ -277,16 +238,4 @@ func TestErrorsAndMethods(t *testing.T) {
 			t.Errorf("%s: Allow %q, want %q", path, a.Header.Get("Allow"), allow)
 		}
 	}
-}
-
-// A replica that cannot ask Kafka gives no answer about reports.
-func TestKafkaAway(t *testing.T) {
-	r := newRig(t, func(c *Config, _ *Deps) { c.KafkaTimeout = 200 * time.Millisecond })
-	id := r.request("a", recently()).ReportID
-	r.cluster.Close()
-	r.problem(r.do("POST", "/emails/reports", "a", recently()), 503, "unavailable")
-	r.problem(r.do("GET", "/emails/reports", "a", ""), 503, "unavailable")
-	r.problem(r.do("GET", "/emails/reports/"+id, "a", ""), 503, "unavailable")
-	r.problem(r.do("DELETE", "/emails/reports/"+id, "a", ""), 503, "unavailable")
-	r.problem(r.do("GET", "/emails/sections/s1/activities", "a", ""), 503, "unavailable")
 }

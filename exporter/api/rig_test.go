@@ -11,16 +11,17 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"go.uber.org/goleak"
 
 	"lockstitch/exporter/auth"
 	"lockstitch/state/catalog"
@@ -29,8 +30,6 @@ import (
 	"lockstitch/state/objects"
 	"lockstitch/state/report"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var testKey = auth.Key{ID: "k1", Secret: []byte("0123456789abcdef0123456789abcdef")}
 
@@ -44,6 +43,7 @@ type rig struct {
 	client  *kgo.Client
 	table   *report.Table
 	store   objects.Store
+	dir     string // of the store
 	slices  *sliceList
 	cfg     Config
 	deps    Deps
@@ -52,6 +52,7 @@ type rig struct {
 	tokens  map[string]string
 	metrics *prometheus.Registry
 	handler http.Handler
+	doc     *huma.OpenAPI // what answers must be like
 }
 
 // sliceList is a catalog of segments that the test has stored.
@@ -81,7 +82,7 @@ func newRig(t *testing.T, adjust func(*Config, *Deps)) *rig {
 	}
 	t.Cleanup(r.client.Close)
 	log := slog.New(slog.DiscardHandler)
-	if r.table, err = report.Open(t.Context(), report.Config{Opts: r.opts, Topic: "lockstitch.reports", Log: log}); err != nil {
+	if r.table, err = report.Open(t.Context(), report.Config{Opts: r.opts, Topic: "lockstitch.reports", Log: log, Registerer: r.metrics}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.table.Close)
@@ -90,7 +91,8 @@ func newRig(t *testing.T, adjust func(*Config, *Deps)) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(view.Close)
-	if r.store, err = objects.Open(t.Context(), "file://"+t.TempDir()); err != nil {
+	r.dir = filepath.Join(t.TempDir(), "store")
+	if r.store, err = objects.Open(t.Context(), "file://"+r.dir); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.store.Close() })
@@ -126,7 +128,7 @@ func newRig(t *testing.T, adjust func(*Config, *Deps)) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.handler = h
+	r.handler, r.doc = h, newTestDocument(r.cfg)
 	srv.Config = NewServer(h, log)
 	srv.Start()
 	t.Cleanup(func() {
@@ -185,7 +187,9 @@ func (r *rig) send(req *http.Request) answer {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return answer{resp, b}
+	a := answer{resp, b}
+	r.checkDescribed(a)
+	return a
 }
 
 func (r *rig) token(client string) string {
@@ -235,6 +239,18 @@ func (r *rig) define(values ...string) {
 	}
 }
 
+// undefine takes definitions back.
+func (r *rig) undefine(values ...string) {
+	r.t.Helper()
+	for _, v := range values {
+		sum := sha256.Sum256([]byte(v))
+		rec := &kgo.Record{Topic: "definitions", Key: []byte(hex.EncodeToString(sum[:]))}
+		if err := r.client.ProduceSync(r.t.Context(), rec).FirstErr(); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
 // request asks for an export and returns its status.
 func (r *rig) request(client, body string, headers ...string) Status {
 	r.t.Helper()
@@ -258,6 +274,21 @@ func (r *rig) status(client, id string) Status {
 	return st
 }
 
+func (r *rig) delete(client, id string) {
+	r.t.Helper()
+	if a := r.do("DELETE", "/emails/reports/"+id, client, ""); a.StatusCode != 204 || len(a.body) > 0 {
+		r.t.Fatalf("%d %s", a.StatusCode, a.body)
+	}
+}
+
+// list is the first page of the account's reports.
+func (r *rig) list(client string) []*Status {
+	r.t.Helper()
+	var l ReportList
+	r.do("GET", "/emails/reports", client, "").json(r.t, &l)
+	return l.Items
+}
+
 // complete stores a file for a report as its runner would.
 func (r *rig) complete(account, id string, file []byte) {
 	r.t.Helper()
@@ -274,6 +305,28 @@ func (r *rig) complete(account, id string, file []byte) {
 	})
 	if err != nil || !won {
 		r.t.Fatal(won, err)
+	}
+}
+
+// fail ends a report in an error.
+func (r *rig) fail(account, id string, p *report.Problem) {
+	r.t.Helper()
+	now := time.Now().UTC()
+	won, err := r.table.WriteResult(r.t.Context(), account, id, report.Result{
+		Version: report.Version, Attempt: ulid.Make().String(), At: now, Problem: p, Expires: now.Add(24 * time.Hour),
+	})
+	if err != nil || !won {
+		r.t.Fatal(won, err)
+	}
+}
+
+// progress says how far a report is.
+func (r *rig) progress(account, id string) {
+	r.t.Helper()
+	err := r.table.WriteProgress(r.t.Context(), account, id, report.Progress{At: time.Now(), SegmentsTotal: 4, SegmentsDone: 1, Rows: 7, Bytes: 99,
+		Waiting: []report.Waiting{{Topic: "email-events", Partition: 1, Offset: 5, Position: 3, Reason: "behind"}}})
+	if err != nil {
+		r.t.Fatal(err)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"lockstitch/state/catalog"
+	"lockstitch/state/report"
 )
 
 // panicky is a catalog with a defect.
@@ -103,6 +104,11 @@ func TestPages(t *testing.T) {
 	for _, k := range kinds {
 		if !strings.Contains(page, fmt.Sprintf(`id="problem-%s"`, k.word)) {
 			t.Errorf("/docs does not explain %s", k.word)
+		}
+	}
+	for _, k := range report.ProblemKinds {
+		if !strings.Contains(page, fmt.Sprintf(`id="problem-%s"`, k.Word)) {
+			t.Errorf("/docs does not explain %s", k.Word)
 		}
 	}
 }

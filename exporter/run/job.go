@@ -158,16 +158,16 @@ func filesOf(rep *report.Report) string {
 }
 
 // problemOf is the error a report ends in, or nil if the attempt is to be
-// repeated. Types are listed in the API's documentation.
+// repeated.
 func problemOf(err error, maxBytes int64, missing int) *report.Problem {
 	var corrupt *segment.CorruptError
 	var version *segment.VersionError
 	switch {
 	case errors.Is(err, render.ErrTooLarge):
-		return &report.Problem{Type: "/problems/file-too-large", Title: "The file would be too large", Status: 413,
-			Detail: fmt.Sprintf("The file would exceed %d bytes. Request a shorter window, fewer attributes and tags, or a narrower segment_filter.", maxBytes)}
+		return report.TooLarge.Problem(fmt.Sprintf("The file would exceed %d bytes. Request a shorter window, fewer attributes and tags, or a narrower segment_filter.", maxBytes))
 	case errors.As(err, &corrupt), errors.As(err, &version), errors.Is(err, objects.ErrNotExist) && missing >= missingTries:
-		return &report.Problem{Type: "/problems/stored-data-damaged", Title: "Stored data is damaged", Status: 500, Detail: err.Error()}
+		// What exactly is damaged is in the log; it says nothing to who asked.
+		return report.Damaged.Problem("Stored events that the export would hold are damaged or missing, and an export is never short. The damage was logged.")
 	}
 	return nil
 }
