@@ -83,6 +83,7 @@ func (c *Consumer) turn(ctx context.Context, t *turnState) error {
 		return err
 	}
 	c.becomeReady()
+	c.pauseStalled()
 	for _, l := range c.lanes {
 		if l.prof != nil {
 			l.prof.cacheLimit = c.cfg.MemoryBytes / 5 / int64(len(c.lanes))
@@ -164,7 +165,7 @@ func (c *Consumer) poll(ctx context.Context) (moved bool, err error) {
 					c.remade(topic)
 					return
 				}
-				l.waiting = append(l.waiting, &batch{in: in, records: fp.Records, profEnd: -1})
+				l.wait(newBatch(in, fp.Records))
 			}
 		})
 	}
@@ -274,6 +275,27 @@ func (c *Consumer) runLanes(now time.Time) error {
 		return c.db.Damaged(err)
 	}
 	return nil
+}
+
+// waitLimit is the part of the memory budget for the fetched events of one lane
+// that wait for their profiles.
+func (c *Consumer) waitLimit() int64 { return c.bufferLimit() / 2 / int64(max(1, len(c.lanes))) }
+
+// pauseStalled stops the fetching of events for lanes that have many waiting,
+// until all those have been processed: a transaction that hangs on the profiles
+// must not fill the memory.
+func (c *Consumer) pauseStalled() {
+	for n, l := range c.lanes {
+		switch {
+		case !l.paused && l.waitBytes > c.waitLimit():
+			l.paused = true
+			c.log.Info("no more events are fetched for a lane: too many wait for its profiles", "lane", n, "profiles_at", l.prof.next, "wanted", l.waiting[0].profEnd)
+			c.events.PauseFetchPartitions(l.eventPartitions())
+		case l.paused && l.waitBytes == 0:
+			l.paused = false
+			c.events.ResumeFetchPartitions(l.eventPartitions())
+		}
+	}
 }
 
 // probe asks by raw fetches about partitions that somebody waits for and that

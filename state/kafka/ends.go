@@ -140,7 +140,9 @@ func ListOffsets(ctx context.Context, cl *kgo.Client, partitions map[string][]in
 }
 
 // Ends reads the starts and high watermarks of all partitions of topics, in
-// order of topic and partition. An error if any of them cannot be read.
+// order of topic and partition. An error if any of them cannot be read, or if a
+// topic is made anew meanwhile: offsets are asked for by name, and would be taken
+// for those of the topic that was deleted.
 func Ends(ctx context.Context, cl *kgo.Client, topics ...string) (map[string][]PartitionEnd, error) {
 	infos, err := Describe(ctx, cl, topics...)
 	if err != nil {
@@ -160,8 +162,15 @@ func Ends(ctx context.Context, cl *kgo.Client, topics ...string) (map[string][]P
 	if err != nil {
 		return nil, err
 	}
+	again, err := Describe(ctx, cl, topics...)
+	if err != nil {
+		return nil, err
+	}
 	out := make(map[string][]PartitionEnd, len(topics))
 	for t, info := range infos {
+		if again[t].ID != info.ID {
+			return nil, fmt.Errorf("topic %s was made anew just now", t)
+		}
 		for p := range info.Partitions {
 			out[t] = append(out[t], PartitionEnd{
 				Topic: t, TopicID: info.ID, Partition: p,
