@@ -203,7 +203,12 @@ func (r *rig) do(method, path, client, body string, headers ...string) answer {
 func (r *rig) send(req *http.Request) answer {
 	r.t.Helper()
 	// Not the default client's transparent decompression, not its redirects.
-	resp, err := http.DefaultTransport.RoundTrip(req)
+	return r.read(http.DefaultTransport.RoundTrip(req))
+}
+
+// read reads an answer to its end.
+func (r *rig) read(resp *http.Response, err error) answer {
+	r.t.Helper()
 	if err != nil {
 		r.t.Fatal(err)
 	}
