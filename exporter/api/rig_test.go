@@ -296,8 +296,8 @@ func (r *rig) request(client, body string, headers ...string) Status {
 func (r *rig) status(client, id string) Status {
 	r.t.Helper()
 	a := r.do("GET", "/emails/reports/"+id, client, "")
-	if a.StatusCode != 200 {
-		r.t.Fatalf("%d %s", a.StatusCode, a.body)
+	if a.StatusCode != 200 || a.Header.Get("x-apsis-auth") != "" {
+		r.t.Fatalf("%d %v %s", a.StatusCode, a.Header, a.body)
 	}
 	var st Status
 	a.json(r.t, &st)
