@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -107,4 +108,10 @@ func TestIdempotencyKeysAreForgotten(t *testing.T) {
 			t.Errorf("key %.10q: %d, want %d", key, a.StatusCode, status)
 		}
 	}
+	req, err := http.NewRequestWithContext(t.Context(), "POST", r.url+"/emails/reports", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header = http.Header{"Authorization": {"Bearer " + r.token("a")}, "Idempotency-Key": {"x", "y"}}
+	r.problem(r.send(req), 400, "invalid-request")
 }

@@ -81,16 +81,7 @@ func newRig(t *testing.T, adjust func(*Config, *Deps)) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.client.Close)
-	log := slog.New(slog.DiscardHandler)
-	if r.table, err = report.Open(t.Context(), report.Config{Opts: r.opts, Topic: "lockstitch.reports", Log: log, Registerer: r.metrics}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(r.table.Close)
-	view, err := definition.Open(t.Context(), definition.Config{Opts: r.opts, Topic: "definitions", Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(view.Close)
+	view := r.openTables(r.metrics)
 	r.dir = filepath.Join(t.TempDir(), "store")
 	if r.store, err = objects.Open(t.Context(), "file://"+r.dir); err != nil {
 		t.Fatal(err)
@@ -107,7 +98,7 @@ func newRig(t *testing.T, adjust func(*Config, *Deps)) *rig {
 		},
 	}
 	r.deps = Deps{
-		Reports: r.table, Definitions: view, Catalog: r.slices, Store: r.store, Log: log, Registerer: r.metrics,
+		Reports: r.table, Definitions: view, Catalog: r.slices, Store: r.store, Log: slog.New(slog.DiscardHandler), Registerer: r.metrics,
 		Now: func() time.Time { return time.Now().Add(time.Duration(r.ahead.Load())) },
 		Ends: func(ctx context.Context) ([]report.End, error) {
 			ends, err := kafka.Ends(ctx, r.client, "email-events")
@@ -124,18 +115,52 @@ func newRig(t *testing.T, adjust func(*Config, *Deps)) *rig {
 	if adjust != nil {
 		adjust(&r.cfg, &r.deps)
 	}
+	r.serve(srv)
+	return r
+}
+
+// openTables opens the tables that a replica follows.
+func (r *rig) openTables(reg prometheus.Registerer) *definition.View {
+	r.t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	var err error
+	if r.table, err = report.Open(r.t.Context(), report.Config{Opts: r.opts, Topic: "lockstitch.reports", Log: log, Registerer: reg}); err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(r.table.Close)
+	view, err := definition.Open(r.t.Context(), definition.Config{Opts: r.opts, Topic: "definitions", Log: log})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(view.Close)
+	return view
+}
+
+func (r *rig) serve(srv *httptest.Server) {
+	r.t.Helper()
 	h, err := New(r.cfg, r.deps)
 	if err != nil {
-		t.Fatal(err)
+		r.t.Fatal(err)
 	}
 	r.handler, r.doc = h, newTestDocument(r.cfg)
-	srv.Config = NewServer(h, log)
+	srv.Config = NewServer(h, r.deps.Log)
 	srv.Start()
-	t.Cleanup(func() {
+	r.t.Cleanup(func() {
 		http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 		srv.Close()
 	})
-	return r
+}
+
+// replica starts a second replica of the same installation.
+func (r *rig) replica() *rig {
+	r.t.Helper()
+	other := *r
+	other.deps.Definitions = other.openTables(nil)
+	other.deps.Reports, other.deps.Registerer = other.table, nil
+	srv := httptest.NewUnstartedServer(nil)
+	other.url = "http://" + srv.Listener.Addr().String()
+	other.serve(srv)
+	return &other
 }
 
 // answer is a response read to its end.
@@ -178,7 +203,12 @@ func (r *rig) do(method, path, client, body string, headers ...string) answer {
 func (r *rig) send(req *http.Request) answer {
 	r.t.Helper()
 	// Not the default client's transparent decompression, not its redirects.
-	resp, err := http.DefaultTransport.RoundTrip(req)
+	return r.read(http.DefaultTransport.RoundTrip(req))
+}
+
+// read reads an answer to its end.
+func (r *rig) read(resp *http.Response, err error) answer {
+	r.t.Helper()
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -266,8 +296,8 @@ func (r *rig) request(client, body string, headers ...string) Status {
 func (r *rig) status(client, id string) Status {
 	r.t.Helper()
 	a := r.do("GET", "/emails/reports/"+id, client, "")
-	if a.StatusCode != 200 {
-		r.t.Fatalf("%d %s", a.StatusCode, a.body)
+	if a.StatusCode != 200 || a.Header.Get("x-apsis-auth") != "" {
+		r.t.Fatalf("%d %v %s", a.StatusCode, a.Header, a.body)
 	}
 	var st Status
 	a.json(r.t, &st)

@@ -56,7 +56,7 @@ lockstitch_http_requests_total{code="500",method="GET",route="/emails/sections/{
 // URLs come from the setting, whatever a request says about hosts.
 func TestPublicURL(t *testing.T) {
 	r := newRig(t, func(c *Config, _ *Deps) { c.PublicURL = "https://exports.example/api" })
-	a := r.do("POST", "/emails/reports", "a", recently(), "X-Forwarded-Host", "evil.example", "X-Forwarded-Proto", "ftp", "Forwarded", "host=evil.example")
+	a := r.do("POST", "/emails/reports", "a", recently(), "X-Forwarded-Host", "evil.example", "X-Forwarded-Proto", "ftp", "Forwarded", "host=evil.example", "X-Forwarded-For", "1.2.3.4")
 	var st Status
 	a.json(t, &st)
 	if got := a.Header.Get("Location"); got != "https://exports.example/api/emails/reports/"+st.ReportID {
