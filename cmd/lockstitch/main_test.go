@@ -160,6 +160,19 @@ func TestWrongUsageIsExit2AndSaysWhatToDo(t *testing.T) {
 	}
 }
 
+// Whoever gives a wrong address is told so, by every command that talks to
+// brokers, instead of waiting.
+func TestNoBrokerIsExit1AndSaysWhatToCheck(t *testing.T) {
+	store := "file://" + t.TempDir()
+	for _, line := range []string{"topics create", "topics check", "topics adopt", "sample --events 1", "segments ls --store-url " + store,
+		"serve --http-listen localhost:0 --admin-listen localhost:0 --signing-keys " + testKey + " --store-url " + store + " --data-dir " + t.TempDir()} {
+		status, _, errs := command(context.Background(), nil, append(strings.Fields(line), "--brokers", "localhost:1")...)
+		if status != 1 || !strings.Contains(errs, "refused") || !strings.Contains(errs, "check --brokers") {
+			t.Errorf("%s: exit %d: %s", line, status, errs)
+		}
+	}
+}
+
 func TestCheckConfigNeedsNoBroker(t *testing.T) {
 	ctx := context.Background()
 	env := []string{"LOCKSTITCH_SIGNING_KEYS=" + testKey, "LOCKSTITCH_BROKERS=localhost:1"}
