@@ -143,6 +143,7 @@ Exit status of every command 0: done. 1: failed. 2: wrong usage or configuration
 			c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 		}
 		argsAreUsage(c)
+		sayStatus(c)
 	}
 	return root
 }
@@ -158,6 +159,20 @@ func knownCommand(c *cobra.Command, args []string) error {
 		hint = "; did you mean " + strings.Join(near, " or ") + "?"
 	}
 	return usage(fmt.Errorf("unknown command %q%s (see `%s --help`)", args[0], hint, c.CommandPath()))
+}
+
+// sayStatus adds the exit statuses to the help of c and its children where it
+// does not speak of them.
+func sayStatus(c *cobra.Command) {
+	if c.Long == "" {
+		c.Long = c.Short + "."
+	}
+	if !c.HasSubCommands() && !strings.Contains(c.Long, "Exit status") {
+		c.Long += "\n\nExit status 0: done. 1: failed. 2: wrong usage or configuration."
+	}
+	for _, child := range c.Commands() {
+		sayStatus(child)
+	}
 }
 
 // knownTopic refuses help for what does not exist.

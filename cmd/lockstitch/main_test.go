@@ -99,7 +99,13 @@ func TestHelpTeaches(t *testing.T) {
 		if !strings.Contains(out, "Usage:") || c.Short == "" {
 			t.Errorf("%s --help says too little:\n%s", name, out)
 		}
-		if c.HasSubCommands() || name == "version" {
+		if c.HasSubCommands() {
+			return
+		}
+		if strings.Count(out, "Exit status") != 1 {
+			t.Errorf("%s --help does not say its exit statuses, or says them twice:\n%s", name, out)
+		}
+		if name == "version" {
 			return
 		}
 		if !strings.Contains(out, "Examples:") {
