@@ -36,7 +36,7 @@ type system struct {
 	stop func()
 }
 
-func startSystem(t *testing.T, dir string) *system {
+func startSystem(t *testing.T, dir string, change ...func(*Settings)) *system {
 	t.Helper()
 	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
 	addFlags(fs, devScope)
@@ -46,6 +46,9 @@ func startSystem(t *testing.T, dir string) *system {
 	}
 	s.Replica.DataDir = dir
 	s.HTTP.Listen, s.HTTP.AdminListen = "localhost:0", "localhost:0"
+	for _, c := range change {
+		c(s)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	b, r, err := openDev(ctx, s, slog.New(slog.DiscardHandler), devOptions{kafkaListen: "localhost:0", partitions: 3, sampleRate: 1})
 	if err != nil {
@@ -241,6 +244,17 @@ func TestSegmentsVerifyFindsDamage(t *testing.T) {
 	status, out, errs := command(ctx, env, "segments", "dump", segs[0].Object)
 	if status != 0 || !strings.Contains(out, "correlation_id") {
 		t.Errorf("dump: exit %d: %.300s %s", status, out, errs)
+	}
+	// A wrong address is not a store that has lost everything.
+	none := filepath.Join(dir, "none")
+	for _, line := range []string{"ls", "verify", "dump x"} {
+		args := append([]string{"segments", "--store-url", "file://" + none}, strings.Fields(line)...)
+		if status, out, errs := command(ctx, env, args...); status != 2 || !strings.Contains(errs, "no object store at "+none) || strings.Contains(out, "BAD") {
+			t.Errorf("%s: exit %d: %s%s", line, status, out, errs)
+		}
+	}
+	if _, err := os.Stat(none); err == nil {
+		t.Error("looking for a store has made it")
 	}
 	if err := y.r.store.Delete(ctx, segs[0].Object); err != nil {
 		t.Fatal(err)
