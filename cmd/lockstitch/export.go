@@ -19,6 +19,7 @@ type exportOptions struct {
 	url, id, secret, secretFile, caFile string
 	token, tokenFile                    string
 	start, end                          string
+	after, cursorFile                   string
 	segment, filter                     string
 	segments                            map[string]string
 	attributes, tags                    []string
@@ -42,6 +43,11 @@ without a byte. What has arrived lies in FILE.part until the file is whole; a la
 call with --report and the same FILE goes on from there. "-o -" writes the file to
 standard output. Progress is shown on a terminal only, on standard error.
 
+With --after the file holds everything kept since a cursor, however late it came,
+and the cursor to go on with is printed (on standard error with "-o -"). --cursor-file keeps it between calls: each
+file begins where the one before ended, at first with the oldest event. The cursor
+is written when the file is whole, so that a call that fails loses nothing.
+
 Ctrl-C ends this command, not the report: it says how to go on.
 
 Who asks is said by a client id and secret, or by a token of an issuer that the
@@ -63,6 +69,9 @@ Exit status 0: the file is whole and verified. 1: failed. 2: wrong usage.
 
   # the first rows, without a file
   lockstitch export --url … --start-at … -o - | zcat | head
+
+  # everything that is new since the last call, for a cron line
+  lockstitch export --url … --cursor-file acme.cursor -o "acme-$(date -u +%FT%H%M%S).csv.gz"
 
   # go on with a download that broke off
   lockstitch export --url … --report 01JX8M2Y6T3N5Q7R9S1V2W3X4Y -o may.csv.gz`,
@@ -91,6 +100,8 @@ Exit status 0: the file is whole and verified. 1: failed. 2: wrong usage.
 	f.StringVar(&o.caFile, "ca-file", "", "PEM file of the authority that signed the API's certificate (default: the system's)")
 	f.StringVar(&o.start, "start-at", "", "earliest server_time, RFC 3339 in UTC, such as 2026-05-01T00:00:00Z")
 	f.StringVar(&o.end, "end-at", "", "server_time to end before, RFC 3339 in UTC (default: everything acknowledged until now)")
+	f.StringVar(&o.after, "after", "", "instead of a window, everything since this cursor, or since the \"beginning\"; prints the next cursor")
+	f.StringVar(&o.cursorFile, "cursor-file", "", "like --after, with the cursor that is kept in this file")
 	f.StringToStringVar(&o.segments, "segment", nil, "name for --filter, `NAME=DISCRIMINATOR`; may be repeated")
 	f.StringVar(&o.segment, "only-segment", "", "discriminator of the only segment to export")
 	f.StringVar(&o.filter, "filter", "", "expression over the names of --segment with ! & | ( ), for example '!europe & women'")
@@ -156,10 +167,21 @@ func (o *exportOptions) client(a *app) (*exportClient, error) {
 		need("--client-id", o.id)
 		need("--client-secret-file", o.secret)
 	}
+	var from []string
+	for _, m := range []struct{ name, value string }{{"--start-at", o.start}, {"--after", o.after}, {"--cursor-file", o.cursorFile}, {"--report", o.report}} {
+		if m.value != "" {
+			from = append(from, m.name)
+		}
+	}
+	if len(from) == 0 {
+		missing = append(missing, "--start-at (or --after, --cursor-file, --report)")
+	}
 	need("--output", o.out)
-	need("--start-at (or --report)", o.start+o.report)
 	if len(missing) > 0 {
 		return nil, usage(fmt.Errorf("missing: %s (see `lockstitch export --help`)", strings.Join(missing, ", ")))
+	}
+	if len(from) > 1 {
+		return nil, usage(fmt.Errorf("%s do not go together", strings.Join(from, " and ")))
 	}
 	if bad := httpURL(o.url); bad != "" {
 		return nil, usage(fmt.Errorf("--url %q: %s", o.url, bad))
@@ -183,11 +205,25 @@ func (o *exportOptions) body() (api.ExportRequest, error) {
 		}
 		return t, nil
 	}
-	var err error
-	if req.StartAt, err = at("--start-at", o.start); err != nil {
-		return req, err
+	if o.cursorFile != "" {
+		var err error
+		if req.After, err = readCursor(o.cursorFile); err != nil {
+			return req, err
+		}
+	} else {
+		req.After = o.after
+	}
+	if req.After == "" {
+		start, err := at("--start-at", o.start)
+		if err != nil {
+			return req, err
+		}
+		req.StartAt = &start
 	}
 	if o.end != "" {
+		if req.After != "" {
+			return req, usage(errors.New("--end-at goes with --start-at only"))
+		}
 		end, err := at("--end-at", o.end)
 		if err != nil {
 			return req, err
@@ -256,12 +292,25 @@ func (a *app) export(ctx context.Context, o exportOptions) error {
 	switch {
 	case errors.As(err, &ended):
 		return err
+	case err != nil && o.cursorFile != "":
+		return fmt.Errorf("%w\nThe cursor has not moved: call again for the same events", err)
 	case err != nil:
 		return fmt.Errorf("%w\nThe report is kept on the server; to go on where this ended:\n  lockstitch export --url %s --report %s -o %s",
 			err, x.url, st.ReportID, shellWord(o.out))
 	}
 	say("%s: %d rows, %d bytes, SHA-256 verified\n", o.out, *done.Rows, *done.Bytes)
-	return nil
+	switch {
+	case o.cursorFile != "":
+		err = writeCursor(o.cursorFile, done.Cursor)
+	case o.after != "" && o.out == "-":
+		_, err = fmt.Fprintln(a.err, done.Cursor)
+	case o.after != "":
+		_, err = fmt.Fprintln(a.out, done.Cursor)
+	}
+	if done.More != nil && *done.More {
+		say("there is more: the file would have been too large; go on with the cursor\n")
+	}
+	return err
 }
 
 // followAndFetch waits for the file and downloads it.

@@ -32,7 +32,8 @@ var anything = []string{"--start-at", "2026-09-01T00:00:00Z"}
 // completed asks for an export of everything and waits for it.
 func completed(ctx context.Context, t *testing.T, x *exportClient) *api.Status {
 	t.Helper()
-	st, err := x.request(ctx, api.ExportRequest{StartAt: mustTime(t, anything[1])})
+	start := mustTime(t, anything[1])
+	st, err := x.request(ctx, api.ExportRequest{StartAt: &start})
 	if err != nil {
 		t.Fatal(err)
 	}

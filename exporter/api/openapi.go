@@ -30,7 +30,7 @@ func newDocument(cfg Config) *huma.OpenAPI {
 	}
 	// The limits are settings, so the schema cannot be a tag of the type.
 	doc.Components.Schemas.Schema(reflect.TypeFor[ExportRequest](), true, "")
-	props := doc.Components.Schemas.Map()["ExportRequest"].Properties
+	props := doc.Components.Schemas.Map()["ExportRequest"].OneOf[0].Properties // shared by both shapes
 	props["additional_attribute_mappings"].MaxItems = &cfg.Limits.Attributes
 	props["additional_attribute_mappings"].Description = "Attributes to add as columns, in this order; each at most once."
 	props["additional_tag_mappings"].MaxItems = &cfg.Limits.Tags

@@ -78,7 +78,7 @@ var (
 
 // Of a report's `error`; listed here so that one table describes all types.
 var (
-	kindFileTooLarge = ofReport(report.TooLarge, "The file would exceed the size limit. Request a shorter window or fewer columns.")
+	kindFileTooLarge = ofReport(report.TooLarge, "The file would exceed the size limit. Request a shorter window or fewer columns. A report with `after` ends earlier instead, unless a single row is too large.")
 	kindBarrier      = ofReport(report.Barrier, "Some partitions did not pass the position that the report waits for. Nothing was exported, as the file would have been short. Request it again.")
 	kindDamaged      = ofReport(report.Damaged, "Stored events that the export would hold are damaged or missing. Nothing was exported, as the file would have been short. The operator has to look into it.")
 )

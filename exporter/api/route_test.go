@@ -88,7 +88,7 @@ func TestPages(t *testing.T) {
 	}
 	a = r.do("GET", "/docs", "", "")
 	page := string(a.body)
-	for _, want := range []string{"spreadsheet_safe", "header_auth=true", "retry that reaches another partition", "/problems/file-gone", "/emails/reports/{report_id}/file", r.url + "/oauth/token"} {
+	for _, want := range []string{"spreadsheet_safe", "header_auth=true", "retry that reaches another partition", `{"after":"beginning"}`, "/problems/file-gone", "/emails/reports/{report_id}/file", r.url + "/oauth/token"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("/docs does not say %q", want)
 		}

@@ -25,7 +25,9 @@ func (s *server) submitOperation(schemas huma.Registry) operation {
 		OperationID: "request-export", Method: http.MethodPost, Path: "/emails/reports", Tags: []string{"Exports"},
 		Summary: "Request an export",
 		Description: "Accepts the export and answers at once; follow it at the `Location`. The export holds exactly the events of the window that were acknowledged by Kafka " +
-			"before `complete_through`. With `end_at` absent there is no upper end but that. The window may span at most three calendar months.",
+			"before `complete_through`. With `end_at` absent there is no upper end but that. The window may span at most three calendar months.\n\n" +
+			"With `after` instead of a window the export holds what was kept since a cursor, however late it came: every event is in exactly one of the files of clients that go on with the `cursor` " +
+			"they were given. Such a file is never too large: it ends earlier, and its status says `more`.",
 		Security:    bearer,
 		Parameters:  []*huma.Param{d.header("Idempotency-Key", "A key of your own for this request. Sent again within 24 hours with the same body it gives the same report; with another body it is refused.", &huma.Schema{Type: huma.TypeString, MinLength: ptr(1), MaxLength: ptr(maxIdempotencyKey), Pattern: `^[!-~]+$`})},
 		RequestBody: d.body(map[string]any{mediaJSON: ExportRequest{}}, map[string]any{"start_at": "2026-05-01T00:00:00Z", "end_at": "2026-06-01T00:00:00Z"}),
@@ -136,7 +138,13 @@ func (s *server) repeated(c *call, key, hash string, now time.Time) (q report.Qu
 
 // question checks a request against clock and definitions and resolves it.
 func (s *server) question(c *call, wire *ExportRequest, now time.Time) (q report.Question, err error) {
-	if err := checkWindow(wire.StartAt, wire.EndAt, timeOf(now), s.cfg.Limits.WindowMonths); err != nil {
+	var after []report.End
+	if wire.After != "" {
+		after, err = positionAfter(s.cursors, c.account, wire.After)
+	} else {
+		err = checkWindow(*wire.StartAt, wire.EndAt, timeOf(now), s.cfg.Limits.WindowMonths)
+	}
+	if err != nil {
 		return q, err
 	}
 	if err := s.within(c, "The definitions", s.deps.Definitions.CatchUp); err != nil {
@@ -146,7 +154,9 @@ func (s *server) question(c *call, wire *ExportRequest, now time.Time) (q report
 	if n := len(acc.Sections()); n > s.cfg.Limits.Sections {
 		return q, kindSections.problem(fmt.Sprintf("The account has %d sections; exports are possible up to %d.", n, s.cfg.Limits.Sections))
 	}
-	return resolve(wire, acc)
+	q, err = resolve(wire, acc)
+	q.After = after
+	return q, err
 }
 
 func (s *server) write(c *call, req *report.Request) (*report.Report, error) {
