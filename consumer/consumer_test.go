@@ -92,6 +92,16 @@ func (w *world) catalog() *catalog.View {
 	return v
 }
 
+// caughtUp is the catalog as it stands now.
+func (w *world) caughtUp() *catalog.View {
+	w.t.Helper()
+	v := w.catalog()
+	if err := v.CatchUp(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+	return v
+}
+
 // replica is a running consumer.
 type replica struct {
 	c    *Consumer
