@@ -34,6 +34,7 @@ type world struct {
 	topics kafka.Topics
 	store  objects.Store
 	prod   *kgo.Client
+	at     time.Time // Kafka time of what is produced; zero: now
 }
 
 func newWorld(t *testing.T, kopts ...kfake.Opt) *world {
@@ -71,6 +72,10 @@ func (w *world) produce(topic, key, value string) {
 	r := &kgo.Record{Topic: topic, Key: []byte(key), Value: []byte(value)}
 	if value == "" {
 		r.Value = nil
+	}
+	if !w.at.IsZero() {
+		w.at = w.at.Add(25 * time.Second)
+		r.Timestamp = w.at
 	}
 	if err := w.prod.ProduceSync(w.t.Context(), r).FirstErr(); err != nil {
 		w.t.Fatal(err)

@@ -6,11 +6,9 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"lockstitch/state/catalog"
@@ -199,75 +197,94 @@ func TestMarksAreThoseOfTheLog(t *testing.T) {
 	}
 }
 
-// TestCrashAtEveryStepKeepsTheMarks lets a replica die within an hour, as each
-// step of a cut begins; another with an empty disk completes the hour.
-func TestCrashAtEveryStepKeepsTheMarks(t *testing.T) {
-	for _, step := range []string{StepUpload, StepBegin, StepProduce, StepOffsets, StepCommit, StepLocal, StepDone} {
-		t.Run(strings.TrimPrefix(step, "cut/"), func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t, kfake.GroupMinSessionTimeout(100*time.Millisecond))
-			c := newClock(w, 11)
-			line := &cable{}
-			armed, died, release := make(chan struct{}), make(chan struct{}), make(chan struct{})
-			var once sync.Once
-			a := w.start(filepath.Join(t.TempDir(), "a"), func(c *Config) {
-				c.Kafka = append(append([]kgo.Opt{}, c.Kafka...), kgo.Dialer(line.dial))
-				c.SessionTimeout, c.TransactionTimeout = time.Second, time.Second
-				c.Hook = func(at string) {
-					select {
-					case <-armed:
-						if at == step {
-							once.Do(func() {
-								line.sever()
-								close(died)
-								<-release
-							})
-						}
-					default:
-					}
-				}
-			})
-			c.write(30)
-			w.settle(a.cat)
-			close(armed)
-			c.write(30)
-			<-died
-			b := w.start(filepath.Join(t.TempDir(), "b"), nil)
-			c.write(30)
-			w.settle(b.cat)
-			close(release)
-			if err := a.stop(); err != nil {
-				t.Log("the zombie ended with:", err)
+func TestFirstDataRecordIsAMark(t *testing.T) {
+	in := &input{stream: &segment.Stream{Topic: "e"}}
+	in.reach(5, 3) // in the first minute of 1970, where a log time begins
+	in.reach(7, 4)
+	if m := in.marks.hours; len(m) != 1 || m[0].Hour != 0 || len(m[0].Offsets) != 1 || m[0].Offsets[0] != 3 {
+		t.Errorf("marks %+v, want one at offset 3", m)
+	}
+}
+
+// TestMarksOfABacklogComeInShares: a lane that has its share of hours for one cut
+// processes nothing more until the cut; nothing is lost by it.
+func TestMarksOfABacklogComeInShares(t *testing.T) {
+	w := newWorld(t)
+	c := newClock(w, 1)
+	const hours = hoursPerCut/lanes + 50
+	var records []*kgo.Record
+	for p := range int32(lanes) {
+		for i := range hours {
+			value := fmt.Sprintf(`{"correlation_id":"k%d","type":"SENT","account_id":"acme","section":"s1","activity_id":"a1","server_time":1}`, i)
+			records = append(records, &kgo.Record{Topic: "email-events", Partition: p, Key: []byte("p1"), Value: []byte(value),
+				Timestamp: time.Date(2026, 1, 1, i, 5, 0, 0, time.UTC)})
+		}
+	}
+	if err := c.prod.ProduceSync(t.Context(), records...).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	// The flush interval leaves time to process all of it in one go.
+	r := w.start(filepath.Join(t.TempDir(), "d"), func(c *Config) { c.FlushInterval = 2 * time.Second })
+	w.settle(r.cat)
+	w.checkMarks(r.cat, "")
+	for cut, n := range w.marksPerCut() {
+		if n > hoursPerCut {
+			t.Errorf("cut %d carries %d mark records, more than %d", cut, n, hoursPerCut)
+		}
+	}
+}
+
+// marksPerCut counts the mark records of each transaction in the catalog.
+func (w *world) marksPerCut() []int {
+	w.t.Helper()
+	ends, err := kafka.Ends(w.t.Context(), w.prod, w.topics.Catalog)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	cl := w.client(kgo.ConsumeTopics(w.topics.Catalog), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.KeepControlRecords())
+	out := []int{0}
+	for next := int64(0); next < ends[w.topics.Catalog][0].End; {
+		fs := cl.PollFetches(w.t.Context())
+		if err := fs.Err(); err != nil {
+			w.t.Fatal(err)
+		}
+		fs.EachRecord(func(r *kgo.Record) {
+			next = r.Offset + 1
+			switch {
+			case r.Attrs.IsControl():
+				out = append(out, 0)
+			case strings.HasPrefix(string(r.Key), "m/"):
+				out[len(out)-1]++
 			}
-			w.settle(b.cat)
-			w.checkMarks(b.cat, step)
 		})
 	}
+	return out
 }
 
-// TestMarksOfABacklogComeInShares lets a lane have room for two hours a cut. Its
-// log crosses twenty, and months of silence remove the oldest in the end.
-func TestMarksOfABacklogComeInShares(t *testing.T) {
-	l := &lane{hourLimit: 2}
-	for range 2 {
-		l.inputs = append(l.inputs, &input{stream: &segment.Stream{Topic: "e"}})
+// TestOldMarksAreForgotten lets the log be silent for longer than marks are kept.
+func TestOldMarksAreForgotten(t *testing.T) {
+	w := newWorld(t)
+	c := newClock(w, 1)
+	put := func(at time.Time) {
+		t.Helper()
+		r := &kgo.Record{Topic: "email-events", Key: []byte("p1"), Value: []byte("{broken"), Timestamp: at}
+		if err := c.prod.ProduceSync(t.Context(), r).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
 	}
-	l.inputs[0].reach(hours(1), 5)
-	l.inputs[0].reach(hours(1)+1, 6)
-	if l.full() {
-		t.Error("one hour fills the room for two")
+	first := time.Date(2025, 1, 1, 12, 0, 0, 0, time.UTC)
+	put(first)
+	put(first.Add(30 * 24 * time.Hour))
+	r := w.start(filepath.Join(t.TempDir(), "d"), nil)
+	w.settle(r.cat)
+	w.checkMarks(r.cat, "")
+	put(first.Add((keepMarks + 1) * time.Hour))
+	w.settle(r.cat)
+	infos, err := kafka.Describe(t.Context(), w.prod, "email-events")
+	if err != nil {
+		t.Fatal(err)
 	}
-	l.inputs[1].reach(hours(9), 1)
-	if !l.full() {
-		t.Error("two hours of two topics do not fill the room for two")
-	}
-	for _, in := range l.inputs {
-		in.marks.committed()
-	}
-	l.inputs[0].reach(hours(1)+60_000, 7)
-	if l.full() || len(l.inputs[0].marks.hours) != 1 || len(l.inputs[0].marks.hours[0].Offsets) != 2 {
-		t.Errorf("after a cut the hour goes on: %+v", l.inputs[0].marks)
+	if got, ok := r.cat.Mark(infos["email-events"].ID, 0, first); !ok || got != 1 {
+		t.Errorf("the mark of the forgotten hour is %d, %v; want that of the oldest kept, 1", got, ok)
 	}
 }
-
-func hours(n int64) int64 { return n * 3_600_000 }
