@@ -6,7 +6,7 @@
 // (panics, metrics, method, credential) → one handler:
 //
 //	token.go       POST   /oauth/token
-//	submit.go      POST   /emails/reports        request.go, resolve.go, window.go
+//	submit.go      POST   /emails/reports        request.go, resolve.go, window.go, after.go
 //	reports.go     GET    /emails/reports, …/{report_id}, DELETE   status.go
 //	download.go    GET    …/{report_id}/file     file.go
 //	activities.go  GET    /emails/sections/…     summary.go
@@ -34,6 +34,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"lockstitch/exporter/auth"
+	"lockstitch/exporter/cursor"
 	"lockstitch/exporter/limits"
 	"lockstitch/state/catalog"
 	"lockstitch/state/definition"
@@ -86,6 +87,7 @@ type server struct {
 	log       *slog.Logger
 	now       func() time.Time
 	authority *auth.Authority
+	cursors   *cursor.Codec
 	metrics   *metrics
 
 	tokenCalls *limits.PerMinute // by client
@@ -113,7 +115,7 @@ func New(cfg Config, deps Deps) (http.Handler, error) {
 	}
 	s := &server{
 		cfg: cfg, deps: deps, log: deps.Log, now: deps.Now,
-		authority: authority, metrics: newMetrics(deps.Registerer),
+		authority: authority, cursors: cursor.New(cfg.SigningKeys), metrics: newMetrics(deps.Registerer),
 		tokenCalls: limits.NewPerMinute(cfg.Limits.TokensPerMinute),
 		exports:    limits.NewPerMinute(cfg.Limits.ExportsPerMinute),
 		downloads:  limits.NewPerMinute(cfg.Limits.DownloadsPerMinute),
