@@ -112,6 +112,21 @@ func (v *View) Position(id segment.TopicID, partition int32) (Position, bool) {
 	return *p, true
 }
 
+// Positions are those of all partitions of a topic that have one, in order of
+// the partitions.
+func (v *View) Positions(id segment.TopicID) []Position {
+	v.mu.RLock()
+	var out []Position
+	for _, p := range v.st.positions {
+		if p.TopicID == id {
+			out = append(out, *p)
+		}
+	}
+	v.mu.RUnlock()
+	sort.Slice(out, func(i, j int) bool { return out[i].Partition < out[j].Partition })
+	return out
+}
+
 // FirstEnds are the ends recorded before the partition's first event was
 // processed.
 func (v *View) FirstEnds(id segment.TopicID, partition int32) (FirstEnds, bool) {
