@@ -21,6 +21,7 @@ import (
 	"lockstitch/consumer"
 	"lockstitch/exporter/api"
 	"lockstitch/exporter/auth"
+	"lockstitch/exporter/barrier"
 	exportrun "lockstitch/exporter/run"
 	"lockstitch/state/catalog"
 	"lockstitch/state/definition"
@@ -224,19 +225,9 @@ func (r *replica) build(opts []kgo.Opt) (err error) {
 	return err
 }
 
-// eventEnds reads the ends of all partitions of all event topics: a barrier.
+// eventEnds reads how far the input reaches: a barrier.
 func (r *replica) eventEnds(ctx context.Context) ([]report.End, error) {
-	ends, err := kafka.Ends(ctx, r.asker, r.s.Topics.Events...)
-	if err != nil {
-		return nil, err
-	}
-	var out []report.End
-	for _, topic := range r.s.Topics.Events {
-		for _, e := range ends[topic] {
-			out = append(out, report.End{Topic: e.Topic, TopicID: e.TopicID, Partition: e.Partition, Offset: e.End})
-		}
-	}
-	return out, nil
+	return barrier.Read(ctx, r.asker, r.catalog, r.s.Topics.Events)
 }
 
 func (s *Settings) apiConfig() api.Config {
