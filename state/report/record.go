@@ -61,9 +61,11 @@ type Request struct {
 	Step *Step `json:"step,omitempty"`
 }
 
-// End is the end of one event partition as read when a request was accepted.
+// End is a position in one event partition, in a barrier the end as read when
+// a request was accepted. A list of them, with each partition at most once, is a
+// position in the whole input.
 type End struct {
-	Topic     string          `json:"topic"`
+	Topic     string          `json:"topic,omitempty"` // for people; empty in what came out of a cursor
 	TopicID   segment.TopicID `json:"topic_id"`
 	Partition int32           `json:"partition"`
 	Offset    int64           `json:"offset"` // the export holds rows with lower offsets
@@ -72,13 +74,18 @@ type End struct {
 // Question is everything that shapes the bytes of an export, resolved: no
 // later definition changes it.
 type Question struct {
-	StartAt         int64             `json:"start_at"`         // server_time, ms, included
-	EndAt           *int64            `json:"end_at,omitempty"` // server_time, ms, excluded; nil: none
-	Barrier         []End             `json:"barrier"`
-	CompleteThrough time.Time         `json:"complete_through"` // when the ends were read
-	After           []End             `json:"after,omitempty"`  // rolling exports: rows at or above these offsets only
-	Attributes      []AttributeColumn `json:"attributes,omitempty"`
-	Tags            []TagColumn       `json:"tags,omitempty"`
+	StartAt         int64     `json:"start_at"`         // server_time, ms, included
+	EndAt           *int64    `json:"end_at,omitempty"` // server_time, ms, excluded; nil: none
+	Barrier         []End     `json:"barrier"`
+	CompleteThrough time.Time `json:"complete_through"` // when the ends were read
+	// After: only rows at or above these offsets; a partition that is missing
+	// counts as 0, and one that the barrier does not name has no rows to show.
+	After []End `json:"after,omitempty"`
+	// Rolling: the file is one of a walk over the input and may end at a position
+	// below the barrier instead of being too large. See Result.Through.
+	Rolling    bool              `json:"rolling,omitempty"`
+	Attributes []AttributeColumn `json:"attributes,omitempty"`
+	Tags       []TagColumn       `json:"tags,omitempty"`
 	// Email lists for each section the version ids of the attribute
 	// com.apsis1.attributes.email, numerically greatest first, with their types.
 	Email           map[string][]EmailVersion `json:"email,omitempty"`
@@ -146,6 +153,10 @@ type Result struct {
 	Rows    int64     `json:"rows"`
 	Bytes   int64     `json:"bytes"`
 	SHA256  string    `json:"sha256,omitempty"` // of the file, hex
+	// Through is the position in the input that the file ends at, if it is not
+	// the barrier: of a rolling report whose file would else have been too large.
+	Through []End     `json:"through,omitempty"`
+	More    bool      `json:"more,omitempty"` // the barrier lies beyond Through
 	Slices  int       `json:"slices"`
 	Expires time.Time `json:"expires"` // when the file is removed
 	// More: the file ends at Through, below the barrier, because it would have

@@ -1,0 +1,48 @@
+package report
+
+import (
+	"bytes"
+	"cmp"
+	"slices"
+
+	"lockstitch/state/segment"
+)
+
+// Later is the position that is in every partition the later one of two. A
+// partition that is in neither counts as 0 and stays away. The result is in
+// order of topic id and partition; the arguments are not changed.
+func Later(a, b []End) []End {
+	type partition struct {
+		topic segment.TopicID
+		n     int32
+	}
+	at := make(map[partition]int, len(a)+len(b))
+	out := make([]End, 0, len(a)+len(b))
+	for _, list := range [][]End{b, a} { // names of topics rather those of b
+		for _, e := range list {
+			k := partition{e.TopicID, e.Partition}
+			i, seen := at[k]
+			if !seen {
+				at[k] = len(out)
+				out = append(out, e)
+				continue
+			}
+			out[i].Offset = max(out[i].Offset, e.Offset)
+		}
+	}
+	slices.SortFunc(out, func(x, y End) int {
+		return cmp.Or(bytes.Compare(x.TopicID[:], y.TopicID[:]), cmp.Compare(x.Partition, y.Partition))
+	})
+	return out
+}
+
+// Through is the position that the finished report's file ends at, which the
+// file that follows begins after: nowhere below Question.After, also in
+// partitions that the barrier does not name.
+func (r *Report) Through() []End {
+	through := r.Request.Question.Barrier
+	if r.Result != nil && r.Result.Through != nil {
+		through = r.Result.Through
+	}
+	return Later(r.Request.Question.After, through)
+}
