@@ -144,11 +144,3 @@ func (r *Report) MadeFile() bool { return r.Result != nil && r.Result.Object != 
 
 // Succeeded tells whether the report has a result that is no error.
 func (r *Report) Succeeded() bool { return r.Result != nil && r.Result.Problem == nil }
-
-// Reached is where a successful report's input ends: where the next one goes on.
-func (r *Report) Reached() []End {
-	if r.Result.More {
-		return r.Result.Through
-	}
-	return r.Request.Question.Barrier
-}

@@ -206,8 +206,8 @@ func (v *view) step(e *entry) {
 	v.pending[e.report.Request.ID] = e
 }
 
-// shareEnds makes a step begin with the very vector that the one before ended
-// with: the steps of an order are many.
+// shareEnds makes a step begin with the very position that the one before ended
+// at: the steps of an order are many.
 func shareEnds(q, before *Request) {
 	if slices.Equal(q.Question.After, before.Question.Barrier) {
 		q.Question.After = before.Question.Barrier

@@ -159,10 +159,6 @@ type Result struct {
 	More    bool      `json:"more,omitempty"` // the barrier lies beyond Through
 	Slices  int       `json:"slices"`
 	Expires time.Time `json:"expires"` // when the file is removed
-	// More: the file ends at Through, below the barrier, because it would have
-	// been too large; the next report goes on there.
-	More    bool  `json:"more,omitempty"`
-	Through []End `json:"through,omitempty"`
 }
 
 // Cancel is the wish to cancel (before a result) or to remove the file (after).
