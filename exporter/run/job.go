@@ -107,6 +107,10 @@ func (r *Runner) attempt(ctx context.Context, rep *report.Report, show *progress
 	if err != nil {
 		return report.Result{}, err
 	}
+	if s := rep.Request.Step; s != nil && totals.Rows == 0 && !s.EmptyFiles {
+		now := time.Now().UTC()
+		return report.Result{Attempt: attempt, At: now, Slices: totals.Slices, Expires: now}, nil
+	}
 	if err := w.Commit(); err != nil {
 		return report.Result{}, err
 	}

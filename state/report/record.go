@@ -51,7 +51,7 @@ type Request struct {
 	BodyHash        string    `json:"body_hash,omitempty"` // of the canonical body, to tell a repeat from a clash
 	Body            []byte    `json:"body"`                // the request's JSON as accepted, echoed in the status
 	Question        Question  `json:"question"`
-	BarrierDeadline time.Time `json:"barrier_deadline"` // then the report ends in error; zero: it waits
+	BarrierDeadline time.Time `json:"barrier_deadline,omitzero"` // then the report ends in error; steps of standing orders wait
 	// MaxPending is how many requests of the account, this one included, may be
 	// pending; the request is void if there were as many before it. 0: no limit.
 	// Submit sets it.
