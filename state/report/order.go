@@ -65,7 +65,8 @@ type Pause struct {
 	Paused  bool `json:"paused"`
 }
 
-// Trouble is why an order makes no further step until it is changed.
+// Trouble is why an order makes no further step until it is changed. An order
+// whose newest step ended in an error needs no record of that.
 type Trouble struct {
 	Version  int       `json:"v"`
 	Revision string    `json:"revision"` // of the settings that it comes from
@@ -96,7 +97,9 @@ type Step struct {
 	Files       int64     `json:"files"`
 	PeriodStart time.Time `json:"period_start,omitzero"` // zero: the oldest data kept
 	PeriodEnd   time.Time `json:"period_end"`            // a boundary
+	Revision    string    `json:"revision"`              // of the settings that it was made by
 	EmptyFiles  bool      `json:"empty_files,omitempty"`
+	Deliver     bool      `json:"deliver,omitempty"` // its file goes to the order's destination
 }
 
 // Standing is what is known of a standing order at one moment. What it points
@@ -105,7 +108,7 @@ type Standing struct {
 	Order     *Order
 	Settings  Settings // those that count
 	Paused    bool
-	Trouble   *Trouble // nil: none with these settings
+	Trouble   *Trouble // why it is stopped until it is changed; nil: it is not
 	Delivered int64    // number of the last file that was delivered
 	Deleted   bool
 	// Last is the newest step that succeeded, Newest the newest of all; nil:

@@ -28,6 +28,9 @@ func (o *order) snapshot() *Standing {
 	}
 	if n := len(o.steps); n > 0 {
 		s.Newest = o.steps[n-1].report
+		if r := s.Newest.Result; r != nil && r.Problem != nil && s.Newest.Request.Step.Revision == s.Settings.Revision {
+			s.Trouble = &Trouble{Version: Version, Revision: s.Settings.Revision, At: r.At, Problem: *r.Problem}
+		}
 	}
 	if e := o.last(); e != nil {
 		s.Last = e.report
