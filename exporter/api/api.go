@@ -9,6 +9,7 @@
 //	submit.go      POST   /emails/reports        request.go, resolve.go, window.go
 //	reports.go     GET    /emails/reports, …/{report_id}, DELETE   status.go
 //	download.go    GET    …/{report_id}/file     file.go
+//	rolling.go     /emails/rolling-exports     rollingbody.go, rollingfiles.go
 //	activities.go  GET    /emails/sections/…     summary.go
 //	docs.go        GET    /openapi.json, .yaml, /docs   openapi.go
 //
@@ -34,6 +35,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"lockstitch/exporter/auth"
+	"lockstitch/exporter/cursor"
 	"lockstitch/exporter/limits"
 	"lockstitch/state/catalog"
 	"lockstitch/state/definition"
@@ -50,6 +52,7 @@ type Reports interface {
 	Get(account, id string) (*report.Report, bool)
 	List(account string, limit int, pageToken string) (items []*report.Report, next string, err error)
 	Cancel(ctx context.Context, account, id string) error
+	Orders
 }
 
 // Definitions are the definitions of all accounts; *definition.View is one.
@@ -65,7 +68,7 @@ type Slices interface {
 	Slices(account string, start, end int64) []catalog.SliceRef
 }
 
-// Deps are what the API works with. All but Log, Registerer and Now are needed.
+// Deps are what the API works with. All from Destination on may be missing.
 type Deps struct {
 	Reports     Reports
 	Definitions Definitions
@@ -73,7 +76,13 @@ type Deps struct {
 	Store       objects.Store
 	// Ends reads the high watermarks of all partitions of all event topics; an
 	// error if any of them cannot be read.
-	Ends       func(ctx context.Context) ([]report.End, error)
+	Ends func(ctx context.Context) ([]report.End, error)
+	// Destination says whether an account may have rolling exports written to a
+	// destination; nil: there is none.
+	Destination func(account, name string) bool
+	// Stopping is closed when the replica begins to shut down: calls that wait
+	// for something end.
+	Stopping   <-chan struct{}
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 	Now        func() time.Time
@@ -86,6 +95,7 @@ type server struct {
 	log       *slog.Logger
 	now       func() time.Time
 	authority *auth.Authority
+	cursors   *cursor.Codec
 	metrics   *metrics
 
 	tokenCalls *limits.PerMinute // by client
@@ -113,7 +123,7 @@ func New(cfg Config, deps Deps) (http.Handler, error) {
 	}
 	s := &server{
 		cfg: cfg, deps: deps, log: deps.Log, now: deps.Now,
-		authority: authority, metrics: newMetrics(deps.Registerer),
+		authority: authority, cursors: cursor.New(cfg.SigningKeys), metrics: newMetrics(deps.Registerer),
 		tokenCalls: limits.NewPerMinute(cfg.Limits.TokensPerMinute),
 		exports:    limits.NewPerMinute(cfg.Limits.ExportsPerMinute),
 		downloads:  limits.NewPerMinute(cfg.Limits.DownloadsPerMinute),
@@ -158,6 +168,7 @@ func (s *server) operations(schemas huma.Registry) []operation {
 	ops := []operation{s.tokenOperation(schemas), s.submitOperation(schemas)}
 	ops = append(ops, s.reportOperations(schemas)...)
 	ops = append(ops, s.downloadOperation(schemas))
+	ops = append(ops, s.rollingOperations(schemas)...)
 	return append(ops, s.activityOperations(schemas)...)
 }
 
