@@ -108,9 +108,10 @@ func (a *app) demoTour(ctx context.Context, b *broker, r *replica, s *Settings, 
 	}
 	fmt.Fprintf(a.out, "Produced to Kafka:  %d events, among them %d retried copies and %d broken records\n", t.counts.Records, t.counts.Retries, t.counts.Poison)
 
+	start := api.Time(now.Add(-2 * time.Hour).UnixMilli())
 	x := &exportClient{url: r.localURL(), id: s.Auth.Clients[0].ID, secret: string(s.Auth.Clients[0].Secret)}
 	st, err := x.request(ctx, api.ExportRequest{
-		StartAt:    api.Time(now.Add(-2 * time.Hour).UnixMilli()),
+		StartAt:    &start,
 		Attributes: mappings([]string{genderAttribute}), Tags: mappings([]string{vipTag}),
 	})
 	if err != nil {

@@ -23,6 +23,7 @@ import (
 type exportOptions struct {
 	url, id, secret, secretFile, caFile string
 	start, end                          string
+	after, cursorFile                   string
 	segment, filter                     string
 	segments                            map[string]string
 	attributes, tags                    []string
@@ -41,6 +42,11 @@ func (a *app) exportCommand() *cobra.Command {
 SHA-256. A download that breaks off is resumed, also by a later call with
 --report: what has arrived lies in FILE.part until the file is whole.
 
+With --after the file holds everything kept since a cursor, however late it came,
+and the cursor to go on with is printed. --cursor-file keeps it between calls: each
+file begins where the one before ended, at first with the oldest event. The cursor
+is written when the file is whole, so that a call that fails loses nothing.
+
 The client secret is best given as LOCKSTITCH_CLIENT_SECRET or --client-secret-file.`,
 		Example: `  lockstitch export --url http://localhost:8080 --client-id demo --client-secret demo-secret \
       --start-at 2026-05-01T00:00:00Z --end-at 2026-06-01T00:00:00Z -o may.csv.gz
@@ -50,6 +56,9 @@ The client secret is best given as LOCKSTITCH_CLIENT_SECRET or --client-secret-f
       --attribute 491874 --attribute usercreated.sections.europe-r6tz73a27t/com.apsis1.attributes.email --tag 52001 \
       --segment women=usercreated.segments.women-rjz6b8td2n --segment europe=usercreated.segments.europe-x \
       --filter '!europe & women'
+
+  # everything that is new since the last call, for a cron line
+  lockstitch export --url … --cursor-file acme.cursor -o "acme-$(date -u +%FT%H%M%S).csv.gz"
 
   # go on with a download that broke off
   lockstitch export --url … --report 01JX8M2Y6T3N5Q7R9S1V2W3X4Y -o may.csv.gz`,
@@ -64,6 +73,8 @@ The client secret is best given as LOCKSTITCH_CLIENT_SECRET or --client-secret-f
 	f.StringVar(&o.caFile, "ca-file", "", "PEM file of the authority that signed the API's certificate (default: the system's)")
 	f.StringVar(&o.start, "start-at", "", "first server_time, RFC 3339 in UTC")
 	f.StringVar(&o.end, "end-at", "", "server_time to end before (default: everything acknowledged until now)")
+	f.StringVar(&o.after, "after", "", "instead of a window, everything since this cursor, or since the \"beginning\"; prints the next cursor")
+	f.StringVar(&o.cursorFile, "cursor-file", "", "like --after, with the cursor that is kept in this file")
 	f.StringToStringVar(&o.segments, "segment", nil, "segment for --filter, NAME=DISCRIMINATOR; may be repeated")
 	f.StringVar(&o.segment, "only-segment", "", "discriminator of the only segment to export")
 	f.StringVar(&o.filter, "filter", "", "expression over the names of --segment with ! & | ( )")
@@ -108,11 +119,20 @@ func (o *exportOptions) client(a *app) (*exportClient, error) {
 			missing = append(missing, m.name)
 		}
 	}
-	if o.start == "" && o.report == "" {
-		missing = append(missing, "--start-at (or --report)")
+	var from []string
+	for _, m := range []struct{ name, value string }{{"--start-at", o.start}, {"--after", o.after}, {"--cursor-file", o.cursorFile}, {"--report", o.report}} {
+		if m.value != "" {
+			from = append(from, m.name)
+		}
+	}
+	if len(from) == 0 {
+		missing = append(missing, "--start-at (or --after, --cursor-file, --report)")
 	}
 	if len(missing) > 0 {
 		return nil, usage(fmt.Errorf("missing: %s", strings.Join(missing, ", ")))
+	}
+	if len(from) > 1 {
+		return nil, usage(fmt.Errorf("%s do not go together", strings.Join(from, " and ")))
 	}
 	if bad := httpURL(o.url); bad != "" {
 		return nil, usage(fmt.Errorf("--url %q: %s", o.url, bad))
@@ -136,11 +156,25 @@ func (o *exportOptions) body() (api.ExportRequest, error) {
 		}
 		return t, nil
 	}
-	var err error
-	if req.StartAt, err = at("--start-at", o.start); err != nil {
-		return req, err
+	if o.cursorFile != "" {
+		var err error
+		if req.After, err = readCursor(o.cursorFile); err != nil {
+			return req, err
+		}
+	} else {
+		req.After = o.after
+	}
+	if req.After == "" {
+		start, err := at("--start-at", o.start)
+		if err != nil {
+			return req, err
+		}
+		req.StartAt = &start
 	}
 	if o.end != "" {
+		if req.After != "" {
+			return req, usage(errors.New("--end-at goes with --start-at only"))
+		}
 		end, err := at("--end-at", o.end)
 		if err != nil {
 			return req, err
@@ -218,10 +252,22 @@ func (a *app) export(ctx context.Context, o exportOptions) error {
 	}
 	bar.end()
 	if err := a.fetch(ctx, x, st, o); err != nil {
+		if o.cursorFile != "" {
+			return fmt.Errorf("%w; the cursor has not moved: call again", err)
+		}
 		return fmt.Errorf("%w; `lockstitch export --report %s …` goes on", err, st.ReportID)
 	}
 	say("%s: %d rows, %d bytes, SHA-256 verified\n", o.out, *st.Rows, *st.Bytes)
-	return nil
+	switch {
+	case o.cursorFile != "":
+		err = writeCursor(o.cursorFile, st.Cursor)
+	case o.after != "":
+		_, err = fmt.Fprintln(a.out, st.Cursor)
+	}
+	if st.More != nil && *st.More {
+		say("there is more: the file would have been too large; go on with the cursor\n")
+	}
+	return err
 }
 
 // fetch downloads into FILE.part, resuming what is there, verifies it and gives

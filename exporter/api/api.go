@@ -6,7 +6,7 @@
 // (panics, metrics, method, credential) → one handler:
 //
 //	token.go       POST   /oauth/token
-//	submit.go      POST   /emails/reports        request.go, resolve.go, window.go
+//	submit.go      POST   /emails/reports        request.go, resolve.go, window.go, after.go
 //	reports.go     GET    /emails/reports, …/{report_id}, DELETE   status.go
 //	download.go    GET    …/{report_id}/file     file.go
 //	rolling.go     /emails/rolling-exports     rollingbody.go, rollingfiles.go

@@ -16,8 +16,9 @@ const (
 
 // ExportRequest is the body of POST /emails/reports, echoed in the status.
 type ExportRequest struct {
-	StartAt         Time           `json:"start_at"`
-	EndAt           *Time          `json:"end_at,omitempty"`
+	StartAt         *Time          `json:"start_at,omitempty" doc:"The first server_time of the window."`
+	EndAt           *Time          `json:"end_at,omitempty" doc:"The server_time that the window ends before; absent: everything until now."`
+	After           string         `json:"after,omitempty" pattern:"^(beginning|[A-Za-z0-9_-]{40,})$" example:"beginning" doc:"Instead of a window: \"beginning\", or the cursor of the report before, for everything that was kept since."`
 	SegmentFilter   *SegmentFilter `json:"segment_filter,omitempty"`
 	Attributes      []Mapping      `json:"additional_attribute_mappings,omitempty" nullable:"false"`
 	Tags            []Mapping      `json:"additional_tag_mappings,omitempty" nullable:"false"`
@@ -37,6 +38,15 @@ type Mapping struct {
 	VersionID     string `json:"version_id,omitempty"`
 	Section       string `json:"section_discriminator,omitempty"`
 	Discriminator string `json:"discriminator,omitempty"`
+}
+
+// TransformSchema says that an export has a window or begins after a position.
+func (ExportRequest) TransformSchema(_ huma.Registry, s *huma.Schema) *huma.Schema {
+	s.OneOf = []*huma.Schema{
+		{Required: []string{"start_at"}, Not: &huma.Schema{Required: []string{"after"}}},
+		{Required: []string{"after"}, Not: &huma.Schema{Required: []string{"end_at"}}},
+	}
+	return s
 }
 
 // Schema describes the two shapes of a segment_filter.
@@ -95,11 +105,15 @@ func decodeExport(body []byte, lim Limits) (*ExportRequest, error) {
 		return nil, err
 	}
 	var e fieldErrors
-	e.only(m, "", "start_at", "end_at", "segment_filter", "additional_attribute_mappings", "additional_tag_mappings", "spreadsheet_safe")
+	e.only(m, "", "start_at", "end_at", "after", "segment_filter", "additional_attribute_mappings", "additional_tag_mappings", "spreadsheet_safe")
 	req := &ExportRequest{}
-	req.StartAt = e.time(m, "start_at")
-	if _, ok := m["end_at"]; ok {
-		req.EndAt = ptr(e.time(m, "end_at"))
+	if v, ok := m["after"]; ok {
+		req.After = e.after(m, v)
+	} else {
+		req.StartAt = ptr(e.time(m, "start_at"))
+		if _, ok := m["end_at"]; ok {
+			req.EndAt = ptr(e.time(m, "end_at"))
+		}
 	}
 	if v, ok := m["segment_filter"]; ok {
 		req.SegmentFilter = e.segmentFilter(v)
@@ -117,7 +131,7 @@ func decodeExport(body []byte, lim Limits) (*ExportRequest, error) {
 func (e *fieldErrors) time(m members, name string) Time {
 	v, ok := m[name]
 	if !ok {
-		e.add("/"+name, "is missing")
+		e.add("/"+name, "is missing (or, for everything since a cursor, after)")
 		return 0
 	}
 	s, _ := v.(string)

@@ -16,7 +16,10 @@ const singleAudience = "segment"
 // that no later definition changes what the export holds. What is unknown or
 // named twice is a problem that says where.
 func resolve(req *ExportRequest, acc *definition.Account) (report.Question, error) {
-	q := report.Question{StartAt: int64(req.StartAt), SpreadsheetSafe: req.SpreadsheetSafe}
+	q := report.Question{Rolling: req.After != "", SpreadsheetSafe: req.SpreadsheetSafe}
+	if req.StartAt != nil {
+		q.StartAt = int64(*req.StartAt)
+	}
 	if req.EndAt != nil {
 		q.EndAt = ptr(int64(*req.EndAt))
 	}

@@ -26,6 +26,9 @@ type Status struct {
 	Bytes  *int64 `json:"bytes,omitempty" doc:"Size of the compressed file."`
 	SHA256 string `json:"sha256,omitempty" doc:"Of the compressed file, hexadecimal."`
 
+	Cursor string `json:"cursor,omitempty" doc:"Where in the input the file ends. Sent as after it gives what was kept since. It does not expire."`
+	More   *bool  `json:"more,omitempty" doc:"Of a report with after: the file would have been too large and ends earlier. Go on with cursor at once."`
+
 	FileDownloadURL          string `json:"file_download_url,omitempty" format:"uri" doc:"Where the file is. Unless asked for with header_auth=true it carries a short-lived credential."`
 	FileDownloadURLExpiresAt *Time  `json:"file_download_url_expires_at,omitempty" doc:"When the credential ends. Asking for the status again gives a fresh one."`
 	FileExpiresAt            *Time  `json:"file_expires_at,omitempty" doc:"When the file is removed."`
@@ -78,6 +81,10 @@ func (s *server) status(rep *report.Report) (*Status, error) {
 		st.Progress = Progress{SegmentsDone: res.Slices, SegmentsTotal: res.Slices, Rows: res.Rows, Bytes: res.Bytes}
 		st.Rows, st.Bytes, st.SHA256 = &res.Rows, &res.Bytes, res.SHA256
 		st.FileExpiresAt = ptr(timeOf(res.Expires))
+		st.Cursor = s.cursors.Encode(req.Account, rep.Through())
+		if req.Question.Rolling {
+			st.More = &res.More
+		}
 	}
 	return st, nil
 }

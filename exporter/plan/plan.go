@@ -39,6 +39,22 @@ type Plan struct {
 	Pieces []Piece
 }
 
+// Part says which part of the plan's rows, 0 to 1, lies before a piece of it and
+// in the given part of the piece.
+func (p *Plan) Part(piece *Piece, part float64) float64 {
+	var before, all float64
+	for i := range p.Pieces {
+		if &p.Pieces[i] == piece {
+			before = all + part*float64(piece.Rows)
+		}
+		all += float64(p.Pieces[i].Rows)
+	}
+	if all == 0 {
+		return 0
+	}
+	return min(1, max(0, before/all))
+}
+
 type partition struct {
 	topic segment.TopicID
 	n     int32

@@ -14,6 +14,7 @@ package render
 
 import (
 	"context"
+	"errors"
 	"io"
 	"runtime"
 
@@ -28,6 +29,14 @@ import (
 
 // ErrTooLarge says that the file would be larger than Params.MaxBytes.
 var ErrTooLarge = stitch.ErrTooLarge
+
+// TooLargeError is the ErrTooLarge of a file that could be had with fewer rows.
+type TooLargeError struct {
+	Fits float64 // about which part of the rows would have fitted, 0 to 1
+}
+
+func (e *TooLargeError) Error() string { return ErrTooLarge.Error() }
+func (e *TooLargeError) Unwrap() error { return ErrTooLarge }
 
 // Memory of one export in bytes. Beside it there are, for each worker, two
 // loaded slices and the compressor, and the compressed chunks waiting for their
@@ -60,7 +69,8 @@ type Totals struct {
 }
 
 // Export writes the file to w. What was written when an error is returned is
-// useless. Errors: ErrTooLarge; *segment.CorruptError; the store's, wrapped;
+// useless. Errors: ErrTooLarge, a *TooLargeError unless the header alone is too
+// large; *segment.CorruptError; the store's, wrapped;
 // those of w and of ctx. When it returns, nothing that it started still runs.
 func Export(ctx context.Context, p Params, w io.Writer) (Totals, error) {
 	workers := p.Parallel
@@ -149,7 +159,7 @@ func (e *export) run(ctx context.Context, w io.Writer) (Totals, error) {
 	totals := Totals{Slices: len(planned.Slices)}
 	group.Go(func() error {
 		s := stitch.NewWriter(w, e.MaxBytes)
-		if err := e.write(ctx, s, file, spare, &totals); err != nil {
+		if err := e.write(ctx, s, &planned, file, spare, &totals); err != nil {
 			return err
 		}
 		if err := s.Close(); err != nil {
@@ -165,7 +175,7 @@ func (e *export) run(ctx context.Context, w io.Writer) (Totals, error) {
 }
 
 // write puts the header and then the chunks of all pieces into the file.
-func (e *export) write(ctx context.Context, s *stitch.Writer, file <-chan order, spare chan<- []byte, totals *Totals) error {
+func (e *export) write(ctx context.Context, s *stitch.Writer, planned *plan.Plan, file <-chan order, spare chan<- []byte, totals *Totals) error {
 	header, err := newCompressor().compress(nil, func(emit func([]byte) error) error { return emit(e.columns.header(e.Question)) })
 	if err != nil {
 		return err
@@ -185,6 +195,7 @@ func (e *export) write(ctx context.Context, s *stitch.Writer, file <-chan order,
 		if !open {
 			return ctx.Err() // closed early if the context is done
 		}
+		began := s.Size()
 		for open {
 			var c chunk
 			select {
@@ -195,7 +206,11 @@ func (e *export) write(ctx context.Context, s *stitch.Writer, file <-chan order,
 			if !open {
 				break
 			}
-			if err := s.Append(c.Piece); err != nil {
+			if err := s.Append(c.Piece); errors.Is(err, ErrTooLarge) {
+				// As if the piece ended with this chunk, which it mostly does.
+				part := float64(e.MaxBytes-began) / float64(s.Size()-began+int64(len(c.Deflate)))
+				return &TooLargeError{Fits: planned.Part(o.piece, part)}
+			} else if err != nil {
 				return err
 			}
 			totals.Rows += c.rows

@@ -14,6 +14,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"lockstitch/exporter/render"
+	"lockstitch/state/catalog"
 	"lockstitch/state/objects"
 	"lockstitch/state/report"
 	"lockstitch/state/segment"
@@ -57,7 +58,7 @@ func (r *Runner) run(ctx context.Context, rep *report.Report) {
 			if errors.Is(err, objects.ErrNotExist) {
 				missing++
 			}
-			if p := problemOf(err, r.cfg.MaxBytes, missing); p != nil {
+			if p := r.problemOf(err, rep, missing); p != nil {
 				log.Warn("a report failed", "problem", p.Type, "err", err)
 				res, err = report.Result{Attempt: ulid.Make().String(), Problem: p}, nil
 			} else {
@@ -78,9 +79,12 @@ func (r *Runner) run(ctx context.Context, rep *report.Report) {
 	}
 }
 
-// attempt renders the file into an object of its own.
+// attempt renders the file into an object of its own, of a rolling report the
+// longest one that fits, roughly. Whether it fits depends on how it is divided
+// and compressed, so that two attempts may end at two positions; the result that
+// counts says which one holds.
 func (r *Runner) attempt(ctx context.Context, rep *report.Report, show *progress) (report.Result, error) {
-	q := &rep.Request.Question
+	q := rep.Request.Question // a copy
 	// All segments below the barrier must be visible before planning.
 	if err := r.deps.Catalog.CatchUp(ctx); err != nil {
 		return report.Result{}, err
@@ -89,6 +93,22 @@ func (r *Runner) attempt(ctx context.Context, rep *report.Report, show *progress
 	if q.EndAt != nil {
 		end = *q.EndAt
 	}
+	slices := r.deps.Catalog.Slices(rep.Request.Account, q.StartAt, end)
+	res, err := r.file(ctx, rep, &q, slices, show)
+	for large := (*render.TooLargeError)(nil); q.Rolling && errors.As(err, &large); {
+		through, ok := shorten(q.After, q.Barrier, slices, large.Fits)
+		if !ok {
+			break
+		}
+		q.Barrier = through
+		res, err = r.file(ctx, rep, &q, slices, show)
+		res.Through, res.More = through, true
+	}
+	return res, err
+}
+
+// file renders one file.
+func (r *Runner) file(ctx context.Context, rep *report.Report, q *report.Question, slices []catalog.SliceRef, show *progress) (report.Result, error) {
 	attempt := ulid.Make().String()
 	name := filesOf(rep) + attempt + ".csv.gz"
 	w, err := r.deps.Store.Create(ctx, name)
@@ -98,7 +118,7 @@ func (r *Runner) attempt(ctx context.Context, rep *report.Report, show *progress
 	defer w.Abort()
 	totals, err := render.Export(ctx, render.Params{
 		Store:    r.deps.Store,
-		Slices:   r.deps.Catalog.Slices(rep.Request.Account, q.StartAt, end),
+		Slices:   slices,
 		Question: q, MaxBytes: r.cfg.MaxBytes, Parallel: r.cfg.Workers,
 		Progress: func(done, total int, rows, bytes int64) {
 			show.set(report.Progress{SegmentsDone: done, SegmentsTotal: total, Rows: rows, Bytes: bytes})
@@ -163,13 +183,17 @@ func filesOf(rep *report.Report) string {
 
 // problemOf is the error a report ends in, or nil if the attempt is to be
 // repeated. Types are listed in the API's documentation.
-func problemOf(err error, maxBytes int64, missing int) *report.Problem {
+func (r *Runner) problemOf(err error, rep *report.Report, missing int) *report.Problem {
 	var corrupt *segment.CorruptError
 	var version *segment.VersionError
 	switch {
 	case errors.Is(err, render.ErrTooLarge):
+		advice := "Request a shorter window, fewer attributes and tags, or a narrower segment_filter."
+		if rep.Request.Question.Rolling {
+			advice = "The events at one position of the input do not fit. Request fewer attributes and tags."
+		}
 		return &report.Problem{Type: "/problems/file-too-large", Title: "The file would be too large", Status: 413,
-			Detail: fmt.Sprintf("The file would exceed %d bytes. Request a shorter window, fewer attributes and tags, or a narrower segment_filter.", maxBytes)}
+			Detail: fmt.Sprintf("The file would exceed %d bytes. %s", r.cfg.MaxBytes, advice)}
 	case errors.As(err, &corrupt), errors.As(err, &version), errors.Is(err, objects.ErrNotExist) && missing >= missingTries:
 		return &report.Problem{Type: "/problems/stored-data-damaged", Title: "Stored data is damaged", Status: 500, Detail: err.Error()}
 	}
