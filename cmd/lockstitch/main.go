@@ -16,9 +16,10 @@
 //	   │                                        │         │          │
 //	   ├─ consumer ◄────────────────────────────┤◄────────┤          │
 //	   ├─ exporter/run  (works on reports) ◄────┤◄────────┤          │
+//	   ├─ exporter/rolling (standing orders) ◄──┤◄────────┤◄─────────┤
 //	   └─ exporter/api  (answers calls)    ◄────┴─────────┴──────────┘
 //
-//	run group:  signal │ API listener │ consumer │ report runner
+//	run group:  signal │ API listener │ consumer │ report runner │ standing orders
 //	outside:    admin listener (still answers while the group shuts down)
 //
 // dev and demo put an embedded broker (broker.go) and sample traffic
