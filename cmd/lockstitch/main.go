@@ -111,7 +111,7 @@ immutable segments, and answers an export request with one gzip CSV file.`,
 		return usage(fmt.Errorf("%w (see `%s --help`)", err, c.CommandPath()))
 	})
 	root.AddCommand(a.demoCommand(), a.devCommand(), a.serveCommand(), a.topicsCommand(),
-		a.exportCommand(), a.segmentsCommand(), a.sampleCommand(), a.versionCommand())
+		a.exportCommand(), a.rollingCommand(), a.segmentsCommand(), a.sampleCommand(), a.versionCommand())
 	for _, c := range root.Commands() {
 		argsAreUsage(c)
 	}

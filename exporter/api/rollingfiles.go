@@ -73,7 +73,9 @@ type RollingCursor struct {
 
 // RollingFileList is a page of a rolling export's files, by number.
 type RollingFileList struct {
-	Items []*RollingFile `json:"items" nullable:"false"`
+	OrderID string         `json:"order_id" doc:"Of the rolling export, as in its status."`
+	Items   []*RollingFile `json:"items" nullable:"false"`
+	Files   int64          `json:"files" doc:"Number of the last finished file."`
 }
 
 func (s *server) rollingFileOperations(d describe, name *huma.Param) []operation {
@@ -207,7 +209,7 @@ func (s *server) listRollingFiles(c *call) error {
 	} else {
 		return noRolling() // deleted while the call waited
 	}
-	page := RollingFileList{Items: make([]*RollingFile, 0, len(files))}
+	page := RollingFileList{OrderID: o.Order.ID, Files: o.Files(), Items: make([]*RollingFile, 0, len(files))}
 	for _, rep := range files {
 		f, _, err := s.rollingFile(o, rep, false)
 		if err != nil {
