@@ -46,6 +46,7 @@ type state struct {
 	positions map[string]*Position
 	first     map[string]*FirstEnds
 	adopted   map[string]*Adopted
+	marks     map[string][]hourMarks // "<topic id>/<partition>" → hours in order
 }
 
 func newState() state {
@@ -55,6 +56,7 @@ func newState() state {
 		positions: make(map[string]*Position),
 		first:     make(map[string]*FirstEnds),
 		adopted:   make(map[string]*Adopted),
+		marks:     make(map[string][]hourMarks),
 	}
 }
 
@@ -108,6 +110,21 @@ func (v *View) Position(id segment.TopicID, partition int32) (Position, bool) {
 		return Position{}, false
 	}
 	return *p, true
+}
+
+// Positions are those of all partitions of a topic that have one, in order of
+// the partitions.
+func (v *View) Positions(id segment.TopicID) []Position {
+	v.mu.RLock()
+	var out []Position
+	for _, p := range v.st.positions {
+		if p.TopicID == id {
+			out = append(out, *p)
+		}
+	}
+	v.mu.RUnlock()
+	sort.Slice(out, func(i, j int) bool { return out[i].Partition < out[j].Partition })
+	return out
 }
 
 // FirstEnds are the ends recorded before the partition's first event was
