@@ -12,7 +12,6 @@ import (
 	"github.com/oklog/ulid/v2"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"go.uber.org/goleak"
 
 	"lockstitch/exporter/run"
 	"lockstitch/state/catalog"
@@ -22,11 +21,9 @@ import (
 	"lockstitch/state/segment"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
 const (
 	account    = "acme"
-	partitions = 2
+	lanes = 2
 )
 
 var (
@@ -100,15 +97,15 @@ type world struct {
 	table   *report.Table
 
 	mu     sync.Mutex
-	events [partitions][]logged
-	stored [partitions]int
+	events [lanes][]logged
+	stored [lanes]int
 	refuse error // of resolving
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "catalog"), kfake.SeedTopics(2, "reports"),
-		kfake.SeedTopics(partitions, "events"), kfake.GroupMinSessionTimeout(100*time.Millisecond))
+		kfake.SeedTopics(lanes, "events"), kfake.GroupMinSessionTimeout(100*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +161,7 @@ func (w *world) commit() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var bufs []*segment.Buffer
-	for p := range partitions {
+	for p := range lanes {
 		buf := segment.NewBuffer()
 		for o := w.stored[p]; o < len(w.events[p]); o++ {
 			ev := &event.Event{CorrelationID: []byte(w.events[p][o].id), AccountID: []byte(account), Section: []byte("s"), ServerTime: 1_000_000 - int64(o)}
@@ -189,7 +186,7 @@ func (w *world) commit() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	for p := range partitions {
+	for p := range lanes {
 		w.put((&catalog.Position{Topic: "events", TopicID: topicID, Partition: int32(p), Next: int64(w.stored[p])}).Record("catalog"))
 	}
 }
@@ -199,7 +196,7 @@ func (w *world) boundary(_ context.Context, at time.Time, before []report.End) (
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var out []report.End
-	for p := range partitions {
+	for p := range lanes {
 		o := 0
 		for o < len(w.events[p]) && w.events[p][o].at.Before(at) {
 			o++
