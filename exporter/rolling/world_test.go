@@ -4,6 +4,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/csv"
+	"io"
 	"log/slog"
 	"sync"
 	"testing"
@@ -22,8 +23,8 @@ import (
 )
 
 const (
-	account    = "acme"
-	lanes = 2
+	account = "acme"
+	lanes   = 2
 )
 
 var (
@@ -366,4 +367,36 @@ func (w *world) onceEach(id string) {
 	if want != len(times) {
 		w.t.Errorf("the files hold %d events, want %d", len(times), want)
 	}
+}
+
+// objects counts the stored files.
+func (w *world) objects() (n int) {
+	w.t.Helper()
+	if err := w.store.List(w.t.Context(), "exports/", func(objects.Info) error { n++; return nil }); err != nil {
+		w.t.Fatal(err)
+	}
+	return n
+}
+
+// commitAndLose is commit, after which the new segment's object is missing.
+func (w *world) commitAndLose() (object string, data []byte) {
+	w.t.Helper()
+	w.commit()
+	if err := w.catalog.CatchUp(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+	segments := w.catalog.Segments()
+	object = segments[len(segments)-1].Object
+	rd, err := w.store.Open(w.t.Context(), object, 0, -1)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer rd.Close()
+	if data, err = io.ReadAll(rd); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := w.store.Delete(w.t.Context(), object); err != nil {
+		w.t.Fatal(err)
+	}
+	return object, data
 }
