@@ -191,6 +191,7 @@ var options = []option{
 	{"instance_id", "", "unique, stable name of this replica in the group: it then keeps its partitions over a restart shorter than session_timeout (default: none; it leaves the group when it stops)", none, scopeServe, false},
 	{"data_dir", "lockstitch-data", "directory of the local state; a cache that may be lost", given, scopeReplica, false},
 	{"store_url", "", "object store: file:///path, s3://bucket?region=…, gs://bucket, azblob://container (default: file:// in the data directory)", storeURL, scopeStore, true},
+	{"destinations", []Destination{}, "stores that files of rolling exports may be delivered to: NAME:ACCOUNT|ACCOUNT:URL, separated by commas; in YAML a list of {name, accounts, url}; the same on all replicas", none, scopeReplica, true},
 	{"default_account", "", "account of events that name none (default: such events are set aside)", none, scopeReplica, false},
 	{"memory_limit", Bytes(512 << 20), "resident memory to stay within; buffers and caches are derived from it", size(128<<20, 1<<40), scopeReplica, false},
 	{"flush_interval", 30 * time.Second, "longest time an event waits before it is made durable; exports do not wait for it", span(100*time.Millisecond, time.Hour), scopeReplica, false},

@@ -40,15 +40,16 @@ type replica struct {
 	api   net.Listener
 	admin net.Listener
 
-	asker       *kgo.Client // asks for the ends of the event topics
-	store       objects.Store
-	catalog     *catalog.View
-	reports     *report.Table
-	definitions *definition.View
-	consumer    *consumer.Consumer
-	runner      *exportrun.Runner
-	rolling     *rolling.Generator
-	handler     http.Handler
+	asker        *kgo.Client // asks for the ends of the event topics
+	store        objects.Store
+	destinations *destinations
+	catalog      *catalog.View
+	reports      *report.Table
+	definitions  *definition.View
+	consumer     *consumer.Consumer
+	runner       *exportrun.Runner
+	rolling      *rolling.Generator
+	handler      http.Handler
 
 	stopping chan struct{} // closed when the replica begins to shut down
 	ready    chan struct{} // closed when the API accepts calls
@@ -83,6 +84,9 @@ func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica
 		return nil, err
 	}
 	r.onClose(func() { _ = r.store.Close() })
+	if err := r.openDestinations(ctx); err != nil {
+		return nil, err
+	}
 
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -224,7 +228,7 @@ func (r *replica) build(opts []kgo.Opt) (err error) {
 	}
 	r.handler, err = api.New(s.apiConfig(), api.Deps{
 		Reports: r.reports, Definitions: r.definitions, Catalog: r.catalog, Store: r.store,
-		Ends: r.eventEnds, Stopping: r.stopping, Log: r.log, Registerer: r.reg,
+		Ends: r.eventEnds, Destination: r.destinations.allows, Stopping: r.stopping, Log: r.log, Registerer: r.reg,
 	})
 	return err
 }

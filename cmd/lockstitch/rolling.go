@@ -46,17 +46,19 @@ The client secret is best given as LOCKSTITCH_CLIENT_SECRET or --client-secret-f
 		Args: knownCommand,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	f := c.PersistentFlags()
-	f.StringVar(&o.url, "url", "", "address of the API (LOCKSTITCH_URL)")
-	f.StringVar(&o.id, "client-id", "", "client id (LOCKSTITCH_CLIENT_ID)")
-	f.StringVar(&o.secret, "client-secret", "", "client secret (LOCKSTITCH_CLIENT_SECRET)")
-	f.StringVar(&o.secretFile, "client-secret-file", "", "file that holds the client secret")
-	f.StringVar(&o.caFile, "ca-file", "", "PEM file of the authority that signed the API's certificate (default: the system's)")
 	c.AddCommand(a.rollingCreate(o), a.rollingList(o), a.rollingShow(o),
 		a.rollingSimple(o, "pause", http.MethodPost, "Make no further files until resume", "A file that is being made is finished. What comes in meanwhile is made up for after\nresume, period by period; nothing is lost."),
 		a.rollingSimple(o, "resume", http.MethodPost, "Let a paused rolling export go on", "The periods that were missed are made up for one by one."),
 		a.rollingSimple(o, "delete", http.MethodDelete, "Delete a rolling export and its files", "Files that were pulled or delivered stay where they are. The name used again is\nanother rolling export, whose files are numbered from 1."),
 		a.rollingPull(o))
+	for _, c := range c.Commands() {
+		f := c.Flags()
+		f.StringVar(&o.url, "url", "", "address of the API (LOCKSTITCH_URL)")
+		f.StringVar(&o.id, "client-id", "", "client id (LOCKSTITCH_CLIENT_ID)")
+		f.StringVar(&o.secret, "client-secret", "", "client secret (LOCKSTITCH_CLIENT_SECRET)")
+		f.StringVar(&o.secretFile, "client-secret-file", "", "file that holds the client secret")
+		f.StringVar(&o.caFile, "ca-file", "", "PEM file of the authority that signed the API's certificate (default: the system's)")
+	}
 	return c
 }
 
@@ -172,6 +174,7 @@ func (a *app) printJSON(v any) error {
 func (a *app) rollingList(o *rollingOptions) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List the account's rolling exports", Args: cobra.NoArgs,
+		Example: "  lockstitch rolling list --url http://localhost:8080 --client-id demo --client-secret demo-secret",
 		RunE: func(c *cobra.Command, _ []string) error {
 			x, err := o.client(c.Context(), a)
 			if err != nil {
@@ -202,6 +205,7 @@ func (a *app) rollingList(o *rollingOptions) *cobra.Command {
 func (a *app) rollingShow(o *rollingOptions) *cobra.Command {
 	return &cobra.Command{
 		Use: "show NAME", Short: "Show where a rolling export stands, as JSON", Args: cobra.ExactArgs(1),
+		Example: "  lockstitch rolling show hourly | jq .lag",
 		RunE: func(c *cobra.Command, args []string) error {
 			x, err := o.client(c.Context(), a)
 			if err != nil {
@@ -220,6 +224,7 @@ func (a *app) rollingShow(o *rollingOptions) *cobra.Command {
 func (a *app) rollingSimple(o *rollingOptions, verb, method, short, long string) *cobra.Command {
 	return &cobra.Command{
 		Use: verb + " NAME", Short: short, Long: long, Args: cobra.ExactArgs(1),
+		Example: "  lockstitch rolling " + verb + " hourly",
 		RunE: func(c *cobra.Command, args []string) error {
 			x, err := o.client(c.Context(), a)
 			if err != nil {

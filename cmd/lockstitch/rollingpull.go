@@ -107,6 +107,7 @@ type manifest struct {
 	Name            string            `json:"name"`
 	OrderID         string            `json:"order_id"`
 	Number          int64             `json:"number"`
+	File            string            `json:"file"`
 	PeriodStart     *api.Time         `json:"period_start,omitempty"`
 	PeriodEnd       api.Time          `json:"period_end"`
 	Cursor          api.RollingCursor `json:"cursor"`
@@ -253,7 +254,7 @@ func (p *puller) file(ctx context.Context, orderID string, f *api.RollingFile) e
 		}
 	}
 	m, err := json.MarshalIndent(&manifest{
-		Name: p.name, OrderID: orderID, Number: f.Number, PeriodStart: f.Start, PeriodEnd: f.End, Cursor: f.Cursor,
+		Name: p.name, OrderID: orderID, Number: f.Number, File: filepath.Base(whole), PeriodStart: f.Start, PeriodEnd: f.End, Cursor: f.Cursor,
 		Rows: f.Rows, Bytes: f.Bytes, SHA256: f.SHA256, CompleteThrough: f.CompleteThrough,
 	}, "", "  ")
 	if err != nil {

@@ -69,6 +69,7 @@ type ReplicaSettings struct {
 	InstanceID         string        `koanf:"instance_id"`
 	DataDir            string        `koanf:"data_dir"`
 	StoreURL           string        `koanf:"store_url"`
+	Destinations       []Destination `koanf:"destinations"`
 	DefaultAccount     string        `koanf:"default_account"`
 	MemoryLimit        Bytes         `koanf:"memory_limit"`
 	FlushInterval      time.Duration `koanf:"flush_interval"`

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"lockstitch/exporter/api"
+	"lockstitch/exporter/cursor"
 	"lockstitch/exporter/rolling"
 	"lockstitch/state/report"
 )
@@ -22,6 +23,7 @@ func (r *replica) buildRolling() (err error) {
 			}
 			return api.ResolveRolling(body, r.definitions.Account(account))
 		},
+		Deliver: r.deliver, Cursors: cursor.New(r.s.apiConfig().SigningKeys),
 		Log: r.log, Registerer: r.reg,
 	})
 	return err

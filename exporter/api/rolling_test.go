@@ -286,10 +286,10 @@ func TestRollingFilesOverHTTP(t *testing.T) {
 		t.Fatalf("%+v", page)
 	}
 	f, g := page.Items[0], page.Items[1]
-	if f.Start != nil || f.Rows != 3 || f.Bytes != int64(len(one)) || f.CompleteThrough == nil || *f.CompleteThrough != f.End || f.Cursor.From == f.Cursor.To || f.Delivered {
+	if f.Start != nil || f.Rows != 3 || f.Bytes != int64(len(one)) || f.CompleteThrough == nil || *f.CompleteThrough != f.End || f.Cursor.From != "" || f.Cursor.To == "" || f.Delivered {
 		t.Errorf("file 1: %+v", f)
 	}
-	if *g.Start != f.End+60_000 || g.CompleteThrough != nil || g.Cursor.From == f.Cursor.To {
+	if *g.Start != f.End+60_000 || g.CompleteThrough != nil || g.Cursor.From == f.Cursor.To || g.Cursor.From == "" {
 		t.Errorf("file 2: %+v", g)
 	}
 	for i, want := range [][]byte{one, two} {

@@ -67,7 +67,7 @@ type RollingFile struct {
 
 // RollingCursor is the stretch of the input that a file holds.
 type RollingCursor struct {
-	From string `json:"from,omitempty" doc:"The position that the file begins at; the one that the file before ended at."`
+	From string `json:"from,omitempty" doc:"The position that the file begins at; absent where that is the oldest data kept."`
 	To   string `json:"to,omitempty" doc:"The position that the file ends at. It can be sent as the after of an export."`
 }
 
@@ -142,22 +142,19 @@ func periodOf(p rolling.Period) RollingPeriod {
 // rollingFile describes a finished file, with its credential in the URL or, if
 // asked so, returned apart.
 func (s *server) rollingFile(o *report.Standing, rep *report.Report, apart bool) (f *RollingFile, credential string, err error) {
-	step, res := rep.Request.Step, rep.Result
+	about, end := rolling.FileOf(o.Order, rep, s.cursors), rep.Result.Expires
 	f = &RollingFile{
-		Number: rep.Files(), RollingPeriod: periodOf(rolling.Period{Start: step.PeriodStart, End: step.PeriodEnd}),
-		Rows: res.Rows, Bytes: res.Bytes, SHA256: res.SHA256, FileExpiresAt: timeOf(res.Expires),
-		Delivered: step.Deliver && rep.Files() <= o.Delivered,
-		Cursor: RollingCursor{
-			From: s.cursors.Encode(o.Order.Account, rep.Request.Question.After),
-			To:   s.cursors.Encode(o.Order.Account, rep.Through()),
-		},
+		Number: about.Number, RollingPeriod: periodOf(rolling.Period{Start: about.PeriodStart, End: about.PeriodEnd}),
+		Rows: about.Rows, Bytes: about.Bytes, SHA256: about.SHA256, FileExpiresAt: timeOf(end),
+		Delivered: rep.Request.Step.Deliver && about.Number <= o.Delivered,
+		Cursor:    RollingCursor{From: about.From, To: about.To},
 	}
-	if !res.More {
-		f.CompleteThrough = ptr(timeOf(rep.Request.Question.CompleteThrough))
+	if !about.CompleteThrough.IsZero() {
+		f.CompleteThrough = ptr(timeOf(about.CompleteThrough))
 	}
 	expires := s.now().Add(s.cfg.DownloadLifetime)
-	if res.Expires.Before(expires) {
-		expires = res.Expires
+	if end.Before(expires) {
+		expires = end
 	}
 	expires = expires.Truncate(time.Second) // what a JWT can say
 	f.FileDownloadURLExpiresAt = timeOf(expires)

@@ -41,14 +41,14 @@ type manifest struct {
 	Name            string `json:"name"`
 	PeriodStart     string `json:"period_start,omitempty"`
 	PeriodEnd       string `json:"period_end"`
-	Cursor          cursor `json:"cursor"`
+	Cursor          span   `json:"cursor"`
 	Rows            int64  `json:"rows"`
 	Bytes           int64  `json:"bytes"`
 	SHA256          string `json:"sha256"`
 	CompleteThrough string `json:"complete_through,omitempty"`
 }
 
-type cursor struct {
+type span struct {
 	From string `json:"from,omitempty"`
 	To   string `json:"to,omitempty"`
 }
@@ -115,7 +115,7 @@ func (f File) path() string {
 func (f File) manifest() ([]byte, error) {
 	m := manifest{
 		Number: f.Number, File: fmt.Sprintf("%s-%d.csv.gz", objects.Part(f.Name), f.Number), OrderID: f.Order, Name: f.Name,
-		PeriodStart: stamp(f.PeriodStart), PeriodEnd: stamp(f.PeriodEnd), Cursor: cursor{f.From, f.To},
+		PeriodStart: stamp(f.PeriodStart), PeriodEnd: stamp(f.PeriodEnd), Cursor: span{f.From, f.To},
 		Rows: f.Rows, Bytes: f.Bytes, SHA256: f.SHA256, CompleteThrough: stamp(f.CompleteThrough),
 	}
 	var b bytes.Buffer

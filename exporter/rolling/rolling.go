@@ -11,8 +11,9 @@
 //
 //	period.go     when the next step is due
 //	generator.go  the loop over the orders of this replica
-//	step.go       submitting a step, delivering a file
+//	step.go       submitting a step, having a file delivered
 //	boundary.go   the position that belongs to a boundary
+//	deliver.go    writing a file to a destination
 //	metrics.go    how far orders are behind
 package rolling
 
@@ -24,6 +25,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"lockstitch/exporter/cursor"
 	"lockstitch/state/report"
 )
 
@@ -59,8 +61,9 @@ type Deps struct {
 	Resolve func(ctx context.Context, account string, body []byte) (report.Question, error)
 	// Deliver writes a file to a destination; again, if it is there already,
 	// without effect. nil: there are no destinations.
-	Deliver    func(ctx context.Context, destination string, file *report.Report) error
-	Clock      Clock // nil: the machine's
+	Deliver    func(ctx context.Context, destination string, f File) error
+	Cursors    *cursor.Codec // needed to deliver
+	Clock      Clock         // nil: the machine's
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 }

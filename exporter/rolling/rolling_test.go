@@ -14,9 +14,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"lockstitch/exporter/auth"
+	"lockstitch/exporter/cursor"
 	"lockstitch/exporter/run"
 	"lockstitch/state/report"
 )
+
+var codec = cursor.New([]auth.Key{{ID: "k", Secret: []byte("0123456789abcdef0123456789abcdef")}})
 
 func TestEveryPeriodWithRowsBecomesAFile(t *testing.T) {
 	w := newWorld(t)
@@ -338,14 +342,15 @@ func TestDelivery(t *testing.T) {
 	var got []string
 	tried := make(chan struct{}, 1000)
 	stop := w.generator(w.table, func(d *Deps) {
-		d.Deliver = func(_ context.Context, destination string, f *report.Report) error {
+		d.Cursors = codec
+		d.Deliver = func(_ context.Context, destination string, f File) error {
 			mu.Lock()
 			defer mu.Unlock()
 			tried <- struct{}{}
 			if down {
 				return errors.New("bucket away")
 			}
-			got = append(got, fmt.Sprintf("%s %d", destination, f.Files()))
+			got = append(got, fmt.Sprintf("%s %d", destination, f.Number))
 			return nil
 		}
 	})

@@ -8,6 +8,7 @@ import (
 
 	"github.com/oklog/ulid/v2"
 
+	"lockstitch/exporter/cursor"
 	"lockstitch/state/report"
 )
 
@@ -55,15 +56,32 @@ func (g *Generator) step(ctx context.Context, s *report.Standing) error {
 
 // deliver brings the last file of an order to its destination.
 func (g *Generator) deliver(ctx context.Context, s *report.Standing) error {
-	if g.deps.Deliver == nil {
+	if g.deps.Deliver == nil || g.deps.Cursors == nil {
 		return errors.New("this replica has no destinations")
 	}
-	if err := g.deps.Deliver(ctx, s.Settings.Destination, s.Last); err != nil {
+	if err := g.deps.Deliver(ctx, s.Settings.Destination, FileOf(s.Order, s.Last, g.deps.Cursors)); err != nil {
 		return fmt.Errorf("delivering file %d to %s: %w", s.Files(), s.Settings.Destination, err)
 	}
 	wctx, cancel := context.WithTimeout(ctx, tryLimit)
 	defer cancel()
 	return unlessGone(g.deps.Reports.WriteDelivered(wctx, s.Order.Account, s.Order.ID, s.Files()))
+}
+
+// FileOf describes the file that a step of an order has made.
+func FileOf(o *report.Order, r *report.Report, cursors *cursor.Codec) File {
+	step, res := r.Request.Step, r.Result
+	f := File{
+		Account: o.Account, Name: o.Name, Order: o.ID, Number: r.Files(), Object: res.Object,
+		PeriodStart: step.PeriodStart, PeriodEnd: step.PeriodEnd, To: cursors.Encode(o.Account, r.Through()),
+		Rows: res.Rows, Bytes: res.Bytes, SHA256: res.SHA256,
+	}
+	if after := r.Request.Question.After; len(after) > 0 {
+		f.From = cursors.Encode(o.Account, after)
+	}
+	if !res.More {
+		f.CompleteThrough = step.PeriodEnd
+	}
+	return f
 }
 
 // unlessGone takes an order that was deleted meanwhile for no error.
