@@ -391,9 +391,12 @@ func TestSweepOfOrdersAndSteps(t *testing.T) {
 	if _, ok := tb.Order(gone.Order.ID); !ok {
 		t.Error("a deleted order went at once")
 	}
-	for range 3 { // void ones first
-		sweep(time.Now().Add(72 * time.Hour))
+	later := time.Now().Add(72 * time.Hour)
+	sweep(later)
+	if tb.view.orders[loser.ID] != nil || tb.view.orders[gone.Order.ID] == nil {
+		t.Error("an order went together with one that is void because of it, not after")
 	}
+	sweep(later)
 	for _, tb := range append(compactions(t, opts), tb) {
 		s, ok := tb.Order(o.Order.ID)
 		if !ok || s.Files() != 2 || s.Seq() != 4 || s.Last == nil {
@@ -405,9 +408,30 @@ func TestSweepOfOrdersAndSteps(t *testing.T) {
 		if n := len(tb.view.byID); n != 2 {
 			t.Errorf("%d requests are known, want steps 3 and 4", n)
 		}
+		if s, _ := tb.OrderNamed("acme", "gone"); s != nil {
+			t.Errorf("a void order came to life: %+v", s)
+		}
 		if n := len(tb.view.orders); n != 1 || len(tb.view.orphans) != 0 {
 			t.Errorf("%d orders and %d orphans are known", n, len(tb.view.orphans))
 		}
+	}
+}
+
+// A replica that was thought dead comes back with a step that is swept already.
+func TestAStepThatWasSweptIsNotMadeAgain(t *testing.T) {
+	tb := open(t, cluster(t))
+	o := create(t, tb, newOrder("acme", "x"))
+	makeStep(t, tb, o, 1, 0, "")
+	makeStep(t, tb, o, 2, 0, "exports/2")
+	now := time.Now()
+	if _, err := tb.Sweep(t.Context(), now, tb.Removable(now, time.Hour), func(string) bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tb.SubmitStep(t.Context(), stepOf(o, 1, 0)); !errors.Is(err, ErrVoid) {
+		t.Errorf("the step was taken: %v", err)
+	}
+	if s, _ := tb.Order(o.Order.ID); s.Seq() != 2 || s.Files() != 1 || len(tb.Pending()) != 0 {
+		t.Errorf("step %d, %d files", s.Seq(), s.Files())
 	}
 }
 
