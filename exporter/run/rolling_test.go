@@ -155,6 +155,9 @@ func TestAWalkHoldsEveryRowOnce(t *testing.T) {
 		if res.Bytes > maxBytes || res.More != (res.Through != nil) {
 			t.Errorf("file %d has %d bytes, more %v through %v", files, res.Bytes, res.More, res.Through)
 		}
+		if res.More && res.Bytes < maxBytes/2 {
+			t.Errorf("file %d ended early with %d bytes of %d", files, res.Bytes, maxBytes)
+		}
 		if !res.More && !slices.Equal(through, g.ends) {
 			t.Errorf("file %d ends at %v, not at the barrier %v", files, through, g.ends)
 		}
