@@ -241,24 +241,38 @@ func (w *world) tick() {
 // awaitReady waits until the replica reads a lane.
 func (r *replica) awaitReady(t *testing.T) {
 	t.Helper()
+	r.awaitLanes(t, func(ready, all int) bool { return ready > 0 })
+}
+
+// awaitStopped waits until the replica has lanes and reads none.
+func (r *replica) awaitStopped(t *testing.T) {
+	t.Helper()
+	r.awaitLanes(t, func(ready, all int) bool { return all > 0 && ready == 0 })
+}
+
+func (r *replica) awaitLanes(t *testing.T, ok func(ready, all int) bool) {
+	t.Helper()
 	deadline := time.Now().Add(30 * time.Second)
 	for time.Now().Before(deadline) {
 		families, err := r.reg.Gather()
 		if err != nil {
 			t.Fatal(err)
 		}
+		ready, all := 0, 0
 		for _, f := range families {
 			if f.GetName() == "lockstitch_lane_ready" {
 				for _, m := range f.GetMetric() {
-					if m.GetGauge().GetValue() == 1 {
-						return
-					}
+					all++
+					ready += int(m.GetGauge().GetValue())
 				}
 			}
 		}
+		if ok(ready, all) {
+			return
+		}
 		runtime.Gosched()
 	}
-	t.Fatal("the replica got no lane")
+	t.Fatal("the replica's lanes are not as they should be")
 }
 
 func profileOf(val string) string {
@@ -409,6 +423,96 @@ func TestTopicMadeAnewStopsItsLanesUntilAdopted(t *testing.T) {
 	w.settle(r.cat)
 	if rows := w.rows(r.cat); len(rows) != 2 {
 		t.Errorf("rows %v, want one of each incarnation", rows)
+	}
+}
+
+// counter is the value of a metric without labels.
+func (w *world) counter(r *replica, name string) (float64, error) {
+	families, err := r.reg.Gather()
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetCounter().GetValue(), nil
+		}
+	}
+	return 0, fmt.Errorf("no metric %s", name)
+}
+
+// remake deletes a topic and makes it anew.
+func (w *world) remake(topic string, partitions int32) {
+	w.t.Helper()
+	adm := kadm.NewClient(w.prod)
+	if _, err := adm.DeleteTopics(w.t.Context(), topic); err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err := adm.CreateTopics(w.t.Context(), partitions, 1, nil, topic); err != nil {
+		w.t.Fatal(err)
+	}
+	w.prod = w.client(kgo.DisableIdempotentWrite())
+}
+
+func (w *world) adopt() {
+	w.t.Helper()
+	if changed, err := catalog.Adopt(w.t.Context(), w.opts, w.topics, slog.New(slog.DiscardHandler)); err != nil || len(changed) != 1 {
+		w.t.Fatalf("adopt: %v, %v", changed, err)
+	}
+}
+
+// The same with a replica that runs all the while: its clients hold the old
+// topic.
+func TestTopicMadeAnewUnderARunningReplica(t *testing.T) {
+	t.Parallel()
+	for _, topic := range []string{"email-events", "profiles"} {
+		t.Run(topic, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, kfake.GroupMinSessionTimeout(100*time.Millisecond))
+			r := w.start(filepath.Join(t.TempDir(), "d"), func(c *Config) { c.FlushInterval, c.SessionTimeout = 2*time.Second, time.Second })
+			w.produce("profiles", "p1", profileOf("old"))
+			w.tick()
+			w.event("p1", "c1", "SENT")
+			// Processed and, unless the lane's end cuts it, not committed.
+			p := partitionOfKey("p1")
+			r.awaitLag(t, "the event is not processed", func(lag map[string]float64) bool {
+				kept, err := w.counter(r, "lockstitch_events_kept_total")
+				return err == nil && kept == 1 && lag[fmt.Sprintf("processing_lag_records profiles/%d", p)] == 0
+			})
+			w.remake(topic, lanes)
+			if topic == "profiles" {
+				w.produce("profiles", "p1", profileOf("new"))
+				w.tick()
+			}
+			w.event("p1", "c2", "SENT")
+			r.awaitStopped(t)
+			// Stuck at the start of the new topic, whatever was read of the old one.
+			r.awaitLag(t, "a stopped lane has no lag", shows(map[string]float64{
+				fmt.Sprintf("processing_lag_records %s/%d", topic, p): 1,
+				fmt.Sprintf("durable_lag_records %s/%d", topic, p):    1,
+			}))
+			if rows := w.rows(r.cat); len(rows) != 1 {
+				t.Errorf("rows %v before the new topic was adopted", rows)
+			}
+			w.adopt()
+			w.settle(r.cat)
+			want := "c1 SENT old\nc2 SENT old"
+			if topic == "profiles" {
+				want = "c1 SENT old\nc2 SENT new"
+			}
+			if got := strings.Join(w.rows(r.cat), "\n"); got != want {
+				t.Errorf("rows:\n%s\nwant:\n%s", got, want)
+			}
+			// The group goes on with the new topic.
+			b := w.start(filepath.Join(t.TempDir(), "b"), nil)
+			b.awaitReady(t)
+			for i := range 10 {
+				w.event(fmt.Sprintf("p%d", i), fmt.Sprintf("d%d", i), "SENT")
+			}
+			w.settle(b.cat)
+			if rows := w.rows(b.cat); len(rows) != 12 {
+				t.Errorf("%d rows with two replicas, want 12", len(rows))
+			}
+		})
 	}
 }
 

@@ -50,6 +50,12 @@ func (c *cable) sever() {
 	}
 }
 
+func (c *cable) mend() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cut = false
+}
+
 // TestCrashAtEveryStepOfACut lets a replica die as each named step begins. What
 // another replica, with an empty disk, makes of the log must be what an
 // undisturbed one would have made.

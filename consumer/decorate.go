@@ -22,6 +22,7 @@ type profiles struct {
 	lane    *local.Lane
 	next    int64 // every record below has been applied
 	deadTo  int64 // malformed records below have been dead-lettered by a committed cut
+	oldest  int64 // Kafka time (ms) of the first data record not yet committed; 0: none
 	current time.Time
 
 	cache      map[string][]local.Version
@@ -45,6 +46,9 @@ func (p *profiles) apply(records []*kgo.Record, floor int64, dropped func(int), 
 		p.next = r.Offset + 1
 		if r.Attrs.IsControl() {
 			continue
+		}
+		if p.oldest == 0 && r.Offset >= p.deadTo {
+			p.oldest = r.Timestamp.UnixMilli()
 		}
 		snap, n, err := profile.Decode(r.Key, r.Value)
 		if n > 0 {

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -22,10 +23,10 @@ const (
 // is worked out when it is scraped, so that it ticks when everything else
 // stands still; without recent ends it is absent, not zero.
 type lagTable struct {
-	mu    sync.Mutex
-	rows  map[lagKey]*lagRow
-	asked time.Time // when the ends were last read
-	now   func() time.Time
+	mu   sync.Mutex
+	rows map[lagKey]*lagRow
+	now  func() time.Time
+	bell chan struct{} // rings when a partition is new: nothing is known of its end
 
 	procRecords, procSeconds, durRecords, durSeconds *prometheus.Desc
 }
@@ -36,12 +37,12 @@ type lagKey struct {
 }
 
 type lagRow struct {
-	known     bool  // next and committed have been told
 	next      int64 // next offset to process
 	committed int64 // next offset that is not committed
 	unseen    int64 // Kafka time (ms) of the first data record fetched, not processed; 0: none
 	unsaved   int64 // Kafka time (ms) of the first data record processed, not committed; 0: none
 	ends      []seenEnd
+	asked     time.Time // when the newest end was last read
 }
 
 // seenEnd is a log end and when it was first seen.
@@ -55,7 +56,7 @@ func newLagTable(reg prometheus.Registerer) *lagTable {
 		return prometheus.NewDesc("lockstitch_"+name, help, []string{"topic", "partition"}, nil)
 	}
 	t := &lagTable{
-		rows: make(map[lagKey]*lagRow), now: time.Now,
+		rows: make(map[lagKey]*lagRow), now: time.Now, bell: make(chan struct{}, 1),
 		procRecords: desc("processing_lag_records", "Log end minus the next offset to process."),
 		procSeconds: desc("processing_lag_seconds", "Age of the first record not yet processed; 0 when there is none."),
 		durRecords:  desc("durable_lag_records", "Log end minus the next offset of the committed position record."),
@@ -80,11 +81,8 @@ func (t *lagTable) Collect(ch chan<- prometheus.Metric) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
-	if now.Sub(t.asked) > endsStale {
-		return
-	}
 	for k, r := range t.rows {
-		if !r.known || len(r.ends) == 0 {
+		if len(r.ends) == 0 || now.Sub(r.asked) > endsStale {
 			continue
 		}
 		end := r.ends[len(r.ends)-1].end
@@ -137,6 +135,10 @@ func (t *lagTable) row(topic string, p int32) *lagRow {
 	if r == nil {
 		r = &lagRow{}
 		t.rows[k] = r
+		select {
+		case t.bell <- struct{}{}:
+		default:
+		}
 	}
 	return r
 }
@@ -145,7 +147,7 @@ func (t *lagTable) setPosition(topic string, p int32, next, committed, unseen, u
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r := t.row(topic, p)
-	r.known, r.next, r.committed, r.unseen, r.unsaved = true, next, max(0, committed), unseen, unsaved
+	r.next, r.committed, r.unseen, r.unsaved = next, max(0, committed), unseen, unsaved
 	// Ends that both positions have passed are not needed any more.
 	for len(r.ends) > 1 && r.ends[0].end <= min(r.next, r.committed) {
 		r.ends = r.ends[1:]
@@ -156,11 +158,14 @@ func (t *lagTable) setEnds(ends map[string]map[int32]int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
-	t.asked = now
 	for topic, ps := range ends {
 		for p, end := range ps {
 			r := t.rows[lagKey{topic, p}]
-			if r == nil || len(r.ends) > 0 && r.ends[len(r.ends)-1].end == end {
+			if r == nil {
+				continue
+			}
+			r.asked = now
+			if len(r.ends) > 0 && r.ends[len(r.ends)-1].end == end {
 				continue
 			}
 			if len(r.ends) >= endsKept { // keep the oldest, thin out the rest
@@ -194,25 +199,54 @@ func (t *lagTable) partitions() map[string][]int32 {
 	return out
 }
 
-// watchEnds keeps the log ends up to date.
+// watchEnds keeps the log ends up to date: those of a new lane are asked for at
+// once, all of them every second. What cannot be asked grows stale; partitions
+// whose brokers answer do not suffer from others.
 func (c *Consumer) watchEnds(ctx context.Context) {
 	tick := time.NewTicker(endsEvery)
 	defer tick.Stop()
 	for {
 		if parts := c.lag.partitions(); len(parts) > 0 {
 			rctx, cancel := context.WithTimeout(ctx, endsStale)
-			ends, err := kafka.ListOffsets(rctx, c.group, parts, kafka.AtEnd, kafka.HighWatermark)
+			ends, _ := kafka.ListOffsets(rctx, c.group, parts, kafka.AtEnd, kafka.HighWatermark)
+			c.lag.setEnds(ends)
+			c.watchIDs(rctx)
 			cancel()
-			if err == nil {
-				c.lag.setEnds(ends)
-			}
 		}
 		select {
 		case <-tick.C:
+		case <-c.lag.bell:
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+// watchIDs looks whether the input topics are still those that were adopted: an
+// idle topic brings no error when another one takes its name.
+func (c *Consumer) watchIDs(ctx context.Context) {
+	infos, err := kafka.Describe(ctx, c.group, c.inputs()...)
+	if err != nil {
+		return
+	}
+	c.mail.post(func(context.Context) error {
+		for _, l := range c.lanes {
+			if l.prof == nil {
+				continue
+			}
+			if l.prof.id != infos[l.prof.topic].ID {
+				c.remade(l.prof.topic)
+				return nil
+			}
+			for _, in := range l.inputs {
+				if in.stream.ID != infos[in.stream.Topic].ID {
+					c.remade(in.stream.Topic)
+					return nil
+				}
+			}
+		}
+		return nil
+	})
 }
 
 // publish tells the lag table and the counters what the lanes have done.
@@ -221,7 +255,7 @@ func (c *Consumer) publish() {
 		if l.prof == nil { // not taken over yet: it stands where the catalog says
 			for _, topic := range c.inputs() {
 				var next int64
-				if ids := c.deps.Catalog.Adopted(topic); len(ids) > 0 {
+				if ids := c.deps.Catalog.Adopted(topic); len(ids) > 0 && !slices.Contains(l.anew, topic) { // of one made anew nothing is read
 					pos, _ := c.deps.Catalog.Position(ids[len(ids)-1], n)
 					next = pos.Next
 				}
@@ -230,16 +264,25 @@ func (c *Consumer) publish() {
 			continue
 		}
 		for _, in := range l.inputs {
-			var unseen int64
-			for _, b := range l.waiting {
-				if b.in == in && len(b.records) > 0 {
-					unseen = b.records[0].Timestamp.UnixMilli()
-					break
-				}
-			}
-			c.lag.setPosition(in.stream.Topic, n, in.pos.Next, in.committed.Next, unseen, in.oldest)
+			c.lag.setPosition(in.stream.Topic, n, in.pos.Next, in.committed.Next, l.unseen(in), in.oldest)
 		}
-		c.lag.setPosition(l.prof.topic, n, l.prof.next, l.prof.deadTo, 0, 0)
+		c.lag.setPosition(l.prof.topic, n, l.prof.next, l.prof.deadTo, 0, l.prof.oldest)
 		c.metrics.count(&l.counts)
 	}
+}
+
+// unseen is the Kafka time of the first data record of in that was fetched and
+// not processed; 0 if there is none.
+func (l *lane) unseen(in *input) int64 {
+	for _, b := range l.waiting {
+		if b.in != in {
+			continue
+		}
+		for _, r := range b.records {
+			if r.Offset >= in.pos.Next && !r.Attrs.IsControl() {
+				return r.Timestamp.UnixMilli()
+			}
+		}
+	}
+	return 0
 }

@@ -21,6 +21,7 @@ type lane struct {
 	stage  stage
 	cancel func()        // ends the takeover
 	over   chan struct{} // closed when the takeover has ended
+	anew   []string      // what stops it: topics made anew and not adopted
 
 	inputs []*input
 	prof   *profiles
@@ -231,7 +232,7 @@ func (l *lane) commit() error {
 			oldest = min(oldest, in.pos.LogTime)
 		}
 	}
-	l.prof.deadTo = l.prof.next
+	l.prof.deadTo, l.prof.oldest = l.prof.next, 0
 	l.first = nil
 	l.buf.Reset()
 	l.dead, l.deadBytes = nil, 0

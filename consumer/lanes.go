@@ -18,6 +18,10 @@ func (c *Consumer) carryOut(ctx context.Context, cmd command) error {
 		rctx, cancel := context.WithTimeout(ctx, revokeGrace)
 		err := c.cut(rctx)
 		cancel()
+		var f fatal
+		if errors.As(err, &f) {
+			return err
+		}
 		if err != nil {
 			c.log.Warn("the cut before giving up lanes failed; their events will be read again", "lanes", cmd.revoked, "err", err)
 		}
@@ -47,9 +51,9 @@ func (c *Consumer) begin(ctx context.Context, n int32) {
 	c.metrics.laneReady(n, false)
 	go func() {
 		defer close(l.over)
-		got, err := c.takeOver(tctx, n, func(error) {
+		got, err := c.takeOver(tctx, n, func(why *stoppedError) {
 			c.mail.post(func(context.Context) error {
-				l.stage = stopped
+				l.stage, l.anew = stopped, why.anew
 				return nil
 			})
 		})
@@ -132,4 +136,51 @@ func (c *Consumer) retakeUndecided(ctx context.Context, err error) {
 		c.drop(n)
 		c.begin(ctx, n)
 	}
+}
+
+// remade is called when another topic is found under the name of one that lanes
+// of ours read. They are taken over anew, which stops them until the new one is
+// adopted. The clients never follow a name to another topic; they must forget it
+// to be able to read it some time.
+func (c *Consumer) remade(topic string) {
+	c.mail.post(func(ctx context.Context) error {
+		var ns []int32
+		for n, l := range c.lanes {
+			if l.prof != nil {
+				ns = append(ns, n)
+			}
+		}
+		if len(ns) == 0 {
+			return nil // seen to already
+		}
+		c.log.Error("a topic was made anew under its name", "topic", topic, "lanes", ns)
+		return c.retake(ctx, ns, topic)
+	})
+}
+
+// retake takes lanes over anew, and lets the clients forget topics in between.
+// What the lanes have processed is cut first: it may not be there to be read
+// again.
+func (c *Consumer) retake(ctx context.Context, ns []int32, forget ...string) error {
+	cctx, cancel := context.WithTimeout(ctx, revokeGrace)
+	defer cancel()
+	if err := c.cut(cctx); err != nil {
+		var f fatal
+		if errors.As(err, &f) {
+			return err
+		}
+		c.log.Warn("the cut before lanes are taken over anew failed", "lanes", ns, "err", err)
+		defer c.retakeUndecided(ctx, err)
+	}
+	for _, n := range ns {
+		c.drop(n)
+	}
+	if len(forget) > 0 {
+		c.events.PurgeTopicsFromConsuming(forget...)
+		c.profiles.PurgeTopicsFromConsuming(forget...)
+	}
+	for _, n := range ns {
+		c.begin(ctx, n)
+	}
+	return nil
 }

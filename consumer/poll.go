@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"lockstitch/state/kafka"
+	"lockstitch/state/segment"
 )
 
 const (
@@ -161,23 +162,42 @@ func (c *Consumer) poll(ctx context.Context) (moved bool, err error) {
 	if !full {
 		fetches := c.events.PollRecords(eventsCtx, pollRecords)
 		fetches.EachError(func(topic string, p int32, ferr error) { c.fetchError(topic, p, ferr) })
-		fetches.EachPartition(func(fp kgo.FetchTopicPartition) {
-			if l := c.lanes[fp.Partition]; l != nil && l.stage == ready && len(fp.Records) > 0 {
+		eachPartition(fetches, func(topic string, id segment.TopicID, fp kgo.FetchPartition) {
+			if l := c.lanes[fp.Partition]; l != nil && l.stage == ready {
 				moved = true
-				in := l.input(fp.Topic)
+				in := l.input(topic)
+				if in.stream.ID != id {
+					c.remade(topic)
+					return
+				}
 				l.waiting = append(l.waiting, &batch{in: in, records: fp.Records, profEnd: -1})
 			}
 		})
 	}
 	fetches := c.profiles.PollRecords(profilesCtx, pollRecords)
 	fetches.EachError(func(topic string, p int32, ferr error) { c.fetchError(topic, p, ferr) })
-	fetches.EachPartition(func(fp kgo.FetchTopicPartition) {
-		if l := c.lanes[fp.Partition]; l != nil && (l.stage == ready || l.stage == catchingUp) && len(fp.Records) > 0 && err == nil {
+	eachPartition(fetches, func(topic string, id segment.TopicID, fp kgo.FetchPartition) {
+		if l := c.lanes[fp.Partition]; l != nil && (l.stage == ready || l.stage == catchingUp) && err == nil {
 			moved = true
+			if l.prof.id != id {
+				c.remade(topic)
+				return
+			}
 			err = c.db.Damaged(l.applyProfiles(fp.Records, now))
 		}
 	})
 	return moved, err
+}
+
+// eachPartition calls f for the partitions of which records have come.
+func eachPartition(fetches kgo.Fetches, f func(topic string, id segment.TopicID, fp kgo.FetchPartition)) {
+	fetches.EachTopic(func(ft kgo.FetchTopic) {
+		for _, fp := range ft.Partitions {
+			if len(fp.Records) > 0 {
+				f(ft.Topic, ft.TopicID, fp)
+			}
+		}
+	})
 }
 
 // wakeOn calls wake when a message for the loop or a new request is there.
@@ -200,7 +220,9 @@ func (c *Consumer) wakeOn(ctx context.Context, wake func()) (wait func()) {
 
 // askProfileEnds finds out how far the profiles must be read before the events
 // just fetched may be decorated: every profile acknowledged before one of them
-// was produced lies below the ends as of now.
+// was produced lies below the ends as of now. They are asked for by name, so
+// the topic must still be the one that the lanes read: the id is looked at
+// afterwards.
 func (c *Consumer) askProfileEnds(ctx context.Context) {
 	var ask []int32
 	for n, l := range c.lanes {
@@ -224,8 +246,20 @@ func (c *Consumer) askProfileEnds(ctx context.Context) {
 		}
 		return
 	}
+	infos, err := kafka.Describe(rctx, c.profiles, topic)
+	if err != nil {
+		if ctx.Err() == nil {
+			c.log.Warn("cannot ask for the id of the profiles; the events wait", "err", err)
+		}
+		return
+	}
 	for _, n := range ask {
-		for _, b := range c.lanes[n].waiting {
+		l := c.lanes[n]
+		if l.prof.id != segment.TopicID(infos[topic].ID) {
+			c.remade(topic)
+			return
+		}
+		for _, b := range l.waiting {
 			if b.profEnd < 0 {
 				b.profEnd = ends[topic][n]
 			}
@@ -287,7 +321,7 @@ func (c *Consumer) probeOne(ctx context.Context, cl *kgo.Client, topic string, i
 	pctx, cancel := context.WithTimeout(ctx, requestLimit)
 	defer cancel()
 	past, err := kafka.Probe(pctx, cl, topic, id, n, next)
-	if errors.Is(err, kerr.OffsetOutOfRange) {
+	if errors.Is(err, kerr.OffsetOutOfRange) || errors.Is(err, kerr.UnknownTopicID) {
 		c.fetchError(topic, n, err)
 	}
 	return past, err
@@ -302,14 +336,16 @@ func (c *Consumer) fetchError(topic string, n int32, err error) {
 	}
 	c.log.Warn("cannot fetch", "topic", topic, "partition", n, "err", err)
 	var lost *kgo.ErrDataLoss
-	if errors.Is(err, kerr.OffsetOutOfRange) || errors.Is(err, kerr.UnknownTopicID) || errors.Is(err, kerr.InconsistentTopicID) || errors.As(err, &lost) {
+	switch {
+	case errors.Is(err, kerr.UnknownTopicID) || errors.Is(err, kerr.InconsistentTopicID):
+		c.remade(topic)
+	case errors.Is(err, kerr.OffsetOutOfRange) || errors.As(err, &lost):
 		if l := c.lanes[n]; l != nil && (l.stage == ready || l.stage == catchingUp) {
 			c.mail.post(func(ctx context.Context) error {
-				if c.lanes[n] == l {
-					c.drop(n)
-					c.begin(ctx, n)
+				if c.lanes[n] != l {
+					return nil
 				}
-				return nil
+				return c.retake(ctx, []int32{n})
 			})
 		}
 	}

@@ -20,7 +20,10 @@ import (
 )
 
 // stoppedError says that a lane cannot run until somebody acts.
-type stoppedError struct{ why string }
+type stoppedError struct {
+	why  string
+	anew []string // topics that were made anew and are not adopted
+}
 
 func (e *stoppedError) Error() string { return e.why }
 
@@ -30,7 +33,7 @@ const retryStopped = 2 * time.Second
 // takeOver makes a lane ready to read: it finds out where it stands and brings
 // the local deduplication state there. It tries until ctx ends; the first
 // reason that an operator must remove is reported at once through stoppedAs.
-func (c *Consumer) takeOver(ctx context.Context, n int32, stoppedAs func(error)) (*lane, error) {
+func (c *Consumer) takeOver(ctx context.Context, n int32, stoppedAs func(*stoppedError)) (*lane, error) {
 	told := ""
 	return backoff.Retry(ctx, func() (*lane, error) {
 		l, err := c.prepare(ctx, n)
@@ -44,7 +47,7 @@ func (c *Consumer) takeOver(ctx context.Context, n int32, stoppedAs func(error))
 			if told != stop.why {
 				told = stop.why
 				c.log.Error("lane is stopped", "lane", n, "why", stop.why)
-				stoppedAs(err)
+				stoppedAs(stop)
 			}
 			return nil, backoff.RetryAfter(int(retryStopped / time.Second))
 		case c.deps.Catalog.Err() != nil:
@@ -95,11 +98,14 @@ func (c *Consumer) prepare(ctx context.Context, n int32) (*lane, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, t := range c.inputs() {
-		ids := c.deps.Catalog.Adopted(t)
-		if id := segment.TopicID(infos[t].ID); len(ids) == 0 || ids[len(ids)-1] != id {
-			return nil, &stoppedError{fmt.Sprintf("topic %s was made anew (its id is now %s): if that is meant, run `lockstitch topics adopt`", t, id)}
-		}
+	// Offsets were asked for by name: of the topics described only if those
+	// still have their names.
+	again, err := kafka.Describe(ctx, c.deps.Catalog.Client(), c.inputs()...)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.adopted(infos, again); err != nil {
+		return nil, err
 	}
 	state := c.db.Lane(n)
 	route := router(infos[profTopic].Partitions)
@@ -126,6 +132,27 @@ func (c *Consumer) prepare(ctx context.Context, n int32) (*lane, error) {
 	return l, nil
 }
 
+// adopted says whether the topics are those that the catalog knows.
+func (c *Consumer) adopted(infos, again map[string]kafka.TopicInfo) error {
+	stop := &stoppedError{}
+	for _, t := range c.inputs() {
+		ids := c.deps.Catalog.Adopted(t)
+		id := segment.TopicID(infos[t].ID)
+		if len(ids) == 0 || ids[len(ids)-1] != id {
+			stop.anew = append(stop.anew, t)
+			stop.why += fmt.Sprintf("topic %s was made anew (its id is now %s); ", t, id)
+		}
+		if infos[t].ID != again[t].ID {
+			return fmt.Errorf("topic %s was made anew just now", t)
+		}
+	}
+	if len(stop.anew) == 0 {
+		return nil
+	}
+	stop.why += "if that is meant, run `lockstitch topics adopt`"
+	return stop
+}
+
 // prepareInput finds out where an event partition stands: at its position
 // record, or, where there is none, at the start of its log.
 func (c *Consumer) prepareInput(l *lane, topic string, id segment.TopicID, start, end int64, profID segment.TopicID, profEnd int64) (*input, error) {
@@ -137,7 +164,7 @@ func (c *Consumer) prepareInput(l *lane, topic string, id segment.TopicID, start
 	if !ok {
 		pos = catalog.Position{Topic: topic, TopicID: id, Partition: l.n, Next: start}
 	} else if pos.Next < start || pos.Next > end {
-		return nil, &stoppedError{fmt.Sprintf("offset %d of %s/%d, where reading goes on, is out of range: the log holds %d to %d; events were removed before they were read, or the log was truncated", pos.Next, topic, l.n, start, end)}
+		return nil, &stoppedError{why: fmt.Sprintf("offset %d of %s/%d, where reading goes on, is out of range: the log holds %d to %d; events were removed before they were read, or the log was truncated", pos.Next, topic, l.n, start, end)}
 	}
 	in.pos, in.committed = pos, pos
 	if !ok {
@@ -220,7 +247,7 @@ func (c *Consumer) offsetsStable(ctx context.Context, n int32) (bool, error) {
 		g.Topics = append(g.Topics, gt)
 	}
 	req.Groups = append(req.Groups, g)
-	for _, shard := range c.producer.RequestSharded(ctx, req) {
+	for _, shard := range c.deps.Catalog.Client().RequestSharded(ctx, req) {
 		if shard.Err != nil {
 			return false, fmt.Errorf("fetching the group's offsets: %w", shard.Err)
 		}

@@ -21,6 +21,7 @@ import (
 	"lockstitch/consumer"
 	"lockstitch/exporter/api"
 	"lockstitch/exporter/auth"
+	"lockstitch/exporter/barrier"
 	"lockstitch/exporter/rolling"
 	exportrun "lockstitch/exporter/run"
 	"lockstitch/state/catalog"
@@ -233,30 +234,9 @@ func (r *replica) build(opts []kgo.Opt) (err error) {
 	return err
 }
 
-// eventEnds reads the ends of all partitions of all event topics: a barrier. A
-// topic that was made anew contributes its earlier incarnations too, with where
-// they were left: what was kept of them is exported on.
+// eventEnds reads how far the input reaches: a barrier.
 func (r *replica) eventEnds(ctx context.Context) ([]report.End, error) {
-	if err := r.catalog.CatchUp(ctx); err != nil {
-		return nil, err
-	}
-	ends, err := kafka.Ends(ctx, r.asker, r.s.Topics.Events...)
-	if err != nil {
-		return nil, err
-	}
-	var out []report.End
-	for _, topic := range r.s.Topics.Events {
-		ids := r.catalog.Adopted(topic)
-		for _, id := range ids[:max(0, len(ids)-1)] {
-			for _, p := range r.catalog.Positions(id) {
-				out = append(out, report.End{Topic: topic, TopicID: id, Partition: p.Partition, Offset: p.Next})
-			}
-		}
-		for _, e := range ends[topic] {
-			out = append(out, report.End{Topic: e.Topic, TopicID: e.TopicID, Partition: e.Partition, Offset: e.End})
-		}
-	}
-	return out, nil
+	return barrier.Read(ctx, r.asker, r.catalog, r.s.Topics.Events)
 }
 
 func (s *Settings) apiConfig() api.Config {

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"lockstitch/exporter/barrier"
 	"lockstitch/state/catalog"
 	"lockstitch/state/kafka"
 	"lockstitch/state/report"
@@ -29,7 +29,8 @@ import (
 // It is nowhere below before and names every partition that before names. A
 // topic that was made anew contributes all its incarnations; one that is over
 // ends where it was left. There is an error, and no boundary, if brokers do not
-// answer or the incarnation in use has not been adopted.
+// answer or the incarnation in use has not been adopted: it might never be, and
+// whoever waits for a boundary waits for all of it.
 //
 // Asked again later, the answer may be another one: the index also knows records
 // of aborted transactions, the marks do not, and ends move. A boundary is to be
@@ -38,85 +39,60 @@ func Boundary(ctx context.Context, cat *catalog.View, cl *kgo.Client, topics []s
 	if !t.Equal(t.Truncate(time.Minute)) {
 		return nil, errors.New("a boundary must be on a whole minute")
 	}
-	if err := cat.CatchUp(ctx); err != nil {
-		return nil, err
-	}
 	// The ends before the index: what is above them came after t had passed.
-	ends, err := kafka.Ends(ctx, cl, topics...)
+	ends, err := barrier.Read(ctx, cl, cat, topics)
 	if err != nil {
 		return nil, err
 	}
-	var out []report.End // of an entry twice, the later counts
+	present := make(map[string]segment.TopicID)
+	for _, e := range ends {
+		present[e.Topic] = e.TopicID // it stands behind the earlier ones
+	}
+	out, least := make([]report.End, 0, len(ends)), slices.Clone(before)
 	unmarked := make(map[string][]int32)
-	ids := make(map[string][]segment.TopicID)
-	for _, topic := range topics {
-		ids[topic] = cat.Adopted(topic)
-		for _, id := range ids[topic][:max(0, len(ids[topic])-1)] {
-			for _, p := range cat.Positions(id) {
-				end, _ := known(cat, topic, id, p.Partition, t)
-				out = append(out, end)
+	for _, e := range ends {
+		// The position first: it may move now, and a mark that comes with that
+		// is not below it.
+		pos, _ := cat.Position(e.TopicID, e.Partition)
+		if at, ok := cat.Mark(e.TopicID, e.Partition, t); ok {
+			e.Offset = at
+		} else {
+			least = append(least, report.End{Topic: e.Topic, TopicID: e.TopicID, Partition: e.Partition, Offset: pos.Next})
+			if e.TopicID == present[e.Topic] {
+				unmarked[e.Topic] = append(unmarked[e.Topic], e.Partition)
 			}
 		}
-		for _, e := range ends[topic] {
-			end, marked := known(cat, topic, e.TopicID, e.Partition, t)
-			out = append(out, end)
-			if !marked {
-				unmarked[topic] = append(unmarked[topic], e.Partition)
-			}
-		}
+		out = append(out, e)
 	}
 	first, err := kafka.ListOffsets(ctx, cl, unmarked, t.UnixMilli(), kafka.HighWatermark)
 	if err != nil {
 		return nil, err
 	}
-	for _, topic := range topics {
-		for _, e := range ends[topic] {
-			at, asked := first[topic][e.Partition]
-			if !asked {
-				continue
-			}
-			if at < 0 {
-				at = e.End
-			}
-			out = append(out, report.End{Topic: topic, TopicID: e.TopicID, Partition: e.Partition, Offset: at})
+	for i, e := range out {
+		if at, asked := first[e.Topic][e.Partition]; asked && at >= 0 && e.TopicID == present[e.Topic] {
+			out[i].Offset = at
 		}
 	}
-	// Only now: had a topic been made anew meanwhile, offsets of two incarnations
-	// would be mixed up.
-	if err := inUse(ctx, cl, ends, ids); err != nil {
+	if err := inUse(ctx, cat, cl, topics, present); err != nil {
 		return nil, err
 	}
-	return report.Later(out, before), nil
+	return report.Later(out, least), nil
 }
 
-// known is what the catalog says of a partition's boundary: its mark of t, or
-// else, marked being false, its position, which no boundary is below.
-func known(cat *catalog.View, topic string, id segment.TopicID, partition int32, t time.Time) (end report.End, marked bool) {
-	// The position first: it may move between the two, and a mark that appears
-	// then is at or above the position that was read.
-	pos, _ := cat.Position(id, partition)
-	end = report.End{Topic: topic, TopicID: id, Partition: partition, Offset: pos.Next}
-	if at, ok := cat.Mark(id, partition, t); ok {
-		end.Offset = at
-		return end, true
-	}
-	return end, false
-}
-
-// inUse fails unless the incarnations that the ends are of are those that the
-// brokers have now and that were adopted, if any was, last.
-func inUse(ctx context.Context, cl *kgo.Client, ends map[string][]kafka.PartitionEnd, adopted map[string][]segment.TopicID) error {
-	topics := slices.Sorted(maps.Keys(ends))
+// inUse fails unless the given incarnations are still those that the brokers
+// have, so that no offset is one of another, and are adopted, as far as the
+// topics have been seen at all.
+func inUse(ctx context.Context, cat *catalog.View, cl *kgo.Client, topics []string, present map[string]segment.TopicID) error {
 	infos, err := kafka.Describe(ctx, cl, topics...)
 	if err != nil {
 		return err
 	}
 	for _, topic := range topics {
 		id := segment.TopicID(infos[topic].ID)
-		if len(ends[topic]) > 0 && ends[topic][0].TopicID != id {
-			return fmt.Errorf("topic %s was made anew while its ends were read", topic)
+		if id != present[topic] {
+			return fmt.Errorf("topic %s was made anew just now", topic)
 		}
-		if ids := adopted[topic]; len(ids) > 0 && ids[len(ids)-1] != id {
+		if ids := cat.Adopted(topic); len(ids) > 0 && ids[len(ids)-1] != id {
 			return fmt.Errorf("topic %s was made anew (its id is now %s): if that is meant, run `lockstitch topics adopt`", topic, id)
 		}
 	}

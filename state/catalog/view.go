@@ -112,8 +112,8 @@ func (v *View) Position(id segment.TopicID, partition int32) (Position, bool) {
 	return *p, true
 }
 
-// Positions are those of all partitions of a topic that have one, in order of
-// the partitions.
+// Positions are where all partitions of a topic stand that have a position
+// record, in order of their numbers.
 func (v *View) Positions(id segment.TopicID) []Position {
 	v.mu.RLock()
 	var out []Position

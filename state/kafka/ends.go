@@ -79,7 +79,8 @@ func Describe(ctx context.Context, cl *kgo.Client, topics ...string) (map[string
 
 // ListOffsets asks the leaders of the given partitions for one offset each:
 // timestamp is AtStart, AtEnd or a time in ms (then the first offset at or
-// after it, -1 where there is none). An error if any partition does not answer.
+// after it, -1 where there is none). An error if any partition does not answer;
+// the offsets of those that did are returned beside it.
 func ListOffsets(ctx context.Context, cl *kgo.Client, partitions map[string][]int32, timestamp int64, iso Isolation) (map[string]map[int32]int64, error) {
 	req := kmsg.NewPtrListOffsetsRequest()
 	req.ReplicaID = -1
@@ -102,18 +103,27 @@ func ListOffsets(ctx context.Context, cl *kgo.Client, partitions map[string][]in
 		return out, nil
 	}
 	got := 0
+	var failed error // the first
+	fail := func(err error) {
+		if failed == nil {
+			failed = err
+		}
+	}
 	for _, shard := range cl.RequestSharded(ctx, req) {
 		if shard.Err != nil {
-			return nil, fmt.Errorf("listing offsets: %w", shard.Err)
+			fail(fmt.Errorf("listing offsets: %w", shard.Err))
+			continue
 		}
 		resp, ok := shard.Resp.(*kmsg.ListOffsetsResponse)
 		if !ok {
-			return nil, errors.New("listing offsets: unexpected response")
+			fail(errors.New("listing offsets: unexpected response"))
+			continue
 		}
 		for _, t := range resp.Topics {
 			for _, p := range t.Partitions {
 				if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
-					return nil, fmt.Errorf("listing offsets of %s/%d: %w", t.Topic, p.Partition, err)
+					fail(fmt.Errorf("listing offsets of %s/%d: %w", t.Topic, p.Partition, err))
+					continue
 				}
 				if out[t.Topic] == nil {
 					out[t.Topic] = make(map[int32]int64)
@@ -123,14 +133,16 @@ func ListOffsets(ctx context.Context, cl *kgo.Client, partitions map[string][]in
 			}
 		}
 	}
-	if got != want {
-		return nil, fmt.Errorf("listing offsets: %d of %d partitions answered", got, want)
+	if failed == nil && got != want {
+		failed = fmt.Errorf("listing offsets: %d of %d partitions answered", got, want)
 	}
-	return out, nil
+	return out, failed
 }
 
 // Ends reads the starts and high watermarks of all partitions of topics, in
-// order of topic and partition. An error if any of them cannot be read.
+// order of topic and partition. An error if any of them cannot be read, or if a
+// topic is made anew meanwhile: offsets are asked for by name, and would be taken
+// for those of the topic that was deleted.
 func Ends(ctx context.Context, cl *kgo.Client, topics ...string) (map[string][]PartitionEnd, error) {
 	infos, err := Describe(ctx, cl, topics...)
 	if err != nil {
@@ -150,8 +162,15 @@ func Ends(ctx context.Context, cl *kgo.Client, topics ...string) (map[string][]P
 	if err != nil {
 		return nil, err
 	}
+	again, err := Describe(ctx, cl, topics...)
+	if err != nil {
+		return nil, err
+	}
 	out := make(map[string][]PartitionEnd, len(topics))
 	for t, info := range infos {
+		if again[t].ID != info.ID {
+			return nil, fmt.Errorf("topic %s was made anew just now", t)
+		}
 		for p := range info.Partitions {
 			out[t] = append(out[t], PartitionEnd{
 				Topic: t, TopicID: info.ID, Partition: p,
