@@ -72,20 +72,11 @@ func Lag(s *report.Standing, now time.Time) (files int64, since time.Duration) {
 		since = now.Sub(first)
 		files = int64(since/s.Settings.Every) + 1
 	}
-	if undelivered(s) {
+	if s.Undelivered() {
 		files++
 		since = max(0, since, now.Sub(s.Last.Request.Step.PeriodEnd))
 	}
 	return files, since
-}
-
-// undelivered tells whether the last file is still to go to the order's
-// destination. No step is made before it is there, so there is never more than
-// one. A file that was made before the order had a destination stays where it
-// is.
-func undelivered(s *report.Standing) bool {
-	return s.Last != nil && s.Last.MadeFile() && s.Last.Request.Step.Deliver &&
-		s.Settings.Destination != "" && s.Delivered < s.Last.Files()
 }
 
 // work is what is to be done about an order now. It stays the same while the
@@ -112,7 +103,7 @@ func due(s *report.Standing, now time.Time) (w work, again time.Time) {
 		return work{}, time.Time{}
 	}
 	w = work{revision: s.Settings.Revision, seq: s.Seq()}
-	if undelivered(s) {
+	if s.Undelivered() {
 		w.kind, w.number = deliver, s.Last.Files()
 		return w, time.Time{}
 	}

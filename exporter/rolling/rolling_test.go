@@ -406,3 +406,87 @@ func TestLagMetrics(t *testing.T) {
 	}
 	is("", "")
 }
+
+// A replica dies at each step of making and delivering a file, and what it has
+// done until then stays. The next one goes on.
+func TestCrashAtEveryStep(t *testing.T) {
+	for _, at := range []string{"resolve", "boundary", "request written", "step finished", "file at the destination", "delivery written"} {
+		t.Run(at, func(t *testing.T) {
+			w := newWorld(t)
+			dies := make(chan struct{})
+			var once sync.Once
+			lake := make(map[int64]string) // as Deliver does: again without effect, never another
+			var mu sync.Mutex
+			deps := func(d *Deps, crash string) {
+				die := func(ctx context.Context, now bool) error {
+					if !now || crash != at {
+						return nil
+					}
+					once.Do(func() { close(dies) })
+					<-ctx.Done() // nothing more comes from it
+					return ctx.Err()
+				}
+				d.Cursors = codec
+				d.Resolve = func(ctx context.Context, account string, body []byte) (report.Question, error) {
+					if err := die(ctx, at == "resolve"); err != nil {
+						return report.Question{}, err
+					}
+					return w.resolve(ctx, account, body)
+				}
+				d.Boundary = func(ctx context.Context, t time.Time, before []report.End) ([]report.End, error) {
+					if err := die(ctx, at == "boundary"); err != nil {
+						return nil, err
+					}
+					return w.boundary(ctx, t, before)
+				}
+				d.Deliver = func(ctx context.Context, _ string, f File) error {
+					mu.Lock()
+					if have, there := lake[f.Number]; there && have != f.SHA256 {
+						t.Errorf("file %d is delivered with other bytes", f.Number)
+					}
+					lake[f.Number] = f.SHA256
+					mu.Unlock()
+					return die(ctx, at == "file at the destination")
+				}
+			}
+			o := w.order(time.Minute, func(o *report.Order) { o.Settings.Destination = "lake" })
+			w.produce(0, noon, "a")
+			w.produce(1, noon.Add(70*time.Second), "b")
+			w.commit()
+			w.clock.set(noon.Add(2*time.Minute + Grace))
+			dead := w.open()
+			stop := w.generator(dead, func(d *Deps) { deps(d, at) })
+			var stopRunner func()
+			switch at {
+			case "request written":
+				w.await(o.Order.ID, at, func(s *report.Standing) bool { return s.Seq() == 1 })
+			case "step finished":
+				mu.Lock() // so that it gets no further
+				stopRunner = w.runner(dead, nil)
+				w.await(o.Order.ID, at, func(s *report.Standing) bool { return s.Files() == 1 })
+				mu.Unlock()
+			case "delivery written":
+				stopRunner = w.runner(dead, nil)
+				w.await(o.Order.ID, at, func(s *report.Standing) bool { return s.Delivered == 1 })
+			default:
+				stopRunner = w.runner(dead, nil)
+				<-dies
+			}
+			stop()
+			if stopRunner != nil {
+				stopRunner()
+			}
+			w.generator(w.table, func(d *Deps) { deps(d, "") })
+			w.runner(w.table, nil)
+			w.await(o.Order.ID, "both files delivered", func(s *report.Standing) bool { return s.Delivered == 2 })
+			w.onceEach(o.Order.ID)
+			mu.Lock()
+			defer mu.Unlock()
+			for _, f := range w.files(o.Order.ID) {
+				if lake[f.Files()] != f.Result.SHA256 {
+					t.Errorf("file %d is not at the destination", f.Files())
+				}
+			}
+		})
+	}
+}

@@ -20,6 +20,14 @@ const tryLimit = 30 * time.Second
 func (g *Generator) step(ctx context.Context, s *report.Standing) error {
 	ctx, cancel := context.WithTimeout(ctx, tryLimit)
 	defer cancel()
+	// Nothing would go wrong without: what another replica has done before
+	// makes this step void.
+	if err := g.deps.Reports.CatchUp(ctx, s.Order.Account); err != nil {
+		return err
+	}
+	if now, ok := g.deps.Reports.Order(s.Order.ID); !ok || now.Deleted || now.Seq() != s.Seq() {
+		return nil
+	}
 	q, err := g.deps.Resolve(ctx, s.Order.Account, s.Settings.Body)
 	var refused *Refusal
 	switch {

@@ -132,6 +132,15 @@ func (s *Standing) Seq() int64 {
 	return s.Newest.Request.Step.Seq
 }
 
+// Undelivered tells whether the last file is still to go to the order's
+// destination. No step is made before it is there, so there is never more than
+// one. A file that was made before the order had a destination stays where it
+// is.
+func (s *Standing) Undelivered() bool {
+	return s.Last != nil && s.Last.MadeFile() && s.Last.Request.Step.Deliver &&
+		s.Settings.Destination != "" && s.Delivered < s.Last.Files()
+}
+
 // Files counts a step's order's files up to the step: its file's number, if it
 // made one.
 func (r *Report) Files() int64 {

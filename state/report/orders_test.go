@@ -435,6 +435,33 @@ func TestAStepThatWasSweptIsNotMadeAgain(t *testing.T) {
 	}
 }
 
+// A destination may be away for longer than files live.
+func TestAFileIsKeptUntilItIsDelivered(t *testing.T) {
+	tb := open(t, cluster(t))
+	c := newOrder("acme", "x")
+	c.Settings.Destination = "lake"
+	o := create(t, tb, c)
+	q := stepOf(o, 1, 0)
+	q.Step.Deliver = true
+	r, err := tb.SubmitStep(t.Context(), q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tb.WriteResult(t.Context(), "acme", r.Request.ID, result("exports/1")); err != nil {
+		t.Fatal(err)
+	}
+	expired := time.Now().Add(48 * time.Hour)
+	if due, _ := tb.HavingFiles(expired); len(due) != 0 {
+		t.Error("the file would be removed before it is delivered")
+	}
+	if err := tb.WriteDelivered(t.Context(), "acme", o.Order.ID, 1); err != nil {
+		t.Fatal(err)
+	}
+	if due, _ := tb.HavingFiles(expired); len(due) != 1 {
+		t.Error("the file would stay after it was delivered")
+	}
+}
+
 func TestUnreadableOrderRecordsAreIgnored(t *testing.T) {
 	opts := cluster(t)
 	reg := prometheus.NewRegistry()

@@ -12,14 +12,14 @@ const sweepAtOnce = 1000
 
 // HavingFiles returns the reports that were cancelled or have expired and whose
 // files are still to be removed, and the time at which the next report expires
-// (zero: none will).
+// (zero: none will). A file that waits for its delivery is not removed.
 func (t *Table) HavingFiles(now time.Time) (due []*Report, next time.Time) {
 	t.view.mu.RLock()
 	defer t.view.mu.RUnlock()
 	for _, e := range t.view.byID {
 		r := e.report
 		switch {
-		case !e.visible():
+		case !e.visible(), t.view.held(e):
 		case r.HasFiles(now):
 			due = append(due, r)
 		case r.Status(now) == StatusCompleted && (next.IsZero() || r.Result.Expires.Before(next)):
@@ -27,6 +27,15 @@ func (t *Table) HavingFiles(now time.Time) (due []*Report, next time.Time) {
 		}
 	}
 	return due, next
+}
+
+// held tells whether the report's file is still to be delivered.
+func (v *view) held(e *entry) bool {
+	if e.report.Request.Step == nil {
+		return false
+	}
+	o := v.orders[e.report.Request.Step.Order]
+	return o != nil && o.live() && o.last() == e && o.snapshot().Undelivered()
 }
 
 // Removable returns reports that have been over for longer than retention and
