@@ -434,11 +434,16 @@ class Reference:
     def export(self, account, start, end, attributes=(), tags=(), expression=None, names=None, safe=False):
         """Section 4: the text of the file. start and end in ms (end exclusive or None); attributes and tags are
         version ids; names: audience discriminators by the names in the expression. Answers (bytes, rows)."""
+        out = [line for _, line in self.lines(account, start, end, attributes, tags, expression, names, safe)]
+        return ("\n".join(out) + "\n").encode(), len(out) - 1
+
+    def lines(self, account, start, end, attributes=(), tags=(), expression=None, names=None, safe=False):
+        """The same as [(Row, line)], first the header with the row None."""
         d = self.definitions
         attributes = [d.attributes[account][v] for v in attributes]
         tags = [d.tags[account][v] for v in tags]
         head = list(COLUMNS) + [f"{x['name']} (version_id: {x['version_id']})" for x in attributes + tags]
-        out = [",".join(cell(h, safe) for h in head)]
+        out = [(None, ",".join(cell(h, safe) for h in head))]
         rows = self.by_account[account]
         low = bisect.bisect_left(rows, start, key=lambda w: w.server_time)
         high = len(rows) if end is None else bisect.bisect_left(rows, end, key=lambda w: w.server_time)
@@ -454,8 +459,8 @@ class Reference:
             if id(s) not in extra:
                 extra[id(s)] = [self._attribute(s, a, safe) for a in attributes] + [
                     "TAG" if s and t["version_id"] in s.sections.get(t["section"], ({}, ()))[1] else "" for t in tags]
-            out.append(",".join([before, self._address(account, w.event.section, s, safe), after] + extra[id(s)]))
-        return ("\n".join(out) + "\n").encode(), len(out) - 1
+            out.append((w, ",".join([before, self._address(account, w.event.section, s, safe), after] + extra[id(s)])))
+        return out
 
     def summary(self):
         return (f"{self.events} event records: {len(self.rows)} kept, {self.duplicates} duplicates, {len(self.dead)} dead letters, "

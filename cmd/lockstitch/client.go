@@ -211,6 +211,9 @@ func (x *exportClient) call(ctx context.Context, method, path, contentType, body
 	if resp.StatusCode/100 != 2 {
 		return answerError(resp)
 	}
+	if answer == nil {
+		return nil
+	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(answer); err != nil {
 		return fmt.Errorf("the answer of %s cannot be read: %w; is it a Lockstitch API?", path, err)
 	}

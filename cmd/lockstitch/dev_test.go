@@ -36,7 +36,7 @@ type system struct {
 	stop func()
 }
 
-func startSystem(t *testing.T, dir string) *system {
+func startSystem(t *testing.T, dir string, tweaks ...func(*Settings)) *system {
 	t.Helper()
 	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
 	addFlags(fs, devScope)
@@ -46,6 +46,9 @@ func startSystem(t *testing.T, dir string) *system {
 	}
 	s.Replica.DataDir = dir
 	s.HTTP.Listen, s.HTTP.AdminListen = "localhost:0", "localhost:0"
+	for _, tweak := range tweaks {
+		tweak(s)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	b, r, err := openDev(ctx, s, slog.New(slog.DiscardHandler), devOptions{kafkaListen: "localhost:0", partitions: 3, sampleRate: 1})
 	if err != nil {

@@ -46,7 +46,7 @@ func addFlags(fs *pflag.FlagSet, in scope) {
 			fs.Duration(o.flag(), d, o.help)
 		case []string:
 			fs.StringSlice(o.flag(), d, o.help)
-		case []Client, []SigningKey:
+		case []Client, []SigningKey, []Destination:
 			fs.StringSlice(o.flag(), nil, o.help)
 		default:
 			fs.String(o.flag(), text(d), o.help)
@@ -302,6 +302,8 @@ func coerce(def, v any) (any, error) {
 		return list(v, parseClient)
 	case []SigningKey:
 		return list(v, parseSigningKey)
+	case []Destination:
+		return list(v, parseDestination)
 	}
 	return nil, fmt.Errorf("has an unexpected type %T", def)
 }
@@ -389,10 +391,20 @@ func strict(k *koanf.Koanf, t any) error {
 		for _, n := range []string{"kid", "key", "key_file"} {
 			known[n] = true
 		}
+	case *Destination:
+		for _, n := range []string{"name", "url", "accounts"} {
+			known[n] = true
+		}
 	}
 	for key, v := range k.All() {
 		if !known[key] {
 			return fmt.Errorf("there is no %q", key)
+		}
+		if key == "accounts" {
+			if _, err := stringList(v); err != nil {
+				return fmt.Errorf("accounts %w", err)
+			}
+			continue
 		}
 		if _, ok := v.(string); !ok {
 			return fmt.Errorf("%s must be text (put it in quotes)", key)
@@ -454,6 +466,9 @@ func (s *Settings) complete(in scope) []error {
 		if s.HTTP.Listen == s.HTTP.AdminListen && !strings.HasSuffix(s.HTTP.Listen, ":0") {
 			fail("http_listen and admin_listen are both %q: metrics must not be on the API's address", s.HTTP.Listen)
 		}
+	}
+	if in&scopeReplica != 0 {
+		errs = append(errs, checkDestinations(s.Replica.Destinations)...)
 	}
 	if in&scopeServe != 0 {
 		errs = append(errs, s.Auth.complete()...)

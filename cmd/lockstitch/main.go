@@ -16,9 +16,10 @@
 //	   │                                        │         │          │
 //	   ├─ consumer ◄────────────────────────────┤◄────────┤          │
 //	   ├─ exporter/run  (works on reports) ◄────┤◄────────┤          │
+//	   ├─ exporter/rolling (standing orders) ◄──┤◄────────┤◄─────────┤
 //	   └─ exporter/api  (answers calls)    ◄────┴─────────┴──────────┘
 //
-//	run group:  signal │ API listener │ consumer │ report runner
+//	run group:  signal │ API listener │ consumer │ report runner │ standing orders
 //	outside:    admin listener (still answers while the group shuts down)
 //
 // dev and demo put an embedded broker (broker.go) and sample traffic
@@ -110,7 +111,7 @@ immutable segments, and answers an export request with one gzip CSV file.`,
 		return usage(fmt.Errorf("%w (see `%s --help`)", err, c.CommandPath()))
 	})
 	root.AddCommand(a.demoCommand(), a.devCommand(), a.serveCommand(), a.topicsCommand(),
-		a.exportCommand(), a.segmentsCommand(), a.sampleCommand(), a.versionCommand())
+		a.exportCommand(), a.rollingCommand(), a.segmentsCommand(), a.sampleCommand(), a.versionCommand())
 	for _, c := range root.Commands() {
 		argsAreUsage(c)
 	}

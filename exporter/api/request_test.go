@@ -13,6 +13,7 @@ func FuzzDecodeExport(f *testing.F) {
 	f.Add([]byte(`{"start_at":"2026-05-01T00:00:00Z","end_at":"2026-06-01T00:00:00z","spreadsheet_safe":true}`))
 	f.Add([]byte(`{"start_at":"2026-05-01T00:00:00Z","segment_filter":{"segment_discriminators":{"w":"x"},"filter":"!w"},"additional_tag_mappings":[{"version_id":"1"}]}`))
 	f.Add([]byte(`{"start_at":"2026-05-01T00:00:00Z","segment_filter":{"segment_discriminator":"x"},"additional_attribute_mappings":[{"section_discriminator":"a","discriminator":"b"}]}`))
+	f.Add([]byte(`{"after":"beginning","spreadsheet_safe":false}`))
 	f.Add([]byte(`{"a":{"a":{"a":[[[{}]]]}}}`))
 	lim := Config{}.withDefaults().Limits
 	f.Fuzz(func(t *testing.T, body []byte) {

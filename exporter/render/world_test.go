@@ -206,9 +206,12 @@ func (w *world) question(span int64) (q *report.Question, pass func(aud map[stri
 				q.Barrier = append(q.Barrier, report.End{Topic: s.Topic, TopicID: s.ID, Partition: n, Offset: w.r.Int64N(int64(len(w.rows)/4 + 2))})
 			}
 			if w.r.IntN(4) == 0 {
-				q.After = append(q.After, report.End{Topic: s.Topic, TopicID: s.ID, Partition: n, Offset: w.r.Int64N(20)})
+				q.After = append(q.After, report.End{Topic: s.Topic, TopicID: s.ID, Partition: n, Offset: w.r.Int64N([]int64{20, int64(len(w.rows)/4 + 2)}[w.r.IntN(2)])})
 			}
 		}
+	}
+	if w.r.IntN(4) == 0 { // of a topic that is gone
+		q.After = append(q.After, report.End{Topic: "mail", TopicID: segment.TopicID{77}, Offset: w.r.Int64N(20)})
 	}
 	types := []string{"text", "boolean", "date", "timestamp", "number", "decimal", "location", "unheard-of"}
 	for range w.r.IntN(6) {

@@ -124,6 +124,10 @@ func (r *Runner) file(ctx context.Context, rep *report.Report, q *report.Questio
 	if err != nil {
 		return report.Result{}, err
 	}
+	if s := rep.Request.Step; s != nil && totals.Rows == 0 && !s.EmptyFiles {
+		now := time.Now().UTC()
+		return report.Result{Attempt: attempt, At: now, Slices: totals.Slices, Expires: now}, nil
+	}
 	if err := w.Commit(); err != nil {
 		return report.Result{}, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -81,7 +82,13 @@ func (w *world) commit(n int) {
 		ev := &event.Event{CorrelationID: fmt.Appendf(nil, "c%d", i), AccountID: []byte("acme"), Section: []byte("s"), ServerTime: 1000 + int64(i)}
 		buf.Add(&segment.Stream{Topic: "events", ID: topicID}, 0, int64(i), 0, ev, nil)
 	}
-	err := segment.Seal([]*segment.Buffer{buf}, func(o segment.Object) error {
+	w.seal([]*segment.Buffer{buf}, []report.End{{Topic: "events", TopicID: topicID, Offset: int64(n)}})
+}
+
+// seal stores buffers and moves the positions behind them.
+func (w *world) seal(bufs []*segment.Buffer, ends []report.End) {
+	w.t.Helper()
+	err := segment.Seal(bufs, func(o segment.Object) error {
 		id := ulid.Make().String()
 		if err := w.store.Put(w.t.Context(), "segments/"+id, o.Data); err != nil {
 			return err
@@ -92,7 +99,9 @@ func (w *world) commit(n int) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.put((&catalog.Position{Topic: "events", TopicID: topicID, Next: int64(n)}).Record("catalog"))
+	for _, e := range ends {
+		w.put((&catalog.Position{Topic: e.Topic, TopicID: e.TopicID, Partition: e.Partition, Next: e.Offset}).Record("catalog"))
+	}
 }
 
 func (w *world) table() *report.Table {
@@ -144,21 +153,21 @@ func (w *world) runner(tab *report.Table, store objects.Store, tweak func(*Confi
 	return stop
 }
 
-// await waits until the report has the status.
-func (w *world) await(tab *report.Table, id string, want report.Status) *report.Report {
+// await waits until the report has one of the statuses.
+func (w *world) await(tab *report.Table, id string, want ...report.Status) *report.Report {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
 	defer cancel()
 	for {
 		changed := tab.Changed()
 		r, ok := tab.Get("acme", id)
-		if ok && r.Status(time.Now()) == want {
+		if ok && slices.Contains(want, r.Status(time.Now())) {
 			return r
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			w.t.Fatalf("report is %v, want %s", r, want)
+			w.t.Fatalf("report is %v, want %v", r, want)
 		}
 	}
 }

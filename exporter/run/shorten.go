@@ -1,16 +1,12 @@
 package run
 
 import (
-	"sort"
+	"math/bits"
 
 	"lockstitch/state/catalog"
 	"lockstitch/state/report"
 	"lockstitch/state/segment"
 )
-
-// steps is into how many parts the way from one position to another is divided
-// in search of the place where a file ends.
-const steps = 1 << 16
 
 // margin is which part of the rows that would have fitted is tried: shorter
 // stretches compress a little worse, and that the rows of a slice are spread
@@ -24,30 +20,32 @@ const margin = 0.9
 // partition and below end in at least one; false if nothing lies between.
 func shorten(after, end []report.End, slices []catalog.SliceRef, fits float64) ([]report.End, bool) {
 	w := newWay(after, end)
-	if w.offsets(steps) <= 1 {
+	if !w.divisible() {
 		return nil, false
 	}
 	w.count(slices)
-	wanted := w.rows(steps) * fits * margin
-	n := min(steps-1, sort.Search(steps, func(n int) bool { return w.rows(int64(n)) > wanted })-1)
-	out := w.at(int64(n))
-	if w.offsets(int64(n)) == 0 { // the smallest step there is
-		for i := range out {
-			if w.room[i] > 0 {
-				out[i].Offset++
-				break
+	part := whole / 2 // if nothing is known of the rows
+	if all := w.rows(whole); all > 0 {
+		part = 0
+		for bit := whole / 2; bit > 0; bit /= 2 {
+			if w.rows(part+bit) <= all*fits*margin {
+				part += bit
 			}
 		}
 	}
-	return out, true
+	return w.at(part), true
 }
+
+// whole is all of the way: parts of it are counted so finely that not an offset
+// lies between two.
+const whole = uint64(1) << 62
 
 // way is what lies between two positions.
 type way struct {
 	end     []report.End
-	from    []int64 // for each of end, where the way begins there
-	room    []int64 // and how long it is
-	parts   map[partition]int
+	from    []int64           // for each of end, where the way begins there
+	room    []int64           // and how long it is
+	index   map[partition]int // into end
 	stretch []stretch
 }
 
@@ -58,18 +56,18 @@ type partition struct {
 
 // stretch is a range of offsets of one partition that rows of a slice are from.
 type stretch struct {
-	part      int // index into end
+	partition int // index into end
 	min, next int64
 	density   float64 // rows for each offset
 }
 
 func newWay(after, end []report.End) *way {
-	w := &way{end: end, from: make([]int64, len(end)), room: make([]int64, len(end)), parts: make(map[partition]int, len(end))}
+	w := &way{end: end, from: make([]int64, len(end)), room: make([]int64, len(end)), index: make(map[partition]int, len(end))}
 	for i, e := range end {
-		w.parts[partition{e.TopicID, e.Partition}] = i
+		w.index[partition{e.TopicID, e.Partition}] = i
 	}
 	for _, e := range after {
-		if i, known := w.parts[partition{e.TopicID, e.Partition}]; known {
+		if i, known := w.index[partition{e.TopicID, e.Partition}]; known {
 			w.from[i] = e.Offset
 		}
 	}
@@ -88,42 +86,53 @@ func (w *way) count(slices []catalog.SliceRef) {
 			offsets += s.Next - s.Min
 		}
 		for _, s := range ref.Info.Sources {
-			if i, known := w.parts[partition{s.TopicID, s.Partition}]; known && s.Next > w.from[i] && s.Min < w.end[i].Offset {
+			if i, known := w.index[partition{s.TopicID, s.Partition}]; known && s.Next > w.from[i] && s.Min < w.end[i].Offset {
 				w.stretch = append(w.stretch, stretch{i, s.Min, s.Next, float64(ref.Info.Rows) / float64(offsets)})
 			}
 		}
 	}
 }
 
-// to is how many offsets of a partition the first n steps are, rounded down.
-func (w *way) to(part int, n int64) int64 {
-	d := w.room[part]
-	return d/steps*n + d%steps*n/steps
+// to is how many offsets of a partition a part of the way is, rounded down.
+func (w *way) to(i int, part uint64) int64 {
+	high, low := bits.Mul64(uint64(w.room[i]), part)
+	return int64(high<<2 | low>>62) // divided by whole
 }
 
-// at is the position n steps on the way.
-func (w *way) at(n int64) []report.End {
+// divisible tells whether the way has more than one offset.
+func (w *way) divisible() bool {
+	offsets := int64(0)
+	for _, room := range w.room {
+		offsets += min(room, 2)
+	}
+	return offsets > 1
+}
+
+// at is the position after a part of the way, one offset at least.
+func (w *way) at(part uint64) []report.End {
 	out := make([]report.End, len(w.end))
+	first, moved := -1, false
 	for i, e := range w.end {
+		offsets := w.to(i, part)
 		out[i] = e
-		out[i].Offset = w.from[i] + w.to(i, n)
+		out[i].Offset = w.from[i] + offsets
+		moved = moved || offsets > 0
+		if first < 0 && w.room[i] > 0 {
+			first = i
+		}
+	}
+	if !moved {
+		out[first].Offset++
 	}
 	return out
 }
 
-// offsets counts those of the first n steps.
-func (w *way) offsets(n int64) (offsets int64) {
-	for i := range w.room {
-		offsets += w.to(i, n)
-	}
-	return offsets
-}
-
-// rows guesses how many rows the first n steps have.
-func (w *way) rows(n int64) (rows float64) {
+// rows guesses how many rows a part of the way has.
+func (w *way) rows(part uint64) (rows float64) {
 	for i := range w.stretch {
 		s := &w.stretch[i]
-		if offsets := min(s.next, w.from[s.part]+w.to(s.part, n)) - max(s.min, w.from[s.part]); offsets > 0 {
+		from := w.from[s.partition]
+		if offsets := min(s.next, from+w.to(s.partition, part)) - max(s.min, from); offsets > 0 {
 			rows += float64(offsets) * s.density
 		}
 	}
