@@ -468,7 +468,7 @@ func (s *Settings) complete(in scope) []error {
 		}
 	}
 	if in&scopeReplica != 0 {
-		errs = append(errs, checkDestinations(s.Replica.Destinations)...)
+		errs = append(errs, checkDestinations(s.Replica.Destinations, s.Replica.StoreURL)...)
 	}
 	if in&scopeServe != 0 {
 		errs = append(errs, s.Auth.complete()...)
