@@ -34,6 +34,7 @@ type world struct {
 	topics kafka.Topics
 	store  objects.Store
 	prod   *kgo.Client
+	at     time.Time // Kafka time of what is produced; zero: now
 }
 
 func newWorld(t *testing.T, kopts ...kfake.Opt) *world {
@@ -72,6 +73,10 @@ func (w *world) produce(topic, key, value string) {
 	if value == "" {
 		r.Value = nil
 	}
+	if !w.at.IsZero() {
+		w.at = w.at.Add(25 * time.Second)
+		r.Timestamp = w.at
+	}
 	if err := w.prod.ProduceSync(w.t.Context(), r).FirstErr(); err != nil {
 		w.t.Fatal(err)
 	}
@@ -89,6 +94,16 @@ func (w *world) catalog() *catalog.View {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(v.Close)
+	return v
+}
+
+// caughtUp is the catalog as it stands now.
+func (w *world) caughtUp() *catalog.View {
+	w.t.Helper()
+	v := w.catalog()
+	if err := v.CatchUp(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
 	return v
 }
 

@@ -25,7 +25,7 @@ import (
 const (
 	StepUpload  = "cut/upload"  // seal the buffers and upload the objects
 	StepBegin   = "cut/begin"   // begin the transaction
-	StepProduce = "cut/produce" // segment records, position records, dead letters
+	StepProduce = "cut/produce" // segment records, position records, minute marks, dead letters
 	StepOffsets = "cut/offsets" // the group's offsets, under its generation
 	StepCommit  = "cut/commit"  // end the transaction
 	StepLocal   = "cut/local"   // deduplication entries and markers to Pebble
@@ -157,7 +157,7 @@ func (c *Consumer) cuttable() []*lane {
 
 // upload seals the lanes' buffers and stores the objects, each under a name
 // that is never used again, and returns the records that commit them together
-// with those of the lanes' positions and dead letters.
+// with those of the lanes' positions, minute marks and dead letters.
 func (c *Consumer) upload(ctx context.Context, id string, lanes []*lane) ([]*kgo.Record, error) {
 	var records []*kgo.Record
 	add := func(r *kgo.Record, err error) error {
@@ -195,6 +195,13 @@ func (c *Consumer) upload(ctx context.Context, id string, lanes []*lane) ([]*kgo
 			if err := add(l.first[i].Record(topic)); err != nil {
 				return nil, err
 			}
+		}
+		for _, in := range l.inputs {
+			rs, err := c.markRecords(in)
+			if err != nil {
+				return nil, err
+			}
+			records = append(records, rs...)
 		}
 		for _, p := range l.positions() {
 			p.Cut, p.Writer = id, c.writer

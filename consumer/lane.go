@@ -41,6 +41,7 @@ type lane struct {
 	dirty     bool
 	misrouted func(profileID []byte) bool
 	counts    laneCounts // since the last look
+	hourLimit int        // of mark records for the next cut; see full
 }
 
 type laneCounts struct {
@@ -71,6 +72,7 @@ type input struct {
 	committed catalog.Position
 	first     catalog.FirstEnds
 	oldest    int64 // Kafka time (ms) of the first data record not yet committed; 0: none
+	marks     marks
 }
 
 // batch is what one poll brought for a lane's event partition.
@@ -103,7 +105,8 @@ func (l *lane) wait(b *batch) {
 	l.waitBytes += b.bytes
 }
 
-// run processes the waiting batches whose profiles are there.
+// run processes the waiting batches whose profiles are there, as far as there is
+// room for their minute marks.
 func (l *lane) run(now time.Time) error {
 	for len(l.waiting) > 0 {
 		b := l.waiting[0]
@@ -113,6 +116,10 @@ func (l *lane) run(now time.Time) error {
 		for _, r := range b.records {
 			if r.Offset < b.in.pos.Next {
 				continue
+			}
+			if l.full() {
+				l.touch(now)
+				return nil
 			}
 			if !r.Attrs.IsControl() {
 				if err := l.process(b.in, r); err != nil {
@@ -144,7 +151,7 @@ func (l *lane) process(in *input, r *kgo.Record) error {
 	if in.oldest == 0 {
 		in.oldest = kafkaTime
 	}
-	in.pos.LogTime = max(in.pos.LogTime, kafkaTime)
+	in.reach(kafkaTime, r.Offset)
 
 	if err := l.dec.Decode(r.Key, r.Value, kafkaTime, &l.ev); err != nil {
 		var why *poison.Error
@@ -252,6 +259,7 @@ func (l *lane) commit() error {
 	for _, in := range l.inputs {
 		in.committed = in.pos
 		in.oldest = 0
+		in.marks.committed()
 		markers[in.stream.ID] = local.DedupMarker{Next: in.pos.Next, Horizon: l.dd.horizon}
 		if in.pos.LogTime > 0 {
 			oldest = min(oldest, in.pos.LogTime)

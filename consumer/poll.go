@@ -79,16 +79,12 @@ func (c *Consumer) turn(ctx context.Context, t *turnState) error {
 		t.silentAt = now
 	}
 	c.askProfileEnds(ctx)
+	c.shareOut()
 	if err := c.runLanes(now); err != nil {
 		return err
 	}
 	c.becomeReady()
 	c.pauseStalled()
-	for _, l := range c.lanes {
-		if l.prof != nil {
-			l.prof.cacheLimit = c.cfg.MemoryBytes / 5 / int64(len(c.lanes))
-		}
-	}
 	if !moved && now.Sub(t.silentAt) > probeAfter && now.Sub(t.probedAt) > probeAfter {
 		t.probedAt = now
 		if err := c.probe(ctx, now); err != nil {
@@ -110,6 +106,16 @@ func (c *Consumer) turn(ctx context.Context, t *turnState) error {
 		return c.tryCut(ctx, t)
 	}
 	return nil
+}
+
+// shareOut divides among the lanes what they have in common.
+func (c *Consumer) shareOut() {
+	for _, l := range c.lanes {
+		l.hourLimit = max(1, hoursPerCut/len(c.lanes))
+		if l.prof != nil {
+			l.prof.cacheLimit = c.cfg.MemoryBytes / 5 / int64(len(c.lanes))
+		}
+	}
 }
 
 // tryCut cuts; a cut that failed is tried again after a while.
@@ -137,7 +143,7 @@ func (c *Consumer) tryCut(ctx context.Context, t *turnState) error {
 // poll takes what the clients have. Of the events, only as much as the memory
 // budget allows: over it, nothing is fetched until a cut has made room.
 func (c *Consumer) poll(ctx context.Context) (moved bool, err error) {
-	catching, full := false, c.held() >= c.bufferLimit()
+	catching, full := false, c.full()
 	for _, l := range c.lanes {
 		catching = catching || l.stage == catchingUp || len(l.waiting) > 0
 	}
@@ -376,6 +382,16 @@ func (c *Consumer) held() int64 {
 	return n
 }
 
+// full says that nothing more may be processed until the next cut.
+func (c *Consumer) full() bool {
+	for _, l := range c.lanes {
+		if l.full() {
+			return true
+		}
+	}
+	return c.held() >= c.bufferLimit()
+}
+
 // bufferLimit is the part of the memory budget for what waits for a cut;
 // sealing it takes about as much again.
 func (c *Consumer) bufferLimit() int64 { return c.cfg.MemoryBytes / 4 }
@@ -384,7 +400,7 @@ func (c *Consumer) bufferLimit() int64 { return c.cfg.MemoryBytes / 4 }
 // waited for the flush interval, a new lane's ends must be written down, or a
 // request waits for what has been processed.
 func (c *Consumer) cutDue(now time.Time) bool {
-	if c.held() >= c.bufferLimit() {
+	if c.full() {
 		return true
 	}
 	due, behind := false, false

@@ -170,6 +170,9 @@ func (c *Consumer) prepareInput(l *lane, topic string, id segment.TopicID, start
 	if !ok {
 		in.committed.Next = -1 // nothing stands in the catalog yet
 	}
+	if newest, ok := c.deps.Catalog.NewestMarks(id, l.n); ok {
+		in.marks.hours = []catalog.Marks{newest}
+	}
 	in.first, ok = c.deps.Catalog.FirstEnds(id, l.n)
 	if !ok {
 		in.first = catalog.FirstEnds{Topic: topic, TopicID: id, Partition: l.n, EventEnd: end, ProfileID: profID, ProfileEnd: profEnd}

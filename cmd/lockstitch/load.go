@@ -44,7 +44,7 @@ func addFlags(fs *pflag.FlagSet, in scope) {
 			fs.Duration(o.flag(), d, o.help)
 		case []string:
 			fs.StringSlice(o.flag(), d, o.help)
-		case []Client, []SigningKey:
+		case []Client, []SigningKey, []Destination:
 			fs.StringSlice(o.flag(), nil, o.help)
 		default:
 			fs.String(o.flag(), text(d), o.help)
@@ -307,6 +307,8 @@ func coerce(def, v any) (any, error) {
 		return list(v, parseClient)
 	case []SigningKey:
 		return list(v, parseSigningKey)
+	case []Destination:
+		return list(v, parseDestination)
 	}
 	return nil, fmt.Errorf("has an unexpected type %T", def)
 }
@@ -394,10 +396,20 @@ func strict(k *koanf.Koanf, t any) error {
 		for _, n := range []string{"kid", "key", "key_file"} {
 			known[n] = true
 		}
+	case *Destination:
+		for _, n := range []string{"name", "url", "accounts"} {
+			known[n] = true
+		}
 	}
 	for key, v := range k.All() {
 		if !known[key] {
 			return fmt.Errorf("there is no %q", key)
+		}
+		if key == "accounts" {
+			if _, err := stringList(v); err != nil {
+				return fmt.Errorf("accounts %w", err)
+			}
+			continue
 		}
 		if _, ok := v.(string); !ok {
 			return fmt.Errorf("%s must be text (put it in quotes)", key)

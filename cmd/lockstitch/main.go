@@ -16,9 +16,10 @@
 //	   │                                        │         │          │
 //	   ├─ consumer ◄────────────────────────────┤◄────────┤          │
 //	   ├─ exporter/run  (works on reports) ◄────┤◄────────┤          │
+//	   ├─ exporter/rolling (standing orders) ◄──┤◄────────┤◄─────────┤
 //	   └─ exporter/api  (answers calls)    ◄────┴─────────┴──────────┘
 //
-//	run group:  signal │ API listener │ consumer │ report runner
+//	run group:  signal │ API listener │ consumer │ report runner │ standing orders
 //	outside:    admin listener (still answers while the group shuts down)
 //
 // dev and demo put an embedded broker (broker.go) and sample traffic
@@ -131,7 +132,7 @@ Exit status of every command 0: done. 1: failed. 2: wrong usage or configuration
 		return usage(fmt.Errorf("%w (see `%s --help`)", err, c.CommandPath()))
 	})
 	root.AddCommand(a.demoCommand(), a.devCommand(), a.serveCommand(), a.topicsCommand(),
-		a.exportCommand(), a.segmentsCommand(), a.sampleCommand(), a.healthcheckCommand(), a.versionCommand())
+		a.exportCommand(), a.rollingCommand(), a.segmentsCommand(), a.sampleCommand(), a.healthcheckCommand(), a.versionCommand())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	for _, c := range root.Commands() {

@@ -23,6 +23,7 @@ import (
 	"lockstitch/exporter/api"
 	"lockstitch/exporter/auth"
 	"lockstitch/exporter/barrier"
+	"lockstitch/exporter/rolling"
 	exportrun "lockstitch/exporter/run"
 	"lockstitch/state/catalog"
 	"lockstitch/state/definition"
@@ -41,14 +42,16 @@ type replica struct {
 	api   net.Listener
 	admin net.Listener
 
-	asker       *kgo.Client // asks for the ends of the event topics
-	store       objects.Store
-	catalog     *catalog.View
-	reports     *report.Table
-	definitions *definition.View
-	consumer    *consumer.Consumer
-	runner      *exportrun.Runner
-	handler     http.Handler
+	asker        *kgo.Client // asks for the ends of the event topics
+	store        objects.Store
+	destinations *destinations
+	catalog      *catalog.View
+	reports      *report.Table
+	definitions  *definition.View
+	consumer     *consumer.Consumer
+	runner       *exportrun.Runner
+	rolling      *rolling.Generator
+	handler      http.Handler
 
 	stopping chan struct{} // closed when the replica begins to shut down
 	ready    chan struct{} // closed when the API accepts calls
@@ -84,6 +87,9 @@ func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica
 		return nil, err
 	}
 	r.onClose(func() { _ = r.store.Close() })
+	if err := r.openDestinations(ctx); err != nil {
+		return nil, err
+	}
 
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -211,7 +217,7 @@ func (r *replica) openViews(ctx context.Context, opts []kgo.Opt) (err error) {
 	return r.catalog.Err()
 }
 
-// build makes the three parts that work: consumer, report runner, API.
+// build makes the parts that work: consumer, report runner, standing orders, API.
 func (r *replica) build(opts []kgo.Opt) (err error) {
 	s, t := r.s, r.s.Topics.TopicNames()
 	if r.consumer, err = consumer.New(consumer.Config{
@@ -229,9 +235,12 @@ func (r *replica) build(opts []kgo.Opt) (err error) {
 	}, exportrun.Deps{Reports: r.reports, Catalog: r.catalog, Store: r.store, Log: r.log, Registerer: r.reg}); err != nil {
 		return err
 	}
+	if err := r.buildRolling(); err != nil {
+		return err
+	}
 	r.handler, err = api.New(s.apiConfig(), api.Deps{
 		Reports: r.reports, Definitions: r.definitions, Catalog: r.catalog, Store: r.store,
-		Ends: r.eventEnds, Log: r.log, Registerer: r.reg,
+		Ends: r.eventEnds, Destination: r.destinations.allows, Stopping: r.stopping, Log: r.log, Registerer: r.reg,
 	})
 	return err
 }
@@ -246,7 +255,8 @@ func (s *Settings) apiConfig() api.Config {
 		PublicURL: s.HTTP.PublicURL,
 		Limits: api.Limits{
 			WindowMonths: s.Limits.WindowMonths, Attributes: s.Limits.MaxAttributes, Tags: s.Limits.MaxTags,
-			Sections: s.Limits.MaxSections, Pending: s.Limits.MaxPending, TokensPerMinute: s.Limits.TokensPerMinute,
+			Sections: s.Limits.MaxSections, Pending: s.Limits.MaxPending,
+			RollingExports: s.Limits.MaxRolling, TokensPerMinute: s.Limits.TokensPerMinute,
 			ExportsPerMinute: s.Limits.ExportsPerMinute, DownloadsPerMinute: s.Limits.DownloadsPerMinute,
 		},
 		DownloadLifetime: s.Limits.DownloadURLLifetime,
@@ -292,6 +302,7 @@ func (r *replica) Run(ctx context.Context) error {
 	r.addAPI(&g)
 	r.addPart(&g, "consumer", r.consumer.Run)
 	r.addPart(&g, "report runner", r.runner.Run)
+	r.addPart(&g, "standing orders", r.rolling.Run)
 	r.log.Info("replica started", "api", r.localURL(), "admin", "http://"+r.admin.Addr().String(), "group", r.s.Replica.Group)
 	close(r.ready)
 	if err := g.Run(); err != nil {

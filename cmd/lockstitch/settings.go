@@ -69,6 +69,7 @@ type ReplicaSettings struct {
 	InstanceID         string        `koanf:"instance_id"`
 	DataDir            string        `koanf:"data_dir"`
 	StoreURL           string        `koanf:"store_url"`
+	Destinations       []Destination `koanf:"destinations"`
 	DefaultAccount     string        `koanf:"default_account"`
 	MemoryLimit        Bytes         `koanf:"memory_limit"`
 	FlushInterval      time.Duration `koanf:"flush_interval"`
@@ -110,6 +111,7 @@ type LimitSettings struct {
 	MaxTags             int           `koanf:"max_tags"`
 	MaxSections         int           `koanf:"max_sections"`
 	MaxPending          int           `koanf:"max_pending"`
+	MaxRolling          int           `koanf:"max_rolling_exports"`
 	MaxFileSize         Bytes         `koanf:"max_file_size"`
 	TokensPerMinute     int           `koanf:"tokens_per_minute"`
 	ExportsPerMinute    int           `koanf:"exports_per_minute"`

@@ -9,6 +9,7 @@
 //	submit.go      POST   /emails/reports        request.go, resolve.go, window.go, after.go
 //	reports.go     GET    /emails/reports, …/{report_id}, DELETE   status.go
 //	download.go    GET    …/{report_id}/file     file.go
+//	rolling.go     /emails/rolling-exports     rollingbody.go, rollingfiles.go
 //	activities.go  GET    /emails/sections/…     summary.go
 //	docs.go        GET    /openapi.json, .yaml, /docs   openapi.go
 //
@@ -52,6 +53,7 @@ type Reports interface {
 	ByKey(account, key string, at time.Time) (*report.Report, bool)
 	List(account string, limit int, pageToken string) (items []*report.Report, next string, err error)
 	Cancel(ctx context.Context, account, id string) error
+	Orders
 }
 
 // Definitions are the definitions of all accounts; *definition.View is one.
@@ -67,7 +69,7 @@ type Slices interface {
 	Slices(account string, start, end int64) []catalog.SliceRef
 }
 
-// Deps are what the API works with. All but Log, Registerer and Now are needed.
+// Deps are what the API works with. All from Destination on may be missing.
 type Deps struct {
 	Reports     Reports
 	Definitions Definitions
@@ -75,7 +77,13 @@ type Deps struct {
 	Store       objects.Store
 	// Ends reads the high watermarks of all partitions of all event topics; an
 	// error if any of them cannot be read.
-	Ends       func(ctx context.Context) ([]report.End, error)
+	Ends func(ctx context.Context) ([]report.End, error)
+	// Destination says whether an account may have rolling exports written to a
+	// destination; nil: there is none.
+	Destination func(account, name string) bool
+	// Stopping is closed when the replica begins to shut down: calls that wait
+	// for something end.
+	Stopping   <-chan struct{}
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 	Now        func() time.Time
@@ -161,6 +169,7 @@ func (s *server) operations(schemas huma.Registry) []operation {
 	ops := []operation{s.tokenOperation(schemas), s.submitOperation(schemas)}
 	ops = append(ops, s.reportOperations(schemas)...)
 	ops = append(ops, s.downloadOperation(schemas))
+	ops = append(ops, s.rollingOperations(schemas)...)
 	return append(ops, s.activityOperations(schemas)...)
 }
 

@@ -114,7 +114,11 @@ func (s *server) serveFile(c *call, rep *report.Report) error {
 	defer f.Close()
 	h := c.w.Header()
 	h.Set("Content-Type", "application/gzip")
-	h.Set("Content-Disposition", fmt.Sprintf(`attachment; filename="email-events-%s.csv.gz"`, rep.Request.ID))
+	name := "email-events-" + rep.Request.ID
+	if step := rep.Request.Step; step != nil {
+		name = fmt.Sprintf("%s-%d", step.Name, rep.Files())
+	}
+	h.Set("Content-Disposition", fmt.Sprintf(`attachment; filename="%s.csv.gz"`, name))
 	h.Set("ETag", `"`+res.SHA256+`"`)
 	h.Set("Repr-Digest", "sha-256=:"+base64.StdEncoding.EncodeToString(digest)+":")
 	h.Set("Cache-Control", "private, no-store, no-transform")

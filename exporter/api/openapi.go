@@ -26,7 +26,7 @@ func newDocument(cfg Config) *huma.OpenAPI {
 				"accessToken": {Type: "http", Scheme: "bearer", BearerFormat: "JWT", Description: "From /oauth/token, or from an issuer that this installation accepts."},
 			},
 		},
-		Tags: []*huma.Tag{{Name: "Authorization"}, {Name: "Exports"}, {Name: "Activities"}},
+		Tags: []*huma.Tag{{Name: "Authorization"}, {Name: "Exports"}, {Name: "Rolling exports"}, {Name: "Activities"}},
 	}
 	// The limits are settings, so the schema cannot be a tag of the type.
 	doc.Components.Schemas.Schema(reflect.TypeFor[ExportRequest](), true, "")
@@ -76,7 +76,7 @@ func (d describe) body(byMedia map[string]any, example any) *huma.RequestBody {
 
 // headerAbout describes the headers that answers carry.
 var headerAbout = map[string]string{
-	"Location":         "The URL of the report.",
+	"Location":         "The URL of the report or of the rolling export.",
 	tokenHeader:        "With `header_auth=true` on a completed report: the credential of the download.",
 	"WWW-Authenticate": "How to authenticate.",
 	"Retry-After":      "Seconds to wait.",

@@ -49,7 +49,7 @@ var (
 	kindForbidden = kind{"invalid-download-credential", 403, "The download credential is not valid",
 		"The credential of a download URL is short-lived. Ask for the report's status again: it gives a fresh one."}
 	kindNotFound = kind{"not-found", 404, "There is nothing here",
-		"The path, the report, the section or the activity is unknown, or belongs to another account."}
+		"The path, the report, the rolling export, the section or the activity is unknown, or belongs to another account."}
 	kindMethod = kind{"method-not-allowed", 405, "The method is not allowed here",
 		"The `Allow` header lists the methods of this path."}
 	kindGone = kind{"file-gone", 410, "The file is gone",
@@ -70,6 +70,8 @@ var (
 		"Wait as long as `Retry-After` says."}
 	kindPending = kind{"too-many-pending", 429, "Too many exports are pending",
 		"An account may have a number of exports without result, by default 10. Wait for one to finish, or cancel one."}
+	kindRolling = kind{"too-many-rolling-exports", 429, "The account has too many rolling exports",
+		"An account may have a number of rolling exports, by default 20. Delete one."}
 	kindInternal = kind{"internal-error", 500, "Something went wrong here",
 		"The failure was logged. Trying again may help."}
 	kindUnavailable = kind{"unavailable", 503, "Not available at the moment",
@@ -90,7 +92,7 @@ func ofReport(k report.ProblemKind, about string) kind {
 // answerKinds are what calls are refused with.
 var answerKinds = []kind{
 	kindInvalid, kindUnauthorized, kindForbidden, kindNotFound, kindMethod, kindGone, kindPrecondition,
-	kindTooLarge, kindSections, kindMediaType, kindRange, kindIdempotency, kindRate, kindPending,
+	kindTooLarge, kindSections, kindMediaType, kindRange, kindIdempotency, kindRate, kindPending, kindRolling,
 	kindInternal, kindUnavailable,
 }
 

@@ -60,7 +60,7 @@ func (s *server) reportOf(c *call) (*report.Report, error) {
 		return nil, err
 	}
 	rep, ok := s.deps.Reports.Get(c.account, id)
-	if !ok {
+	if !ok || rep.Request.Step != nil {
 		return nil, unknown
 	}
 	return rep, nil

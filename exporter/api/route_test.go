@@ -80,7 +80,7 @@ func TestPages(t *testing.T) {
 	}
 	a := r.do("GET", "/openapi.json", "", "")
 	a.json(t, &doc)
-	if a.StatusCode != 200 || !strings.HasPrefix(doc.OpenAPI, "3.1") || len(doc.Paths) != 8 {
+	if a.StatusCode != 200 || !strings.HasPrefix(doc.OpenAPI, "3.1") || len(doc.Paths) != 14 {
 		t.Fatalf("%d %s with %d paths", a.StatusCode, doc.OpenAPI, len(doc.Paths))
 	}
 	if a := r.do("GET", "/openapi.yaml", "", ""); a.StatusCode != 200 || !strings.HasPrefix(string(a.body), "components:") && !strings.Contains(string(a.body), "openapi: 3.1.0") {

@@ -18,8 +18,12 @@ const lookEvery = time.Second
 // the end that was read when the report was accepted. After the report's
 // deadline it gives the problem to end in; an error only when ctx ends.
 func (r *Runner) awaitBarrier(ctx context.Context, rep *report.Report, show *progress) (*report.Problem, error) {
-	deadline := time.NewTimer(time.Until(rep.Request.BarrierDeadline))
-	defer deadline.Stop()
+	var late <-chan time.Time // nil: the step of a standing order, which waits
+	if rep.Request.Step == nil {
+		deadline := time.NewTimer(time.Until(rep.Request.BarrierDeadline))
+		defer deadline.Stop()
+		late = deadline.C
+	}
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	for {
@@ -34,7 +38,7 @@ func (r *Runner) awaitBarrier(ctx context.Context, rep *report.Report, show *pro
 		case <-look.C:
 			r.explain(ctx, waiting)
 			show.waiting(waiting)
-		case <-deadline.C:
+		case <-late:
 			r.explain(ctx, waiting)
 			return report.Barrier.Problem("Events acknowledged before the request were not processed within the barrier timeout, and an export is never short. Still waiting for " + describe(waiting)), nil
 		case <-ctx.Done():

@@ -20,7 +20,7 @@ func (r *Runner) cleanLoop(ctx context.Context) {
 	remove := time.NewTicker(removeEvery)
 	defer remove.Stop()
 	for {
-		changed, moved := r.deps.Reports.Changed(), r.slots.changed()
+		changed, moved := r.deps.Reports.Changed(), r.slots.Changed()
 		next, err := r.clean(ctx)
 		if err != nil && ctx.Err() == nil {
 			r.log.Warn("removing files of expired reports", "err", err)
@@ -56,7 +56,7 @@ func (r *Runner) cleanLoop(ctx context.Context) {
 func (r *Runner) clean(ctx context.Context) (next time.Time, err error) {
 	due, next := r.deps.Reports.HavingFiles(time.Now())
 	for _, rep := range due {
-		if !r.slots.mine(rep.Request.ID) {
+		if !r.slots.Mine(rep.Request.ID) {
 			continue
 		}
 		if err := r.removeFiles(ctx, rep); err != nil {
@@ -92,10 +92,10 @@ func (r *Runner) remove(ctx context.Context) error {
 	now := time.Now()
 	var mine []*report.Report
 	for _, rep := range r.deps.Reports.Removable(now, r.cfg.Retention) {
-		if r.slots.mine(rep.Request.ID) {
+		if r.slots.Mine(rep.Request.ID) {
 			mine = append(mine, rep)
 		}
 	}
-	_, err := r.deps.Reports.Sweep(ctx, now, mine, r.slots.mine)
+	_, err := r.deps.Reports.Sweep(ctx, now, mine, r.slots.Mine)
 	return err
 }

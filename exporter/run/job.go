@@ -2,12 +2,9 @@ package run
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math"
-	"net/url"
-	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -127,6 +124,10 @@ func (r *Runner) file(ctx context.Context, rep *report.Report, q *report.Questio
 	if err != nil {
 		return report.Result{}, err
 	}
+	if s := rep.Request.Step; s != nil && totals.Rows == 0 && !s.EmptyFiles {
+		now := time.Now().UTC()
+		return report.Result{Attempt: attempt, At: now, Slices: totals.Slices, Expires: now}, nil
+	}
 	if err := w.Commit(); err != nil {
 		return report.Result{}, err
 	}
@@ -163,18 +164,9 @@ func (r *Runner) finish(ctx context.Context, rep *report.Report, res report.Resu
 	}
 }
 
-// maxAccountPart is the longest percent-encoded account that stands in an
-// object's name as it is; of a longer one the hash does. The percent sign keeps
-// the two apart: it is always followed by two hex digits in the first.
-const maxAccountPart = 200
-
 // filesOf is the prefix of the names of a report's files.
 func filesOf(rep *report.Report) string {
-	account := strings.ReplaceAll(url.PathEscape(rep.Request.Account), ".", "%2E")
-	if len(account) > maxAccountPart {
-		account = fmt.Sprintf("%%sha256-%x", sha256.Sum256([]byte(rep.Request.Account)))
-	}
-	return fmt.Sprintf("exports/%s/%s/", account, rep.Request.ID)
+	return fmt.Sprintf("exports/%s/%s/", objects.Part(rep.Request.Account), rep.Request.ID)
 }
 
 // problemOf is the error a report ends in, or nil if the attempt is to be

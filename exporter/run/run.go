@@ -49,7 +49,7 @@ type Runner struct {
 	deps    Deps
 	log     *slog.Logger
 	metrics *metrics
-	slots   *slots
+	slots   *Slots
 	render  chan struct{} // holds a token for each file being rendered
 }
 
@@ -77,19 +77,21 @@ func New(cfg Config, deps Deps) (*Runner, error) {
 	}
 	return &Runner{
 		cfg: cfg, deps: deps, log: deps.Log.With("component", "runner"), metrics: newMetrics(deps.Registerer),
-		render: make(chan struct{}, cfg.Parallel),
+		slots: newSlots(deps.Reports.Partitions()), render: make(chan struct{}, cfg.Parallel),
 	}, nil
 }
 
-// Run works until ctx ends; then it stops its jobs, which others take up, leaves
+// Slots are this replica's share of the work, for others to share alike.
+func (r *Runner) Slots() *Slots { return r.slots }
+
+// Run works, once, until ctx ends; then it stops its jobs, which others take up, leaves
 // the group and returns nil.
 func (r *Runner) Run(ctx context.Context) error {
-	slots, err := joinSlots(r.cfg, r.deps.Reports.Partitions(), r.log)
-	if err != nil {
+	slots := r.slots
+	if err := slots.join(r.cfg, r.log); err != nil {
 		return err
 	}
-	r.slots = slots
-	defer slots.close()
+	defer slots.leave()
 	var bg sync.WaitGroup
 	bg.Go(func() { r.cleanLoop(ctx) })
 	defer bg.Wait()
@@ -105,11 +107,11 @@ func (r *Runner) Run(ctx context.Context) error {
 		}
 	}()
 	for {
-		changed, moved := r.deps.Reports.Changed(), slots.changed()
+		changed, moved := r.deps.Reports.Changed(), slots.Changed()
 		pending := make(map[string]bool)
 		for _, rep := range r.deps.Reports.Pending() {
 			id := rep.Request.ID
-			if !slots.mine(id) {
+			if !slots.Mine(id) {
 				continue
 			}
 			pending[id] = true

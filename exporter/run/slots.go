@@ -11,11 +11,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// slots are the work slots that the group has given to this replica. The group
-// client only does membership: it fetches and commits nothing.
-type slots struct {
-	cl    *kgo.Client
+// Slots are the work slots that the group has given to this replica: none but
+// while the Runner works. The group client only does membership: it fetches and
+// commits nothing.
+type Slots struct {
 	count int32
+	cl    *kgo.Client
 	done  chan struct{}
 
 	mu    sync.Mutex
@@ -23,8 +24,12 @@ type slots struct {
 	bell  chan struct{} // closed when owned changes
 }
 
-func joinSlots(cfg Config, count int32, log *slog.Logger) (*slots, error) {
-	s := &slots{count: count, owned: make(map[int32]bool), bell: make(chan struct{}), done: make(chan struct{})}
+func newSlots(count int32) *Slots {
+	return &Slots{count: count, owned: make(map[int32]bool), bell: make(chan struct{}), done: make(chan struct{})}
+}
+
+// join joins the group, once.
+func (s *Slots) join(cfg Config, log *slog.Logger) error {
 	cl, err := kgo.NewClient(append(append([]kgo.Opt{}, cfg.Kafka...),
 		kgo.ConsumerGroup(cfg.Group),
 		kgo.ConsumeTopics(cfg.Topic),
@@ -38,7 +43,7 @@ func joinSlots(cfg Config, count int32, log *slog.Logger) (*slots, error) {
 		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, m map[string][]int32) { s.set(m[cfg.Topic], false) }),
 	)...)
 	if err != nil {
-		return nil, fmt.Errorf("report runner: %w", err)
+		return fmt.Errorf("report runner: %w", err)
 	}
 	cl.PauseFetchTopics(cfg.Topic)
 	s.cl = cl
@@ -56,15 +61,19 @@ func joinSlots(cfg Config, count int32, log *slog.Logger) (*slots, error) {
 			})
 		}
 	}()
-	return s, nil
+	return nil
 }
 
-func (s *slots) close() {
+// leave leaves the group and gives everything up.
+func (s *Slots) leave() {
 	s.cl.Close()
 	<-s.done
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.owned)
 }
 
-func (s *slots) set(partitions []int32, owned bool) {
+func (s *Slots) set(partitions []int32, owned bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range partitions {
@@ -78,15 +87,17 @@ func (s *slots) set(partitions []int32, owned bool) {
 	s.bell = make(chan struct{})
 }
 
-// mine tells whether a report's slot is this replica's.
-func (s *slots) mine(id string) bool {
+// Mine tells whether the slot of a report or of a standing order is this
+// replica's.
+func (s *Slots) Mine(id string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.owned[int32(xxhash.Sum64String(id)%uint64(s.count))]
 }
 
-// changed returns a channel that is closed when the slots change.
-func (s *slots) changed() <-chan struct{} {
+// Changed returns a channel that is closed when the slots change. Take it before
+// asking.
+func (s *Slots) Changed() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.bell

@@ -19,6 +19,7 @@ const (
 	keyPosition = "p/"
 	keyFirst    = "f/"
 	keyAdopted  = "t/"
+	keyMarks    = "m/"
 )
 
 // VersionError reports a record that another version of the software wrote in
@@ -114,6 +115,8 @@ func (s *state) decode(r *kgo.Record) error {
 		err = applyMap(s.first, rest, r.Value)
 	case keyAdopted:
 		err = applyMap(s.adopted, rest, r.Value)
+	case keyMarks:
+		err = s.applyMarks(rest, r.Value)
 	default:
 		err = fmt.Errorf("unknown kind %q", strings.ToValidUTF8(kind, "?"))
 	}

@@ -1,7 +1,7 @@
 // Package catalog is the truth about what has been committed: which segments
-// are live and how far each event partition has been consumed. It is a
-// compacted Kafka topic with one partition, so that every cut becomes visible
-// whole; a View is its local copy.
+// are live, how far each event partition has been consumed, and where the
+// minutes of its log time begin. It is a compacted Kafka topic with one
+// partition, so that every cut becomes visible whole; a View is its local copy.
 package catalog
 
 import "lockstitch/state/segment"

@@ -46,6 +46,7 @@ type state struct {
 	positions map[string]*Position
 	first     map[string]*FirstEnds
 	adopted   map[string]*Adopted
+	marks     map[string][]hourMarks // "<topic id>/<partition>" → hours in order
 }
 
 func newState() state {
@@ -55,6 +56,7 @@ func newState() state {
 		positions: make(map[string]*Position),
 		first:     make(map[string]*FirstEnds),
 		adopted:   make(map[string]*Adopted),
+		marks:     make(map[string][]hourMarks),
 	}
 }
 

@@ -158,6 +158,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Add(rec.Key, rec.Value)
 	f.Add([]byte("p/AAAAAAAAAAAAAAAAAAAAAA/1"), []byte(`{"v":1,"next":5}`))
+	f.Add([]byte("m/AAAAAAAAAAAAAAAAAAAAAA/1/495000"), []byte(`{"v":1,"minutes":[0,7],"offsets":[5,900]}`))
 	f.Fuzz(func(t *testing.T, key, value []byte) {
 		s := newState()
 		if err := s.decode(&kgo.Record{Key: key, Value: value}); err != nil {

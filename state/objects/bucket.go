@@ -245,7 +245,7 @@ func (s *bucketStore) Open(ctx context.Context, name string, off, n int64) (io.R
 	if off < 0 {
 		return nil, s.err("reading", name, fmt.Errorf("offset %d is negative", off))
 	}
-	var r *bucketReader
+	var r io.ReadCloser
 	err := s.retry(ctx, attemptTime, func(context.Context) error {
 		// The reader lives on its context, so only the beginning is bounded.
 		rctx, cancel := context.WithCancel(ctx)
@@ -254,6 +254,9 @@ func (s *bucketStore) Open(ctx context.Context, name string, off, n int64) (io.R
 		if err != nil || !timer.Stop() {
 			if err == nil {
 				err = errors.Join(context.DeadlineExceeded, body.Close())
+			} else if s.endsAt(rctx, name, off) {
+				// The services refuse such a range; there is nothing in it.
+				r, err = io.NopCloser(strings.NewReader("")), nil
 			}
 			cancel()
 			return err
@@ -265,6 +268,12 @@ func (s *bucketStore) Open(ctx context.Context, name string, off, n int64) (io.R
 		return nil, s.err("reading", name, err)
 	}
 	return r, nil
+}
+
+// endsAt tells whether an object has no byte at off or above.
+func (s *bucketStore) endsAt(ctx context.Context, name string, off int64) bool {
+	a, err := s.b.Attributes(ctx, name)
+	return err == nil && a.Size <= off
 }
 
 type bucketReader struct {

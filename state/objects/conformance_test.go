@@ -80,7 +80,7 @@ func conform(t *testing.T, url string) {
 		for _, c := range []struct {
 			off, n int64
 			want   string
-		}{{0, -1, "0123456789"}, {3, -1, "3456789"}, {3, 4, "3456"}, {0, 10, "0123456789"}, {9, 1, "9"}, {8, 100, "89"}} {
+		}{{0, -1, "0123456789"}, {3, -1, "3456789"}, {3, 4, "3456"}, {0, 10, "0123456789"}, {9, 1, "9"}, {8, 100, "89"}, {10, -1, ""}, {10, 5, ""}, {11, 5, ""}} {
 			if got := read(t, name, c.off, c.n); got != c.want {
 				t.Errorf("Open(%d, %d) = %q, want %q", c.off, c.n, got, c.want)
 			}
@@ -98,8 +98,10 @@ func conform(t *testing.T, url string) {
 		if err := s.Put(ctx, name, nil); err != nil {
 			t.Fatal(err)
 		}
-		if got := read(t, name, 0, -1); got != "" {
-			t.Errorf("read %q", got)
+		for _, n := range []int64{-1, 0, 5} {
+			if got := read(t, name, 0, n); got != "" {
+				t.Errorf("read %q", got)
+			}
 		}
 	})
 	t.Run("a name is taken once", func(t *testing.T) {

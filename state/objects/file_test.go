@@ -2,7 +2,9 @@ package objects
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -172,6 +174,36 @@ func TestErrorsTellNoSecrets(t *testing.T) {
 	if want := `writing azblob://c object n: Put "https://h/c/b": dial tcp: refused`; err.Error() != want {
 		t.Errorf("%s\nwant %s", err, want)
 	}
+}
+
+func TestPart(t *testing.T) {
+	long := strings.Repeat("å", 34) // 204 bytes when encoded
+	for text, want := range map[string]string{
+		"acme": "acme", "A-z_0.9~": "A-z_0.9~", "a/b": "a%2Fb", ".": "%2E", "..": "%2E.", ".a": "%2Ea", "a..b": "a..b",
+		"å&b=c +%:@": "%C3%A5%26b%3Dc%20%2B%25%3A%40", "\x00\n\\": "%00%0A%5C",
+		"":   "%sha256-e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+		long: "%sha256-" + fmt.Sprintf("%x", sha256.Sum256([]byte(long))),
+	} {
+		if got := Part(text); got != want {
+			t.Errorf("Part(%q) = %s, want %s", text, got, want)
+		}
+	}
+}
+
+func FuzzPart(f *testing.F) {
+	for _, s := range []string{"", "a", ".", "..", "a/b", "%sha256-", "%73ha256-00", "\xff", strings.Repeat("x", 201)} {
+		f.Add(s, s+"x")
+	}
+	f.Fuzz(func(t *testing.T, a, b string) {
+		for _, text := range []string{a, b} {
+			if err := CheckName(Part(text)); err != nil || strings.Contains(Part(text), "/") {
+				t.Fatalf("Part(%q) = %q: %v", text, Part(text), err)
+			}
+		}
+		if a != b && Part(a) == Part(b) {
+			t.Fatalf("%q and %q are both written %q", a, b, Part(a))
+		}
+	})
 }
 
 func FuzzName(f *testing.F) {

@@ -1,6 +1,7 @@
 package objects
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"strings"
 	"unicode/utf8"
@@ -35,6 +36,34 @@ func CheckName(name string) error {
 		}
 	}
 	return nil
+}
+
+// maxPartText is the longest percent-encoded text that Part gives as it is.
+const maxPartText = 200
+
+// Part makes any text one part of a name, different texts different parts: every
+// byte but letters, digits, "-", "_", "~" and dots that do not stand first is
+// percent-encoded. In place of a text that would become longer than 200 bytes
+// stands its digest, as "%sha256-" and hexadecimal digits; no encoded text looks
+// like that, nor is one empty, "." or "..".
+func Part(text string) string {
+	const digits = "0123456789ABCDEF"
+	var b strings.Builder
+	for i := range len(text) {
+		c := text[i]
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_', c == '~', c == '.' && i > 0:
+			b.WriteByte(c)
+		default:
+			b.WriteByte('%')
+			b.WriteByte(digits[c>>4])
+			b.WriteByte(digits[c&15])
+		}
+	}
+	if b.Len() == 0 || b.Len() > maxPartText {
+		return fmt.Sprintf("%%sha256-%x", sha256.Sum256([]byte(text)))
+	}
+	return b.String()
 }
 
 // checkPrefix is CheckName for the beginning of a name, which may be empty and

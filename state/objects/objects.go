@@ -33,8 +33,9 @@ type Store interface {
 	// Create starts a streamed object, visible and durable only once Commit
 	// returned nil.
 	Create(ctx context.Context, name string) (Writer, error)
-	// Open reads n bytes from offset off (n < 0: to the end). The caller closes
-	// the reader. ErrNotExist if there is no such object.
+	// Open reads n bytes from offset off (n < 0: to the end); fewer, or none,
+	// where the object ends before. The caller closes the reader. ErrNotExist if
+	// there is no such object.
 	Open(ctx context.Context, name string, off, n int64) (io.ReadCloser, error)
 	// Stat describes one object. ErrNotExist if there is none.
 	Stat(ctx context.Context, name string) (Info, error)

@@ -49,7 +49,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	counts := make(map[Status]int, len(Statuses))
 	c.view.mu.RLock()
 	for _, e := range c.view.byID {
-		if e.visible() {
+		if e.visible() && e.report.Request.Step == nil {
 			counts[e.report.Status(now)]++
 		}
 	}

@@ -31,6 +31,8 @@ const Version = 1
 //	r/<id>/<write>  Result (the lowest offset counts)
 //	c/<id>/<write>  Cancel (the lowest offset counts)
 //	x/<id>          Expired: the files are gone
+//
+// Those of standing orders are in order.go.
 const (
 	KeyRequest  = "q/"
 	KeyProgress = "g/"
@@ -49,11 +51,14 @@ type Request struct {
 	BodyHash        string    `json:"body_hash,omitempty"` // of the canonical body, to tell a repeat from a clash
 	Body            []byte    `json:"body"`                // the request's JSON as accepted, echoed in the status
 	Question        Question  `json:"question"`
-	BarrierDeadline time.Time `json:"barrier_deadline"` // then the report ends in error
+	BarrierDeadline time.Time `json:"barrier_deadline,omitzero"` // then the report ends in error; steps of standing orders wait
 	// MaxPending is how many requests of the account, this one included, may be
 	// pending; the request is void if there were as many before it. 0: no limit.
 	// Submit sets it.
 	MaxPending int `json:"max_pending,omitempty"`
+	// Step is set if the request is a step of a standing order. Such requests
+	// are not listed, do not count as pending and have no BarrierDeadline.
+	Step *Step `json:"step,omitempty"`
 }
 
 // End is a position in one event partition, in a barrier the end as read when
@@ -136,7 +141,7 @@ type Result struct {
 	Attempt string    `json:"attempt"` // a ULID
 	At      time.Time `json:"at"`
 	Problem *Problem  `json:"problem,omitempty"` // set: status error
-	Object  string    `json:"object,omitempty"`  // exports/<account, percent-encoded>/<report id>/<attempt>.csv.gz
+	Object  string    `json:"object,omitempty"`  // exports/<account, percent-encoded>/<report id>/<attempt>.csv.gz; empty: a step without rows
 	Rows    int64     `json:"rows"`
 	Bytes   int64     `json:"bytes"`
 	SHA256  string    `json:"sha256,omitempty"` // of the file, hex

@@ -61,7 +61,7 @@ func (r *Report) Status(now time.Time) Status {
 // download any more: it was cancelled or has expired, and they have not been
 // removed yet.
 func (r *Report) HasFiles(now time.Time) bool {
-	if r.Expired {
+	if r.Expired || r.Result != nil && r.Request.Step != nil && !r.MadeFile() {
 		return false
 	}
 	s := r.Status(now)

@@ -12,14 +12,14 @@ const sweepAtOnce = 1000
 
 // HavingFiles returns the reports that were cancelled or have expired and whose
 // files are still to be removed, and the time at which the next report expires
-// (zero: none will).
+// (zero: none will). A file that waits for its delivery is not removed.
 func (t *Table) HavingFiles(now time.Time) (due []*Report, next time.Time) {
 	t.view.mu.RLock()
 	defer t.view.mu.RUnlock()
 	for _, e := range t.view.byID {
 		r := e.report
 		switch {
-		case !e.visible():
+		case !e.visible(), t.view.held(e):
 		case r.HasFiles(now):
 			due = append(due, r)
 		case r.Status(now) == StatusCompleted && (next.IsZero() || r.Result.Expires.Before(next)):
@@ -29,16 +29,25 @@ func (t *Table) HavingFiles(now time.Time) (due []*Report, next time.Time) {
 	return due, next
 }
 
+// held tells whether the report's file is still to be delivered.
+func (v *view) held(e *entry) bool {
+	if e.report.Request.Step == nil {
+		return false
+	}
+	o := v.orders[e.report.Request.Step.Order]
+	return o != nil && o.live() && o.last() == e && o.snapshot().Undelivered()
+}
+
 // Removable returns reports that have been over for longer than retention and
-// could be removed altogether. Requests that were never shown to anybody are
-// not among them; Sweep knows them itself.
+// could be removed altogether. Steps of standing orders can be as soon as their
+// files are gone and a later step tells where the order stands. Requests that
+// were never shown to anybody are not among them; Sweep knows them itself.
 func (t *Table) Removable(now time.Time, retention time.Duration) []*Report {
 	t.view.mu.RLock()
 	defer t.view.mu.RUnlock()
 	var out []*Report
 	for _, e := range t.view.byID {
-		over := e.report.over()
-		if e.visible() && !over.IsZero() && now.Sub(over) > retention {
+		if t.view.removable(e, now, retention) {
 			out = append(out, e.report)
 			if len(out) == sweepAtOnce {
 				break
@@ -48,10 +57,51 @@ func (t *Table) Removable(now time.Time, retention time.Duration) []*Report {
 	return out
 }
 
+func (v *view) removable(e *entry, now time.Time, retention time.Duration) bool {
+	r := e.report
+	over := r.over()
+	switch {
+	case !e.visible() || over.IsZero():
+		return false
+	case r.Request.Step == nil:
+		return now.Sub(over) > retention
+	}
+	o := v.orders[r.Request.Step.Order]
+	return (o == nil || o.superseded(e)) && (r.Expired || r.Result != nil && !r.MadeFile())
+}
+
+// grave lists records to remove. The first of them is what gives the others a
+// meaning, so that a stop half way leaves orphans and revives nothing.
+type grave struct {
+	partition int32
+	keys      []string
+}
+
+// removableOrders are the void orders, and the deleted ones that have no steps
+// left. A void order would come to life without what stood in its way, so
+// orders of an account go only when it has no void ones.
+func (v *view) removableOrders(now time.Time, mine func(id string) bool) (out []grave) {
+	void := make(map[string]bool)
+	for _, o := range v.orders {
+		if o.void {
+			void[o.standing.Order.Account] = true
+		}
+	}
+	for id, o := range v.orders {
+		c := o.standing.Order
+		gone := o.standing.Deleted && len(o.steps) == 0 && !void[c.Account]
+		if (o.void || gone) && mine(id) && now.Sub(c.CreatedAt) > IdempotencyTime && len(out) < sweepAtOnce {
+			out = append(out, grave{o.partition, append([]string{KeyOrder + id}, o.keys...)})
+		}
+	}
+	return out
+}
+
 // Sweep removes reports, all their records, from the topic, and with them what
 // was left of others: void and withdrawn requests twice as old as an
-// idempotency key lives, and records whose request is gone. mine tells for a
-// report id whether this replica looks after it.
+// idempotency key lives, records whose request or order is gone, and standing
+// orders that are void or were deleted. mine tells for the id of a report or an
+// order whether this replica looks after it.
 //
 // Requests that are void because of another go first: without the other they
 // would come to life.
@@ -59,10 +109,6 @@ func (t *Table) Sweep(ctx context.Context, now time.Time, reports []*Report, min
 	going := make(map[string]bool, len(reports))
 	for _, r := range reports {
 		going[r.Request.ID] = true
-	}
-	type grave struct {
-		partition int32
-		keys      []string
 	}
 	var first, then []grave
 	t.view.mu.RLock()
@@ -88,8 +134,9 @@ func (t *Table) Sweep(ctx context.Context, now time.Time, reports []*Report, min
 			then = append(then, grave{o.partition, []string{key}})
 		}
 	}
+	orders := t.view.removableOrders(now, mine)
 	t.view.mu.RUnlock()
-	for _, graves := range [][]grave{first, then} {
+	for _, graves := range [][]grave{first, then, orders} {
 		for _, g := range graves {
 			recs := make([]*kgo.Record, 0, len(g.keys))
 			for _, k := range g.keys {

@@ -41,7 +41,9 @@ type view struct {
 	byID     map[string]*entry
 	accounts map[string]*account
 	pending  map[string]*entry
-	orphans  map[string]orphan // key → a record whose request has been removed
+	orphans  map[string]orphan            // key → a record whose request or order has been removed
+	orders   map[string]*order            // standing orders by id
+	names    map[string]map[string]*order // account → name → live standing order
 }
 
 type orphan struct {
@@ -55,6 +57,8 @@ func newView() *view {
 		accounts: make(map[string]*account),
 		pending:  make(map[string]*entry),
 		orphans:  make(map[string]orphan),
+		orders:   make(map[string]*order),
+		names:    make(map[string]map[string]*order),
 	}
 }
 
@@ -75,21 +79,22 @@ func ValidID(id string) bool {
 	return true
 }
 
-// splitKey returns the kind of a record ("q/") and the report id.
+// splitKey returns the kind of a record ("q/") and the id of the report or the
+// standing order.
 func splitKey(key string) (kind, id string, err error) {
 	if len(key) < 3 || key[1] != '/' {
 		return "", "", fmt.Errorf("unknown key %.80q", key)
 	}
 	kind, id = key[:2], key[2:]
 	switch kind {
-	case KeyRequest, KeyProgress, KeyExpired:
-	case KeyResult, KeyCancel:
+	case KeyRequest, KeyProgress, KeyExpired, KeyOrder, KeyChange, KeyPause, KeyTrouble, KeyDelivered:
+	case KeyResult, KeyCancel, KeyDeletion:
 		id, _, _ = strings.Cut(id, "/")
 	default:
 		return "", "", fmt.Errorf("unknown kind of record %.80q", key)
 	}
 	if !ValidID(id) {
-		return "", "", fmt.Errorf("key %.80q holds no report id", key)
+		return "", "", fmt.Errorf("key %.80q holds no id", key)
 	}
 	return kind, id, nil
 }
@@ -121,6 +126,9 @@ func (v *view) apply(rec *kgo.Record) error {
 	if kind == KeyRequest {
 		return v.request(rec, id)
 	}
+	if isOrderKey(kind) {
+		return v.applyOrder(rec, kind, id)
+	}
 	e := v.byID[id]
 	if e == nil {
 		// A record comes after its request, so the request has been removed,
@@ -142,7 +150,7 @@ func (v *view) apply(rec *kgo.Record) error {
 		if err := decode(rec.Value, r, &r.Version); err != nil {
 			return err
 		}
-		if r.Problem == nil && r.Object == "" {
+		if r.Problem == nil && r.Object == "" && next.Request.Step == nil {
 			return fmt.Errorf("a result without a problem and without an object")
 		}
 		if next.Pending() {
@@ -187,13 +195,17 @@ func (v *view) request(rec *kgo.Record, id string) error {
 	if v.byID[id] != nil {
 		return fmt.Errorf("request %s is there already", id)
 	}
+	e := &entry{partition: rec.Partition, report: &Report{Request: q, Offset: rec.Offset}}
+	v.byID[id] = e
+	if q.Step != nil {
+		v.step(e)
+		return nil
+	}
 	a := v.accounts[q.Account]
 	if a == nil {
 		a = &account{keys: make(map[string]*entry)}
 		v.accounts[q.Account] = a
 	}
-	e := &entry{partition: rec.Partition, report: &Report{Request: q, Offset: rec.Offset}}
-	v.byID[id] = e
 	if q.IdempotencyKey != "" {
 		if first := a.remembers(q.IdempotencyKey, q.CreatedAt); first != nil {
 			e.void, e.original = true, first
@@ -230,11 +242,15 @@ func (a *account) remembers(key string, at time.Time) *entry {
 func (v *view) change(e *entry, fn func()) {
 	wasPending, wasVisible := e.pending(), e.visible()
 	fn()
+	if wasPending && !e.pending() {
+		delete(v.pending, e.report.Request.ID)
+	}
+	if e.report.Request.Step != nil {
+		return
+	}
 	a := v.accounts[e.report.Request.Account]
-	id := e.report.Request.ID
 	if wasPending && !e.pending() {
 		a.pending--
-		delete(v.pending, id)
 	}
 	if wasVisible && !e.visible() {
 		if i, ok := a.find(e.report.Offset); ok {
@@ -259,6 +275,10 @@ func (a *account) find(offset int64) (int, bool) {
 // bury takes in a tombstone.
 func (v *view) bury(kind, id, key string) {
 	delete(v.orphans, key)
+	if isOrderKey(kind) {
+		v.buryOrder(kind, id, key)
+		return
+	}
 	e := v.byID[id]
 	if e == nil {
 		return
@@ -273,6 +293,10 @@ func (v *view) bury(kind, id, key string) {
 	v.change(e, func() { e.withdrawn = true })
 	delete(v.byID, id)
 	q := e.report.Request
+	if q.Step != nil {
+		v.buryStep(e)
+		return
+	}
 	a := v.accounts[q.Account]
 	if a.keys[q.IdempotencyKey] == e {
 		delete(a.keys, q.IdempotencyKey)

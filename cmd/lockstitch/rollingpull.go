@@ -1,0 +1,318 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/spf13/cobra"
+
+	"lockstitch/exporter/api"
+)
+
+// followWait is how long a call waits for the next file. Below callTimeout.
+const followWait = 45 * time.Second
+
+func (a *app) rollingPull(o *rollingOptions) *cobra.Command {
+	var dir string
+	var after int64
+	var follow bool
+	c := &cobra.Command{
+		Use:   "pull NAME --dir DIR [--follow]",
+		Short: "Keep a directory in step with the files of a rolling export",
+		Long: `Downloads every file of the rolling export that DIR does not have yet, in order:
+
+  NAME-17.csv.gz   the file, under this name only when it is whole and verified
+  NAME-17.json     its manifest: number, period, rows, bytes, SHA-256, cursors
+
+The manifest is written last: take a file when its manifest is there. DIR is all
+that pull remembers: it goes on behind the greatest number that has a manifest.
+Files may be moved away, but leave the newest manifest. A pull that was killed at
+whatever moment is made good by the next.
+
+--follow does not end: it waits for the next file, and rides out times when the
+server cannot be reached. Without it, call pull from cron; two at a time on one
+directory do not hurt each other: the second says so and ends.
+
+Exit status 0: DIR has all that there is. 1: something is missing or failed.`,
+		Example: `  lockstitch rolling pull hourly --dir /srv/events
+
+  # crontab: every five minutes
+  */5 * * * *  LOCKSTITCH_CLIENT_ID=loader lockstitch rolling pull hourly --dir /srv/events --url https://exports.example.com --client-secret-file /etc/lockstitch/secret
+
+  # /etc/systemd/system/lockstitch-pull.service
+  [Unit]
+  Description=Files of the rolling export "hourly"
+  Wants=network-online.target
+  After=network-online.target
+  [Service]
+  Environment=LOCKSTITCH_URL=https://exports.example.com LOCKSTITCH_CLIENT_ID=loader
+  ExecStart=/usr/local/bin/lockstitch rolling pull hourly --dir /srv/events --follow --client-secret-file /etc/lockstitch/secret
+  Restart=always
+  RestartSec=10
+  [Install]
+  WantedBy=multi-user.target`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if dir == "" {
+				return usage(errors.New("missing: --dir"))
+			}
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				return fmt.Errorf("--dir: %w", err)
+			}
+			x, err := o.client(c.Context(), a)
+			if err != nil {
+				return err
+			}
+			p := &puller{x: x, out: a.err, name: args[0], dir: dir, follow: follow}
+			if err := p.open(after); err != nil {
+				return err
+			}
+			defer p.close()
+			return p.run(c.Context())
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&dir, "dir", "", "directory to keep; it is made if it is not there")
+	f.Int64Var(&after, "after", 0, "go on behind this number, if DIR has nothing above it")
+	f.BoolVar(&follow, "follow", false, "wait for further files until it is stopped")
+	return c
+}
+
+// puller keeps a directory in step with a rolling export.
+type puller struct {
+	x         *exportClient
+	out       io.Writer
+	name, dir string
+	follow    bool
+	lock      io.Closer
+
+	last    int64  // the greatest number that is done
+	orderID string // that the files in the directory belong to; empty: none yet
+}
+
+// manifest stands beside each file.
+type manifest struct {
+	Name            string            `json:"name"`
+	OrderID         string            `json:"order_id"`
+	Number          int64             `json:"number"`
+	File            string            `json:"file"`
+	PeriodStart     *api.Time         `json:"period_start,omitempty"`
+	PeriodEnd       api.Time          `json:"period_end"`
+	Cursor          api.RollingCursor `json:"cursor"`
+	Rows            int64             `json:"rows"`
+	Bytes           int64             `json:"bytes"`
+	SHA256          string            `json:"sha256"`
+	CompleteThrough *api.Time         `json:"complete_through,omitempty"`
+}
+
+func (p *puller) path(number int64, suffix string) string {
+	return filepath.Join(p.dir, p.name+"-"+strconv.FormatInt(number, 10)+suffix)
+}
+
+// open takes the directory for this process and finds out what it has.
+func (p *puller) open(after int64) (err error) {
+	if p.lock, err = vfs.Default.Lock(filepath.Join(p.dir, "."+p.name+".lock")); err != nil {
+		return fmt.Errorf("another pull works on %s: %w", p.dir, err)
+	}
+	entries, err := os.ReadDir(p.dir)
+	if err != nil {
+		p.close()
+		return err
+	}
+	for _, e := range entries {
+		text, ok := strings.CutPrefix(e.Name(), p.name+"-")
+		text, isManifest := strings.CutSuffix(text, ".json")
+		n, err := strconv.ParseInt(text, 10, 64)
+		if ok && isManifest && err == nil && n > p.last && text == strconv.FormatInt(n, 10) {
+			p.last = n
+		}
+	}
+	if p.last > 0 {
+		b, err := os.ReadFile(p.path(p.last, ".json"))
+		var m manifest
+		if err == nil {
+			err = json.Unmarshal(b, &m)
+		}
+		if err != nil || m.OrderID == "" {
+			p.close()
+			return fmt.Errorf("%s is no manifest of pull: %w", p.path(p.last, ".json"), err)
+		}
+		p.orderID = m.OrderID
+	}
+	p.last = max(p.last, after)
+	return nil
+}
+
+func (p *puller) close() { _ = p.lock.Close() }
+
+// run pulls until there is no more, or for ever.
+func (p *puller) run(ctx context.Context) error {
+	retry := backoff.NewExponentialBackOff()
+	retry.MaxInterval = time.Minute
+	for wait := time.Duration(0); ; {
+		page, err := p.list(ctx, wait)
+		if err == nil {
+			err = p.take(ctx, page)
+		}
+		var stop *backoff.PermanentError
+		switch {
+		case ctx.Err() != nil:
+			return nil // stopped: the directory is as it should be
+		case err != nil && (!p.follow || errors.As(permanent(err), &stop)):
+			return err
+		case err != nil:
+			pause := retry.NextBackOff()
+			fmt.Fprintf(p.out, "%v; trying again in %s\n", err, pause.Round(time.Second))
+			t := time.NewTimer(pause)
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+				t.Stop()
+			}
+			continue
+		case len(page.Items) == 0 && !p.follow:
+			return nil
+		}
+		retry.Reset()
+		if p.follow {
+			wait = followWait
+		}
+	}
+}
+
+func (p *puller) list(ctx context.Context, wait time.Duration) (*api.RollingFileList, error) {
+	page := new(api.RollingFileList)
+	err := p.call(ctx, fmt.Sprintf("/files?after=%d&wait=%d", p.last, wait/time.Second), page)
+	return page, err
+}
+
+// call asks about the rolling export, with a new token if the old one has
+// expired.
+func (p *puller) call(ctx context.Context, path string, answer any) error {
+	err := p.x.call(ctx, http.MethodGet, rollingPath(p.name)+path, "", "", answer)
+	if e := (*problemError)(nil); errors.As(err, &e) && e.status == http.StatusUnauthorized && p.x.id != "" {
+		p.x.token = ""
+		if err := p.x.authorize(ctx); err != nil {
+			return err
+		}
+		err = p.x.call(ctx, http.MethodGet, rollingPath(p.name)+path, "", "", answer)
+	}
+	return err
+}
+
+// take downloads the files of a page.
+func (p *puller) take(ctx context.Context, page *api.RollingFileList) error {
+	if p.orderID != "" && p.orderID != page.OrderID {
+		return backoff.Permanent(fmt.Errorf("%s holds files of another rolling export of the name %q, which was deleted; pull into another directory", p.dir, p.name))
+	}
+	first := page.Files + 1
+	if len(page.Items) > 0 {
+		first = page.Items[0].Number
+	}
+	if first > p.last+1 {
+		if p.last > 0 {
+			return backoff.Permanent(fmt.Errorf("files %d to %d have expired before they were pulled; `--after %d` goes on without them", p.last+1, first-1, first-1))
+		}
+		fmt.Fprintf(p.out, "files 1 to %d have expired already\n", first-1)
+		p.last = first - 1
+	}
+	for _, f := range page.Items {
+		if err := p.file(ctx, page.OrderID, f); err != nil {
+			return fmt.Errorf("file %d: %w", f.Number, err)
+		}
+		p.last, p.orderID = f.Number, page.OrderID
+		fmt.Fprintf(p.out, "%s: %d rows, %d bytes, SHA-256 verified\n", p.path(f.Number, ".csv.gz"), f.Rows, f.Bytes)
+	}
+	return nil
+}
+
+// file brings one file and its manifest into the directory, unless the file is
+// there already.
+func (p *puller) file(ctx context.Context, orderID string, f *api.RollingFile) error {
+	whole := p.path(f.Number, ".csv.gz")
+	if got, err := fileSHA256(whole); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	} else if got != f.SHA256 {
+		if err := p.fetch(ctx, f, whole); err != nil {
+			return err
+		}
+	}
+	m, err := json.MarshalIndent(&manifest{
+		Name: p.name, OrderID: orderID, Number: f.Number, File: filepath.Base(whole), PeriodStart: f.Start, PeriodEnd: f.End, Cursor: f.Cursor,
+		Rows: f.Rows, Bytes: f.Bytes, SHA256: f.SHA256, CompleteThrough: f.CompleteThrough,
+	}, "", "  ")
+	if err != nil {
+		return err
+	}
+	// The file is durable before its manifest says that it is whole.
+	if err := syncDir(p.dir); err != nil {
+		return err
+	}
+	beside := p.path(f.Number, ".json")
+	if err := writeSynced(beside+".part", append(m, '\n')); err != nil {
+		return err
+	}
+	if err := os.Rename(beside+".part", beside); err != nil {
+		return err
+	}
+	return syncDir(p.dir)
+}
+
+// fetch downloads a file, going on with what is there of it.
+func (p *puller) fetch(ctx context.Context, f *api.RollingFile, whole string) error {
+	to, err := openFile(whole)
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	return p.x.fetch(ctx, remoteFile{f.Bytes, f.SHA256, func(ctx context.Context) (string, error) {
+		fresh := new(api.RollingFile)
+		err := p.call(ctx, fmt.Sprintf("/files/%d", f.Number), fresh)
+		return fresh.FileDownloadURL, err
+	}}, to, &bar{})
+}
+
+// fileSHA256 is the digest of a file, hex.
+func fileSHA256(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+func writeSynced(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

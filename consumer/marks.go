@@ -1,0 +1,88 @@
+package consumer
+
+import (
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/state/catalog"
+)
+
+const (
+	// hoursPerCut bounds the records of minute marks that one cut carries, over
+	// all lanes. A backlog of months crosses thousands of hours; a record has
+	// up to about 1 kB, and a transaction of a few megabytes ends well within
+	// its timeout. A lane that has its share processes nothing more until the
+	// next cut, which is then due.
+	hoursPerCut = 4096
+	// keepMarks is how many hours of log time marks are kept: 400 days.
+	keepMarks = 400 * 24
+	// oldPerCut bounds the hours that one cut forgets of a partition: more than
+	// it can add in the long run, and few for one transaction.
+	oldPerCut = 48
+)
+
+// marks collects the minute marks of one partition (catalog.Marks).
+type marks struct {
+	hours []catalog.Marks // oldest first; the newest stays after a cut, to be completed
+	dirty int             // so many at the end are to be written
+}
+
+// reach moves the log time of the partition to that of the data record at
+// offset, if it is later, and marks the minute that thereby begins.
+func (in *input) reach(kafkaTime, offset int64) {
+	if kafkaTime <= in.pos.LogTime {
+		return
+	}
+	if minute := catalog.MinuteOf(kafkaTime); in.pos.LogTime == 0 || minute > catalog.MinuteOf(in.pos.LogTime) {
+		in.mark(minute, offset)
+	}
+	in.pos.LogTime = kafkaTime
+}
+
+func (in *input) mark(minute, offset int64) {
+	m := &in.marks
+	if hour := minute / 60; len(m.hours) == 0 || m.hours[len(m.hours)-1].Hour != hour {
+		m.hours = append(m.hours, catalog.Marks{TopicID: in.stream.ID, Partition: in.partition, Hour: hour})
+		m.dirty++
+	}
+	m.hours[len(m.hours)-1].Add(minute, offset)
+	m.dirty = max(m.dirty, 1)
+}
+
+// committed keeps only the newest hour, whose record is written again when it
+// gets further marks.
+func (m *marks) committed() {
+	if n := len(m.hours); n > 1 {
+		m.hours = append([]catalog.Marks(nil), m.hours[n-1])
+	}
+	m.dirty = 0
+}
+
+// full says that the lane has its share of the mark records of the next cut.
+func (l *lane) full() bool {
+	n := 0
+	for _, in := range l.inputs {
+		n += in.marks.dirty
+	}
+	return n > 0 && n >= l.hourLimit
+}
+
+// markRecords are the records of the partition's marks since the last cut, and
+// those that remove its oldest hours.
+func (c *Consumer) markRecords(in *input) ([]*kgo.Record, error) {
+	var out []*kgo.Record
+	m := &in.marks
+	for i := len(m.hours) - m.dirty; i < len(m.hours); i++ {
+		r, err := m.hours[i].Record(c.cfg.Topics.Catalog)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, r)
+	}
+	if m.dirty > 0 {
+		newest := m.hours[len(m.hours)-1].Hour
+		for _, old := range c.deps.Catalog.OldMarks(in.stream.ID, in.partition, newest-keepMarks, oldPerCut) {
+			out = append(out, old.Tombstone(c.cfg.Topics.Catalog))
+		}
+	}
+	return out, nil
+}

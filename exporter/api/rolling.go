@@ -1,0 +1,329 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/oklog/ulid/v2"
+
+	"lockstitch/exporter/rolling"
+	"lockstitch/state/report"
+)
+
+// Orders are the standing orders behind rolling exports; *report.Table has them.
+type Orders interface {
+	CreateOrder(ctx context.Context, c *report.Order, maxOrders int) (*report.Standing, error)
+	ChangeOrder(ctx context.Context, account, id string, s report.Settings) error
+	PauseOrder(ctx context.Context, account, id string, paused bool) error
+	DeleteOrder(ctx context.Context, account, id string) error
+	OrderNamed(account, name string) (*report.Standing, bool)
+	ListOrders(account string, limit int, pageToken string) (items []*report.Standing, next string, err error)
+	Files(id string, after int64, limit int, now time.Time) []*report.Report
+	// Changed returns a channel that is closed when something was applied.
+	Changed() <-chan struct{}
+}
+
+const (
+	rollingPath  = "/emails/rolling-exports/{name}"
+	rollingTries = 3 // of a PUT that loses against others
+)
+
+func (s *server) rollingOperations(schemas huma.Registry) []operation {
+	d := describe{schemas}
+	d.limitRolling(s.cfg.Limits)
+	name := d.path("name", "Your name for the rolling export.", "hourly")
+	name.Schema = &huma.Schema{Type: huma.TypeString, MinLength: ptr(1), MaxLength: ptr(63), Pattern: `^[a-z0-9-]{1,63}$`}
+	done := map[string]*huma.Response{"204": {Description: "Done, or there was nothing to do."}}
+	tags := []string{"Rolling exports"}
+	ops := []operation{
+		{handle: s.putRolling, Operation: huma.Operation{
+			OperationID: "put-rolling-export", Method: http.MethodPut, Path: rollingPath, Tags: tags,
+			Summary: "Create or change a rolling export",
+			Description: "From then on every event that is kept comes in exactly one file, whatever its `server_time` and however late it came. A change holds from the next boundary on. " +
+				"A rolling export that has stopped with an error goes on when it is changed, also to what it is already.",
+			Security: bearer, Parameters: []*huma.Param{name},
+			RequestBody: d.body(map[string]any{mediaJSON: RollingRequest{}}, map[string]any{"every": "PT15M", "start": "now"}),
+			Responses: d.responses(
+				d.json(200, "The rolling export was changed.", RollingExport{}), d.json(201, "The rolling export is new.", RollingExport{}, "Location"),
+				d.problems(400, 401, 413, 415, 429, 503)),
+		}},
+		{handle: s.listRolling, Operation: huma.Operation{
+			OperationID: "list-rolling-exports", Method: http.MethodGet, Path: "/emails/rolling-exports", Tags: tags,
+			Summary: "List rolling exports", Description: "The account's rolling exports by name.",
+			Security: bearer, Parameters: d.paging(),
+			Responses: d.responses(d.json(200, "A page of rolling exports.", RollingList{}), d.problems(400, 401, 503)),
+		}},
+		{handle: s.getRolling, Operation: huma.Operation{
+			OperationID: "get-rolling-export", Method: http.MethodGet, Path: rollingPath, Tags: tags,
+			Summary: "The status of a rolling export", Description: "Its settings, where it stands and how far it is behind.",
+			Security: bearer, Parameters: []*huma.Param{name},
+			Responses: d.responses(d.json(200, "The status.", RollingExport{}), d.problems(401, 404, 503)),
+		}},
+		{handle: s.deleteRolling, Operation: huma.Operation{
+			OperationID: "delete-rolling-export", Method: http.MethodDelete, Path: rollingPath, Tags: tags,
+			Summary: "Delete a rolling export", Description: "Its files go, those that were delivered excepted. The name used again is another rolling export, whose files are numbered from 1.",
+			Security: bearer, Parameters: []*huma.Param{name},
+			Responses: d.responses(done, d.problems(401, 404, 503)),
+		}},
+		{handle: func(c *call) error { return s.pauseRolling(c, true) }, Operation: huma.Operation{
+			OperationID: "pause-rolling-export", Method: http.MethodPost, Path: rollingPath + "/pause", Tags: tags,
+			Summary: "Pause a rolling export", Description: "A file that is being made is finished; no other is begun. Nothing is lost: what comes in meanwhile is made up for after `resume`.",
+			Security: bearer, Parameters: []*huma.Param{name},
+			Responses: d.responses(done, d.problems(401, 404, 503)),
+		}},
+		{handle: func(c *call) error { return s.pauseRolling(c, false) }, Operation: huma.Operation{
+			OperationID: "resume-rolling-export", Method: http.MethodPost, Path: rollingPath + "/resume", Tags: tags,
+			Summary: "Let a paused rolling export go on", Description: "The boundaries that were missed are made up for one by one, in order.",
+			Security: bearer, Parameters: []*huma.Param{name},
+			Responses: d.responses(done, d.problems(401, 404, 503)),
+		}},
+	}
+	return append(ops, s.rollingFileOperations(d, name)...)
+}
+
+// putRolling creates or changes a rolling export.
+func (s *server) putRolling(c *call) error {
+	if wait, ok := s.exports.Take(c.account, s.now()); !ok {
+		return limited(kindRate, wait, fmt.Sprintf("The account may request %d exports a minute.", s.cfg.Limits.ExportsPerMinute))
+	}
+	name := c.r.PathValue("name")
+	if !report.ValidOrderName(name) {
+		return invalidParam("name", "must be 1 to 63 lower-case letters, digits and dashes")
+	}
+	body, _, err := c.readBody(s.cfg.Limits.BodyBytes, mediaJSON)
+	if err != nil {
+		return err
+	}
+	req, err := decodeRolling(body, s.cfg.Limits)
+	if err != nil {
+		return err
+	}
+	if req.Destination != "" && (s.deps.Destination == nil || !s.deps.Destination(c.account, req.Destination)) {
+		return invalid(FieldError{"/destination", fmt.Sprintf("there is no destination %q for this account", req.Destination)})
+	}
+	if err := s.within(c, "The definitions", s.deps.Definitions.CatchUp); err != nil {
+		return err
+	}
+	acc := s.deps.Definitions.Account(c.account)
+	if n := len(acc.Sections()); n > s.cfg.Limits.Sections {
+		return kindSections.problem(fmt.Sprintf("The account has %d sections; exports are possible up to %d.", n, s.cfg.Limits.Sections))
+	}
+	if _, err := resolve(req.export(), acc); err != nil {
+		return err
+	}
+	// Others may create and delete the name at the same time.
+	for range rollingTries {
+		if err := s.catchUp(c); err != nil {
+			return err
+		}
+		old, ok := s.deps.Reports.OrderNamed(c.account, name)
+		code := http.StatusOK
+		if ok {
+			err = s.changeRolling(c, old, req)
+		} else {
+			code, err = http.StatusCreated, s.createRolling(c, name, req)
+		}
+		if errors.Is(err, report.ErrNotFound) || errors.Is(err, report.ErrNameTaken) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		now, ok := s.deps.Reports.OrderNamed(c.account, name)
+		if !ok {
+			continue // deleted already
+		}
+		st, err := s.rollingStatus(now)
+		if err != nil {
+			return err
+		}
+		if code == http.StatusCreated {
+			c.w.Header().Set("Location", s.rollingURL(name))
+		}
+		return writeJSON(c.w, code, st)
+	}
+	return unavailable("Others change the same rolling export. Try again.")
+}
+
+// createRolling stores a new standing order. report.ErrNameTaken if another was
+// there first.
+func (s *server) createRolling(c *call, name string, req *RollingRequest) error {
+	if req.Start == "" {
+		return invalid(FieldError{"/start", "is missing; a new rolling export begins now or at the beginning"})
+	}
+	o := &report.Order{ID: ulid.Make().String(), Account: c.account, Name: name, CreatedAt: s.now().UTC().Truncate(time.Millisecond)}
+	var err error
+	if o.Settings, err = settingsOf(req); err != nil {
+		return err
+	}
+	if req.Start == startNow {
+		if err := s.within(c, "The ends of the event partitions", func(ctx context.Context) (err error) {
+			o.From, err = s.deps.Ends(ctx)
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+	return s.withOrders(c, func(ctx context.Context) error {
+		_, err := s.deps.Reports.CreateOrder(ctx, o, s.cfg.Limits.RollingExports)
+		if errors.Is(err, report.ErrTooManyOrders) {
+			return limited(kindRolling, time.Hour, fmt.Sprintf("The account may have %d rolling exports. Delete one.", s.cfg.Limits.RollingExports))
+		}
+		return err
+	})
+}
+
+// changeRolling replaces the settings of a standing order. report.ErrNotFound
+// if it was deleted meanwhile.
+func (s *server) changeRolling(c *call, old *report.Standing, req *RollingRequest) error {
+	start := startOf(old.Order)
+	if req.Start != "" && req.Start != start {
+		return invalid(FieldError{"/start", fmt.Sprintf("cannot be changed; it is %s", start)})
+	}
+	whole := *req
+	whole.Start = start
+	settings, err := settingsOf(&whole)
+	if err != nil {
+		return err
+	}
+	return s.withOrders(c, func(ctx context.Context) error {
+		return s.deps.Reports.ChangeOrder(ctx, c.account, old.Order.ID, settings)
+	})
+}
+
+func startOf(o *report.Order) string {
+	if len(o.From) == 0 {
+		return startBeginning
+	}
+	return startNow
+}
+
+func settingsOf(req *RollingRequest) (report.Settings, error) {
+	every, _ := rolling.ParseEvery(req.Every)
+	body, err := json.Marshal(req)
+	if err != nil {
+		return report.Settings{}, fmt.Errorf("encoding a request: %w", err)
+	}
+	return report.Settings{
+		Revision: ulid.Make().String(), Every: every, EmptyFiles: req.EmptyFiles, Destination: req.Destination, Body: body,
+	}, nil
+}
+
+// withOrders is within for writing to the table: what the table says of the
+// order itself comes through as it is.
+func (s *server) withOrders(c *call, f func(context.Context) error) (said error) {
+	err := s.within(c, "The table of reports", func(ctx context.Context) error {
+		said = f(ctx)
+		var p *Problem
+		if errors.Is(said, report.ErrNotFound) || errors.Is(said, report.ErrNameTaken) || errors.As(said, &p) {
+			return nil
+		}
+		return said
+	})
+	if err != nil {
+		return err
+	}
+	return said
+}
+
+// orderOf finds the standing order that a path names, as current as Kafka has
+// it.
+func (s *server) orderOf(c *call) (*report.Standing, error) {
+	name := c.r.PathValue("name")
+	if !report.ValidOrderName(name) {
+		return nil, noRolling()
+	}
+	if err := s.catchUp(c); err != nil {
+		return nil, err
+	}
+	o, ok := s.deps.Reports.OrderNamed(c.account, name)
+	if !ok {
+		return nil, noRolling()
+	}
+	return o, nil
+}
+
+func noRolling() error { return notFound("The account has no such rolling export.") }
+
+func (s *server) getRolling(c *call) error {
+	o, err := s.orderOf(c)
+	if err != nil {
+		return err
+	}
+	st, err := s.rollingStatus(o)
+	if err != nil {
+		return err
+	}
+	return writeJSON(c.w, http.StatusOK, st)
+}
+
+func (s *server) listRolling(c *call) error {
+	limit, err := c.limit()
+	if err != nil {
+		return err
+	}
+	token, given, err := c.param("page_token")
+	if err != nil {
+		return err
+	}
+	if given && token == "" {
+		return invalidParam("page_token", "is empty")
+	}
+	if err := s.catchUp(c); err != nil {
+		return err
+	}
+	orders, next, err := s.deps.Reports.ListOrders(c.account, limit, token)
+	if err != nil {
+		return invalidParam("page_token", "is not one that this list gave")
+	}
+	page := RollingList{Items: make([]*RollingExport, 0, len(orders)), NextPageToken: next}
+	for _, o := range orders {
+		st, err := s.rollingStatus(o)
+		if err != nil {
+			return err
+		}
+		page.Items = append(page.Items, st)
+	}
+	return writeJSON(c.w, http.StatusOK, page)
+}
+
+func (s *server) deleteRolling(c *call) error {
+	return s.orderDone(c, func(ctx context.Context, o *report.Standing) error {
+		return s.deps.Reports.DeleteOrder(ctx, c.account, o.Order.ID)
+	})
+}
+
+func (s *server) pauseRolling(c *call, paused bool) error {
+	return s.orderDone(c, func(ctx context.Context, o *report.Standing) error {
+		if o.Paused == paused {
+			return nil
+		}
+		return s.deps.Reports.PauseOrder(ctx, c.account, o.Order.ID, paused)
+	})
+}
+
+// orderDone does something to a standing order and answers 204.
+func (s *server) orderDone(c *call, f func(context.Context, *report.Standing) error) error {
+	o, err := s.orderOf(c)
+	if err != nil {
+		return err
+	}
+	err = s.withOrders(c, func(ctx context.Context) error { return f(ctx, o) })
+	switch {
+	case errors.Is(err, report.ErrNotFound):
+		return noRolling()
+	case err != nil:
+		return err
+	}
+	c.w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (s *server) rollingURL(name string) string {
+	return s.cfg.PublicURL + "/emails/rolling-exports/" + name
+}

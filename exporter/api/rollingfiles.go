@@ -1,0 +1,276 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"lockstitch/exporter/rolling"
+	"lockstitch/state/report"
+)
+
+// maxWait is the longest that a call may wait for a file, in seconds.
+const maxWait = 60
+
+// RollingExport is what the API says about a rolling export.
+type RollingExport struct {
+	Name      string          `json:"name" example:"hourly"`
+	OrderID   string          `json:"order_id" doc:"New at each creation: a name that was deleted and used again has another."`
+	State     string          `json:"state" enum:"active,paused,error"`
+	CreatedAt Time            `json:"created_at"`
+	Request   *RollingRequest `json:"request"`
+	Files     int64           `json:"files" doc:"Number of the last finished file. Files are numbered from 1, without gaps."`
+	Delivered *int64          `json:"delivered,omitempty" doc:"With a destination: number of the last file that was written there."`
+	Next      RollingPeriod   `json:"next" doc:"The period that the next file is about."`
+	Lag       RollingLag      `json:"lag"`
+	Error     *Problem        `json:"error,omitempty" doc:"Why it has stopped. It goes on when it is changed, also to what it is already."`
+}
+
+// RollingPeriod is the stretch between two boundaries.
+type RollingPeriod struct {
+	Start *Time `json:"period_start,omitempty" doc:"Absent: the oldest data kept."`
+	End   Time  `json:"period_end"`
+}
+
+// RollingLag is how far a rolling export is behind.
+type RollingLag struct {
+	Files   int64   `json:"files" doc:"Periods that are over and not exported, or not delivered, yet."`
+	Seconds float64 `json:"seconds" doc:"Time since the end of the first of them; 0 when there is none."`
+}
+
+// RollingList is a page of an account's rolling exports, by name.
+type RollingList struct {
+	Items         []*RollingExport `json:"items" nullable:"false"`
+	NextPageToken string           `json:"next_page_token,omitempty" doc:"Gives the next page as page_token; absent on the last page."`
+}
+
+// RollingFile is a finished file of a rolling export.
+type RollingFile struct {
+	Number int64 `json:"number" minimum:"1"`
+	RollingPeriod
+	Rows            int64         `json:"rows" doc:"Rows of the file, its header line not counted."`
+	Bytes           int64         `json:"bytes" doc:"Size of the compressed file."`
+	SHA256          string        `json:"sha256" doc:"Of the compressed file, hexadecimal."`
+	CompleteThrough *Time         `json:"complete_through,omitempty" doc:"What was acknowledged before this moment is in this file or in one before. Absent if the period goes on in the next file."`
+	Cursor          RollingCursor `json:"cursor"`
+	Delivered       bool          `json:"delivered" doc:"The file was written to the destination."`
+
+	FileDownloadURL          string `json:"file_download_url" format:"uri" doc:"Where the file is. It carries a short-lived credential, unless it was asked for with header_auth=true."`
+	FileDownloadURLExpiresAt Time   `json:"file_download_url_expires_at"`
+	FileExpiresAt            Time   `json:"file_expires_at" doc:"When the file is removed."`
+}
+
+// RollingCursor is the stretch of the input that a file holds.
+type RollingCursor struct {
+	From string `json:"from,omitempty" doc:"The position that the file begins at; absent where that is the oldest data kept."`
+	To   string `json:"to,omitempty" doc:"The position that the file ends at. It can be sent as the after of an export."`
+}
+
+// RollingFileList is a page of a rolling export's files, by number.
+type RollingFileList struct {
+	OrderID string         `json:"order_id" doc:"Of the rolling export, as in its status."`
+	Items   []*RollingFile `json:"items" nullable:"false"`
+	Files   int64          `json:"files" doc:"Number of the last finished file."`
+}
+
+func (s *server) rollingFileOperations(d describe, name *huma.Param) []operation {
+	tags := []string{"Rolling exports"}
+	number := d.path("number", "The number of a file.", "17")
+	number.Schema = &huma.Schema{Type: huma.TypeInteger, Minimum: ptr(1.0)}
+	return []operation{
+		{handle: s.listRollingFiles, Operation: huma.Operation{
+			OperationID: "list-rolling-files", Method: http.MethodGet, Path: rollingPath + "/files", Tags: tags,
+			Summary:     "List the files of a rolling export",
+			Description: "Its finished files by number, as long as they are kept. Ask with `after` for the number of the last file that you have; numbers have no gaps, so a first item above the next number means that files have expired.",
+			Security:    bearer,
+			Parameters: []*huma.Param{
+				name,
+				d.query("after", "Only files with a greater number.", &huma.Schema{Type: huma.TypeInteger, Minimum: ptr(0.0), Default: 0}),
+				d.query("limit", "How many items a page holds.", &huma.Schema{Type: huma.TypeInteger, Minimum: ptr(1.0), Maximum: ptr(float64(listMax)), Default: listDefault}),
+				d.query("wait", "Seconds to wait for a file if there is none.", &huma.Schema{Type: huma.TypeInteger, Minimum: ptr(0.0), Maximum: ptr(float64(maxWait)), Default: 0}),
+			},
+			Responses: d.responses(d.json(200, "A page of files; without items if there is none.", RollingFileList{}), d.problems(400, 401, 404, 503)),
+		}},
+		{handle: s.getRollingFile, Operation: huma.Operation{
+			OperationID: "get-rolling-file", Method: http.MethodGet, Path: rollingPath + "/files/{number}", Tags: tags,
+			Summary: "One file of a rolling export", Description: "As in the list, with a fresh download URL.",
+			Security: bearer,
+			Parameters: []*huma.Param{name, number, d.query("header_auth", "With `true` the URL carries no credential: it is in the `x-apsis-auth` header of this answer and must be sent back as the same header on the download.",
+				&huma.Schema{Type: huma.TypeBoolean, Default: false})},
+			Responses: d.responses(d.json(200, "The file.", RollingFile{}, tokenHeader), d.problems(400, 401, 404, 410, 503)),
+		}},
+	}
+}
+
+// rollingStatus describes a standing order as of now.
+func (s *server) rollingStatus(o *report.Standing) (*RollingExport, error) {
+	st := &RollingExport{
+		Name: o.Order.Name, OrderID: o.Order.ID, State: "active", CreatedAt: timeOf(o.Order.CreatedAt),
+		Request: new(RollingRequest), Files: o.Files(), Next: periodOf(rolling.Next(o)),
+	}
+	if err := json.Unmarshal(o.Settings.Body, st.Request); err != nil {
+		return nil, fmt.Errorf("standing order %s: the stored request cannot be read: %w", o.Order.ID, err)
+	}
+	files, since := rolling.Lag(o, s.now())
+	st.Lag = RollingLag{Files: files, Seconds: since.Seconds()}
+	if o.Settings.Destination != "" {
+		st.Delivered = &o.Delivered
+	}
+	if o.Paused {
+		st.State = "paused"
+	}
+	if t := o.Trouble; t != nil {
+		st.State = "error"
+		st.Error = &Problem{Type: t.Problem.Type, Title: t.Problem.Title, Status: t.Problem.Status, Detail: t.Problem.Detail}
+	}
+	return st, nil
+}
+
+func periodOf(p rolling.Period) RollingPeriod {
+	out := RollingPeriod{End: timeOf(p.End)}
+	if !p.Start.IsZero() {
+		out.Start = ptr(timeOf(p.Start))
+	}
+	return out
+}
+
+// rollingFile describes a finished file, with its credential in the URL or, if
+// asked so, returned apart.
+func (s *server) rollingFile(o *report.Standing, rep *report.Report, apart bool) (f *RollingFile, credential string, err error) {
+	about, end := rolling.FileOf(o.Order, rep, s.cursors), rep.Result.Expires
+	f = &RollingFile{
+		Number: about.Number, RollingPeriod: periodOf(rolling.Period{Start: about.PeriodStart, End: about.PeriodEnd}),
+		Rows: about.Rows, Bytes: about.Bytes, SHA256: about.SHA256, FileExpiresAt: timeOf(end),
+		Delivered: rep.Request.Step.Deliver && about.Number <= o.Delivered,
+		Cursor:    RollingCursor{From: about.From, To: about.To},
+	}
+	if !about.CompleteThrough.IsZero() {
+		f.CompleteThrough = ptr(timeOf(about.CompleteThrough))
+	}
+	expires := s.now().Add(s.cfg.DownloadLifetime)
+	if end.Before(expires) {
+		expires = end
+	}
+	expires = expires.Truncate(time.Second) // what a JWT can say
+	f.FileDownloadURLExpiresAt = timeOf(expires)
+	f.FileDownloadURL = s.reportURL(rep.Request.ID) + "/file"
+	credential, err = s.authority.IssueDownload(o.Order.Account, rep.Request.ID, expires)
+	if err != nil || apart {
+		return f, credential, err
+	}
+	f.FileDownloadURL += "?token=" + url.QueryEscape(credential)
+	return f, "", nil
+}
+
+// number is a query parameter from 0 to max.
+func (c *call) number(name string, max int64) (int64, error) {
+	v, given, err := c.param(name)
+	if err != nil || !given {
+		return 0, err
+	}
+	n, err := strconv.ParseInt(v, 10, 64)
+	if err != nil || n < 0 || n > max || v != strconv.FormatInt(n, 10) {
+		return 0, invalidParam(name, "must be a whole number from 0 to %d", max)
+	}
+	return n, nil
+}
+
+func (s *server) listRollingFiles(c *call) error {
+	limit, err := c.limit()
+	if err != nil {
+		return err
+	}
+	after, err := c.number("after", 1<<53)
+	if err != nil {
+		return err
+	}
+	seconds, err := c.number("wait", maxWait)
+	if err != nil {
+		return err
+	}
+	o, err := s.orderOf(c)
+	if err != nil {
+		return err
+	}
+	files, err := s.awaitFiles(c, o, after, limit, time.Duration(seconds)*time.Second)
+	if err != nil {
+		return err
+	}
+	if now, ok := s.deps.Reports.OrderNamed(c.account, o.Order.Name); ok && now.Order.ID == o.Order.ID {
+		o = now
+	} else {
+		return noRolling() // deleted while the call waited
+	}
+	page := RollingFileList{OrderID: o.Order.ID, Files: o.Files(), Items: make([]*RollingFile, 0, len(files))}
+	for _, rep := range files {
+		f, _, err := s.rollingFile(o, rep, false)
+		if err != nil {
+			return err
+		}
+		page.Items = append(page.Items, f)
+	}
+	return writeJSON(c.w, http.StatusOK, page)
+}
+
+// awaitFiles returns files of an order; if there are none, it waits for one, for
+// the order's end or for that of the server.
+func (s *server) awaitFiles(c *call, o *report.Standing, after int64, limit int, wait time.Duration) ([]*report.Report, error) {
+	// The connection's own limits are for calls that do not wait.
+	rc := http.NewResponseController(c.w)
+	_ = rc.SetReadDeadline(time.Time{})
+	_ = rc.SetWriteDeadline(time.Now().Add(wait + answerTimeout))
+	late := time.NewTimer(wait)
+	defer late.Stop()
+	for {
+		changed := s.deps.Reports.Changed()
+		files := s.deps.Reports.Files(o.Order.ID, after, limit, s.now())
+		if len(files) > 0 || wait == 0 {
+			return files, nil
+		}
+		if now, ok := s.deps.Reports.OrderNamed(c.account, o.Order.Name); !ok || now.Order.ID != o.Order.ID {
+			return nil, nil
+		}
+		select {
+		case <-changed:
+		case <-late.C:
+			return nil, nil
+		case <-s.deps.Stopping:
+			return nil, nil
+		case <-c.r.Context().Done():
+			return nil, c.r.Context().Err()
+		}
+	}
+}
+
+func (s *server) getRollingFile(c *call) error {
+	apart, err := c.flag("header_auth")
+	if err != nil {
+		return err
+	}
+	o, err := s.orderOf(c)
+	if err != nil {
+		return err
+	}
+	text := c.r.PathValue("number")
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 1 || n > o.Files() || text != strconv.FormatInt(n, 10) {
+		return notFound("The rolling export has no such file.")
+	}
+	files := s.deps.Reports.Files(o.Order.ID, n-1, 1, s.now())
+	if len(files) == 0 || files[0].Files() != n {
+		return kindGone.problem("The file has expired.")
+	}
+	f, credential, err := s.rollingFile(o, files[0], apart)
+	if err != nil {
+		return err
+	}
+	if credential != "" {
+		c.w.Header().Set(tokenHeader, credential)
+	}
+	return writeJSON(c.w, http.StatusOK, f)
+}

@@ -1,0 +1,101 @@
+package rolling
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"lockstitch/exporter/cursor"
+	"lockstitch/state/report"
+)
+
+// tryLimit is the longest that one try at submitting a step may take.
+const tryLimit = 30 * time.Second
+
+// step submits the next step of an order, which is due. The step's outcome
+// shows in the table.
+func (g *Generator) step(ctx context.Context, s *report.Standing) error {
+	ctx, cancel := context.WithTimeout(ctx, tryLimit)
+	defer cancel()
+	// Nothing would go wrong without: what another replica has done before
+	// makes this step void.
+	if err := g.deps.Reports.CatchUp(ctx, s.Order.Account); err != nil {
+		return err
+	}
+	if now, ok := g.deps.Reports.Order(s.Order.ID); !ok || now.Deleted || now.Seq() != s.Seq() {
+		return nil
+	}
+	q, err := g.deps.Resolve(ctx, s.Order.Account, s.Settings.Body)
+	var refused *Refusal
+	switch {
+	case errors.As(err, &refused):
+		g.log.Warn("a standing order cannot go on until it is changed", "account", s.Order.Account, "order", s.Order.Name, "problem", refused.Problem.Detail)
+		return unlessGone(g.deps.Reports.WriteTrouble(ctx, s.Order.Account, s.Order.ID, s.Settings.Revision, refused.Problem))
+	case err != nil:
+		return fmt.Errorf("resolving its names: %w", err)
+	}
+	p := Next(s)
+	q.Rolling, q.After, q.CompleteThrough = true, s.Order.From, p.End
+	if s.Last != nil {
+		q.After = s.Last.Through()
+	}
+	if n := s.Newest; n != nil && n.Request.Step.PeriodEnd.Equal(p.End) {
+		// A boundary is fixed once: the period goes on behind a file that was
+		// full, or an attempt at it failed.
+		q.Barrier = n.Request.Question.Barrier
+	} else if q.Barrier, err = g.deps.Boundary(ctx, p.End, q.After); err != nil {
+		return fmt.Errorf("finding the boundary %s: %w", p.End.Format(time.RFC3339), err)
+	}
+	_, err = g.deps.Reports.SubmitStep(ctx, &report.Request{
+		ID: ulid.Make().String(), Account: s.Order.Account, CreatedAt: g.deps.Clock.Now().UTC(), Body: s.Settings.Body, Question: q,
+		Step: &report.Step{
+			Order: s.Order.ID, Name: s.Order.Name, Revision: s.Settings.Revision, Seq: s.Seq() + 1, Files: s.Files(),
+			PeriodStart: p.Start, PeriodEnd: p.End, EmptyFiles: s.Settings.EmptyFiles, Deliver: s.Settings.Destination != "",
+		},
+	})
+	if errors.Is(err, report.ErrVoid) {
+		return nil // the table knows more than was known here
+	}
+	return err
+}
+
+// deliver brings the last file of an order to its destination.
+func (g *Generator) deliver(ctx context.Context, s *report.Standing) error {
+	if g.deps.Deliver == nil || g.deps.Cursors == nil {
+		return errors.New("this replica has no destinations")
+	}
+	if err := g.deps.Deliver(ctx, s.Settings.Destination, FileOf(s.Order, s.Last, g.deps.Cursors)); err != nil {
+		return fmt.Errorf("delivering file %d to %s: %w", s.Files(), s.Settings.Destination, err)
+	}
+	wctx, cancel := context.WithTimeout(ctx, tryLimit)
+	defer cancel()
+	return unlessGone(g.deps.Reports.WriteDelivered(wctx, s.Order.Account, s.Order.ID, s.Files()))
+}
+
+// FileOf describes the file that a step of an order has made.
+func FileOf(o *report.Order, r *report.Report, cursors *cursor.Codec) File {
+	step, res := r.Request.Step, r.Result
+	f := File{
+		Account: o.Account, Name: o.Name, Order: o.ID, Number: r.Files(), Object: res.Object,
+		PeriodStart: step.PeriodStart, PeriodEnd: step.PeriodEnd, To: cursors.Encode(o.Account, r.Through()),
+		Rows: res.Rows, Bytes: res.Bytes, SHA256: res.SHA256,
+	}
+	if after := r.Request.Question.After; len(after) > 0 {
+		f.From = cursors.Encode(o.Account, after)
+	}
+	if !res.More {
+		f.CompleteThrough = step.PeriodEnd
+	}
+	return f
+}
+
+// unlessGone takes an order that was deleted meanwhile for no error.
+func unlessGone(err error) error {
+	if errors.Is(err, report.ErrNotFound) {
+		return nil
+	}
+	return err
+}

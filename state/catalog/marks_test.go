@@ -1,0 +1,139 @@
+package catalog
+
+import (
+	"flag"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/state/segment"
+)
+
+var seedFlag = flag.Uint64("seed", 0, "run the random tests with this seed only")
+
+// TestMarkIsTheFirstOffsetThatReachedTheTime asks for many times on random
+// series of marks, written hour by hour and the newest hour again and again,
+// and compares with a search through all marks.
+func TestMarkIsTheFirstOffsetThatReachedTheTime(t *testing.T) {
+	seeds := []uint64{1, 2, 3, 4, 5, uint64(time.Now().UnixNano())}
+	if *seedFlag != 0 {
+		seeds = []uint64{*seedFlag}
+	}
+	for _, seed := range seeds {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		v := &View{st: newState()}
+		id := segment.TopicID{1}
+		type mark struct{ minute, offset int64 }
+		var all []mark
+		m := Marks{TopicID: id, Partition: 3, Hour: -1}
+		minute, offset := int64(29_000_000), int64(0)
+		var first int64
+		for range 300 {
+			minute += 1 + rng.Int64N(1+rng.Int64N(200))
+			offset += 1 + rng.Int64N(1+rng.Int64N(1<<30))
+			all = append(all, mark{minute, offset})
+			if minute/60 != m.Hour {
+				m = Marks{TopicID: id, Partition: 3, Hour: minute / 60}
+			}
+			if first == 0 {
+				first = m.Hour
+			}
+			m.Add(minute, offset)
+			rec, err := m.Record("cat")
+			if err == nil {
+				err = v.st.decode(rec)
+			}
+			if err != nil {
+				t.Fatalf("seed %d: %v", seed, err)
+			}
+		}
+		ask := func(minute int64) {
+			t.Helper()
+			want, wantOK := int64(0), false
+			for _, x := range all {
+				if x.minute >= minute {
+					want, wantOK = x.offset, true
+					break
+				}
+			}
+			got, ok := v.Mark(id, 3, time.Unix(minute*60, 0))
+			if got != want || ok != wantOK {
+				t.Fatalf("minute %d: offset %d, %v; want %d, %v (rerun with -run %s -seed %d)", minute, got, ok, want, wantOK, t.Name(), seed)
+			}
+		}
+		ask(-5)
+		for _, x := range all {
+			ask(x.minute - 1)
+			ask(x.minute)
+			ask(x.minute + 1)
+		}
+		newest, ok := v.NewestMarks(id, 3)
+		if !ok || newest.Hour != m.Hour || len(newest.Minutes) != len(m.Minutes) || newest.Offsets[0] != m.Offsets[0] {
+			t.Errorf("seed %d: newest marks %+v, want %+v", seed, newest, m)
+		}
+		// Hours that are removed do not answer any more.
+		cut := (first + m.Hour) / 2
+		old := v.OldMarks(id, 3, cut, 1000)
+		if len(old) == 0 || old[0].Hour != first || len(v.OldMarks(id, 3, cut, 1)) != 1 {
+			t.Fatalf("seed %d: %d hours before %d, want some from %d on", seed, len(old), cut, first)
+		}
+		for i := range old {
+			if err := v.st.decode(old[i].Tombstone("cat")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for len(all) > 0 && all[0].minute/60 < cut {
+			all = all[1:]
+		}
+		ask(first * 60)
+		ask(cut * 60)
+	}
+}
+
+func TestMarksOfOtherPartitionsDoNotAnswer(t *testing.T) {
+	v := &View{st: newState()}
+	m := Marks{TopicID: segment.TopicID{1}, Partition: 3, Hour: 10}
+	m.Add(605, 7)
+	rec, err := m.Record("cat")
+	if err == nil {
+		err = v.st.decode(rec)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := v.Mark(segment.TopicID{1}, 3, time.Unix(605*60, 0)); !ok || got != 7 {
+		t.Errorf("mark %d, %v, want 7", got, ok)
+	}
+	if _, ok := v.Mark(segment.TopicID{1}, 4, time.Unix(0, 0)); ok {
+		t.Error("another partition answers")
+	}
+	if _, ok := v.Mark(segment.TopicID{2}, 3, time.Unix(0, 0)); ok {
+		t.Error("another topic answers")
+	}
+	if _, ok := v.NewestMarks(segment.TopicID{2}, 3); ok {
+		t.Error("another topic has marks")
+	}
+}
+
+func TestDamagedMarksAreRefused(t *testing.T) {
+	for key, value := range map[string]string{
+		"m/AAAAAAAAAAAAAAAAAAAAAA/1/5":                   `{"v":1,"minutes":[5,5],"offsets":[1,2]}`,
+		"m/AAAAAAAAAAAAAAAAAAAAAA/1/6":                   `{"v":1,"minutes":[5,6],"offsets":[2,2]}`,
+		"m/AAAAAAAAAAAAAAAAAAAAAA/1/7":                   `{"v":1,"minutes":[5,6],"offsets":[2]}`,
+		"m/AAAAAAAAAAAAAAAAAAAAAA/1/8":                   `{"v":1,"minutes":[],"offsets":[]}`,
+		"m/AAAAAAAAAAAAAAAAAAAAAA/1/9":                   `{"v":1,"minutes":[60],"offsets":[0]}`,
+		"m/AAAAAAAAAAAAAAAAAAAAAA/1/10":                  `{"v":1,"minutes":[-1],"offsets":[0]}`,
+		"m/AAAAAAAAAAAAAAAAAAAAAA/1/11":                  `{"v":1,"minutes":[0],"offsets":[-1]}`,
+		"m/AAAAAAAAAAAAAAAAAAAAAA/1/-1":                  `{"v":1,"minutes":[0],"offsets":[0]}`,
+		"m/AAAAAAAAAAAAAAAAAAAAAA/1/9223372036854775807": `{"v":1,"minutes":[0],"offsets":[0]}`,
+		"m/AAAAAAAAAAAAAAAAAAAAAA/1/x":                   `{"v":1,"minutes":[0],"offsets":[0]}`,
+		"m/5":                                            `{"v":1,"minutes":[0],"offsets":[0]}`,
+	} {
+		s := newState()
+		if err := s.decode(&kgo.Record{Key: []byte(key), Value: []byte(value)}); err == nil {
+			t.Errorf("%s %s was taken", key, value)
+		}
+	}
+}

@@ -1,0 +1,252 @@
+package report
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// order is a standing order with its steps.
+type order struct {
+	standing  Standing // Last and Newest are filled in by snapshot
+	partition int32
+	offset    int64
+	keys      []string // of all records of the order but its own and those of the steps
+	void      bool     // the name was taken, or one too many
+	steps     []*entry // those that count, by ascending Seq
+}
+
+func (o *order) live() bool { return !o.void && !o.standing.Deleted }
+
+// snapshot is the order as it is now.
+func (o *order) snapshot() *Standing {
+	s := o.standing
+	if s.Trouble != nil && s.Trouble.Revision != s.Settings.Revision {
+		s.Trouble = nil
+	}
+	if n := len(o.steps); n > 0 {
+		s.Newest = o.steps[n-1].report
+		if r := s.Newest.Result; r != nil && r.Problem != nil && s.Newest.Request.Step.Revision == s.Settings.Revision {
+			s.Trouble = &Trouble{Version: Version, Revision: s.Settings.Revision, At: r.At, Problem: *r.Problem}
+		}
+	}
+	if e := o.last(); e != nil {
+		s.Last = e.report
+	}
+	return &s
+}
+
+// last is the newest step that succeeded. Few follow it: an order stops at an
+// error.
+func (o *order) last() *entry {
+	for i := len(o.steps) - 1; i >= 0; i-- {
+		if o.steps[i].report.Succeeded() {
+			return o.steps[i]
+		}
+	}
+	return nil
+}
+
+func (o *order) find(seq int64) (int, bool) {
+	return slices.BinarySearchFunc(o.steps, seq, func(e *entry, seq int64) int {
+		return int(min(1, max(-1, e.report.Request.Step.Seq-seq)))
+	})
+}
+
+// superseded tells whether a step is not needed to know where the order stands.
+func (o *order) superseded(e *entry) bool {
+	last := o.last()
+	return !o.live() || last != nil && e.report.Request.Step.Seq < last.report.Request.Step.Seq
+}
+
+func isOrderKey(kind string) bool {
+	switch kind {
+	case KeyOrder, KeyChange, KeyPause, KeyTrouble, KeyDelivered, KeyDeletion:
+		return true
+	}
+	return false
+}
+
+// applyOrder takes in one record of a standing order.
+func (v *view) applyOrder(rec *kgo.Record, kind, id string) error {
+	if kind == KeyOrder {
+		return v.create(rec, id)
+	}
+	key := string(rec.Key)
+	o := v.orders[id]
+	if o == nil {
+		v.orphans[key] = orphan{rec.Partition, rec.Timestamp}
+		return nil
+	}
+	next := o.standing
+	switch kind {
+	case KeyChange:
+		c := new(Change)
+		if err := decode(rec.Value, c, &c.Version); err != nil {
+			return err
+		}
+		if err := c.Settings.check(); err != nil {
+			return err
+		}
+		next.Settings = c.Settings
+	case KeyPause:
+		p := new(Pause)
+		if err := decode(rec.Value, p, &p.Version); err != nil {
+			return err
+		}
+		next.Paused = p.Paused
+	case KeyTrouble:
+		t := new(Trouble)
+		if err := decode(rec.Value, t, &t.Version); err != nil {
+			return err
+		}
+		next.Trouble = t
+	case KeyDelivered:
+		d := new(Delivered)
+		if err := decode(rec.Value, d, &d.Version); err != nil {
+			return err
+		}
+		// A replica that lost the order may say late what it has delivered.
+		next.Delivered = max(next.Delivered, d.Number)
+	case KeyDeletion:
+		d := new(Deletion)
+		if err := decode(rec.Value, d, &d.Version); err != nil {
+			return err
+		}
+		v.end(o, d)
+		next.Deleted = true
+	}
+	if !slices.Contains(o.keys, key) {
+		o.keys = append(o.keys, key)
+	}
+	o.standing = next
+	return nil
+}
+
+func (s *Settings) check() error {
+	if s.Every <= 0 || s.Revision == "" {
+		return fmt.Errorf("settings of a standing order without a period or a revision")
+	}
+	return nil
+}
+
+func (v *view) create(rec *kgo.Record, id string) error {
+	c := new(Order)
+	if err := decode(rec.Value, c, &c.Version); err != nil {
+		return err
+	}
+	switch {
+	case c.ID != id:
+		return fmt.Errorf("standing order %.80q under the key of %q", c.ID, id)
+	case c.Account == "" || c.Name == "":
+		return fmt.Errorf("standing order without an account or a name")
+	case v.orders[id] != nil:
+		return fmt.Errorf("standing order %s is there already", id)
+	}
+	if err := c.Settings.check(); err != nil {
+		return err
+	}
+	o := &order{standing: Standing{Order: c, Settings: c.Settings}, partition: rec.Partition, offset: rec.Offset}
+	v.orders[id] = o
+	names := v.names[c.Account]
+	if names[c.Name] != nil || c.MaxOrders > 0 && len(names) >= c.MaxOrders {
+		o.void = true
+		return nil
+	}
+	if names == nil {
+		names = make(map[string]*order)
+		v.names[c.Account] = names
+	}
+	names[c.Name] = o
+	return nil
+}
+
+// end takes a live order out of the list, and its steps with it: what runs is
+// cancelled, and files go.
+func (v *view) end(o *order, d *Deletion) {
+	if !o.live() {
+		return
+	}
+	v.forget(o)
+	for _, e := range o.steps {
+		next := *e.report
+		next.Cancelled, next.CancelledAt = true, d.At
+		v.change(e, func() { e.report = &next })
+	}
+}
+
+func (v *view) forget(o *order) {
+	c := o.standing.Order
+	if v.names[c.Account][c.Name] == o {
+		delete(v.names[c.Account], c.Name)
+		if len(v.names[c.Account]) == 0 {
+			delete(v.names, c.Account)
+		}
+	}
+}
+
+// step takes in the request for a step. Its entry is there already.
+func (v *view) step(e *entry) {
+	s := e.report.Request.Step
+	o := v.orders[s.Order]
+	if o == nil || !o.live() || o.standing.Order.Account != e.report.Request.Account {
+		e.void = true
+		return
+	}
+	if i, there := o.find(s.Seq); i < len(o.steps) {
+		e.void = true
+		if there {
+			e.original = o.steps[i]
+		}
+		return
+	}
+	if n := len(o.steps); n > 0 {
+		shareEnds(e.report.Request, o.steps[n-1].report.Request)
+	}
+	o.steps = append(o.steps, e)
+	v.pending[e.report.Request.ID] = e
+}
+
+// shareEnds makes a step begin with the very position that the one before ended
+// at: the steps of an order are many.
+func shareEnds(q, before *Request) {
+	if slices.Equal(q.Question.After, before.Question.Barrier) {
+		q.Question.After = before.Question.Barrier
+	}
+}
+
+// buryOrder takes in the tombstone of an order's record.
+func (v *view) buryOrder(kind, id, key string) {
+	o := v.orders[id]
+	if o == nil {
+		return
+	}
+	if kind != KeyOrder {
+		o.keys = slices.DeleteFunc(o.keys, func(k string) bool { return k == key })
+		return
+	}
+	for _, k := range o.keys {
+		v.orphans[k] = orphan{o.partition, o.standing.Order.CreatedAt}
+	}
+	v.forget(o)
+	delete(v.orders, id)
+}
+
+// buryStep takes a removed step out of its order.
+func (v *view) buryStep(e *entry) {
+	o := v.orders[e.report.Request.Step.Order]
+	if o == nil {
+		return
+	}
+	if i, ok := o.find(e.report.Request.Step.Seq); ok && o.steps[i] == e {
+		o.steps = slices.Delete(o.steps, i, i+1)
+	}
+}
+
+// ValidOrderName tells whether name can name a standing order: 1 to 63
+// lower-case letters, digits and "-". It becomes part of object names.
+func ValidOrderName(name string) bool {
+	return len(name) >= 1 && len(name) <= 63 && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+}
