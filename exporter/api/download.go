@@ -35,7 +35,7 @@ func (s *server) downloadOperation(schemas huma.Registry) operation {
 			"application/gzip": {Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}},
 		}}
 	}
-	return operation{public: true, stream: true, handle: s.download, Operation: huma.Operation{
+	return operation{public: true, handle: s.download, Operation: huma.Operation{
 		OperationID: "download-file", Method: http.MethodGet, Path: "/emails/reports/{report_id}/file", Tags: []string{"Exports"},
 		Summary: "Download an export file",
 		Description: "The `file_download_url` of a completed report, to be taken as it is given. The credential is in the URL or, after `header_auth=true`, in the `x-apsis-auth` header. " +
@@ -150,6 +150,7 @@ func (w *fileWriter) WriteHeader(code int) {
 		p = kindPrecondition.problem("The file is not the one that If-Match names.")
 	default:
 		w.ResponseWriter.WriteHeader(code)
+		w.wait()
 		return
 	}
 	w.refused = true
@@ -163,6 +164,10 @@ func (w *fileWriter) Write(b []byte) (int, error) {
 	if w.refused {
 		return len(b), nil // the text that the problem stands for
 	}
-	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(stallTimeout))
+	w.wait()
 	return w.ResponseWriter.Write(b)
+}
+
+func (w *fileWriter) wait() {
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(stallTimeout))
 }
