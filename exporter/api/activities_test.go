@@ -1,15 +1,21 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/url"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"lockstitch/state/catalog"
 	"lockstitch/state/event"
+	"lockstitch/state/objects"
 	"lockstitch/state/segment"
 )
 
@@ -179,6 +185,49 @@ func TestActivityIDs(t *testing.T) {
 	if got != len(ids) {
 		t.Errorf("%d items on all pages", got)
 	}
+}
+
+// held is a store that holds what it is asked for back.
+type held struct {
+	objects.Store
+	asked atomic.Int32
+	open  chan struct{}
+}
+
+func (h *held) Open(ctx context.Context, name string, off, n int64) (io.ReadCloser, error) {
+	h.asked.Add(1)
+	<-h.open
+	return h.Store.Open(ctx, name, off, n)
+}
+
+// However many calls there are, no more slices than configured are in memory.
+func TestSlicesAreReadAFewAtATime(t *testing.T) {
+	r := newRig(t, nil)
+	for i := range 6 {
+		r.keep(fmt.Sprint(i), sample{"s1", "x", "x", "n", event.Sent, time.Hour})
+	}
+	store := r.store
+	synctest.Test(t, func(t *testing.T) {
+		h := &held{Store: store, open: make(chan struct{})}
+		s := &server{
+			cfg: Config{ActivityReads: 2}, deps: Deps{Catalog: r.slices, Store: h},
+			reads: make(chan struct{}, 2), summaries: newSummaryCache(1 << 20),
+		}
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() {
+				if all, err := s.summarise(t.Context(), "acme", "s1", 0); err != nil || len(all) != 1 || all[0].Counts.Sent != 6 {
+					t.Errorf("%+v %v", all, err)
+				}
+			})
+		}
+		synctest.Wait()
+		if n := h.asked.Load(); n != 2 {
+			t.Errorf("%d slices are being read", n)
+		}
+		close(h.open)
+		wg.Wait()
+	})
 }
 
 func TestSummaryCacheStaysInItsBudget(t *testing.T) {
