@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"sort"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -53,9 +53,7 @@ func (s *server) summarise(ctx context.Context, account, section string, since i
 	for id, a := range sum {
 		out = append(out, a.activity(id))
 	}
-	sort.Slice(out, func(i, j int) bool {
-		return pageEnd{int64(out[i].LastSeen), out[i].ActivityID}.before(&out[j])
-	})
+	slices.SortFunc(out, func(a, b Activity) int { return latestFirst(&a, &b) })
 	return out, nil
 }
 
