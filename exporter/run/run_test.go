@@ -223,7 +223,7 @@ func TestBarrierTimeoutEndsInErrorNamingThePartition(t *testing.T) {
 }
 
 func TestDefaults(t *testing.T) {
-	r, err := New(Config{Topic: "reports"}, Deps{Log: quiet})
+	r, err := New(Config{Topic: "reports"}, Deps{Log: quiet, Reports: newWorld(t).table()})
 	if err != nil {
 		t.Fatal(err)
 	}
