@@ -265,6 +265,7 @@ func profileOf(val string) string {
 }
 
 func TestEventsBecomeRowsOnce(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.produce("profiles", "p1", profileOf("old"))
 	w.event("p1", "c1", "SENT")
@@ -293,6 +294,7 @@ func TestEventsBecomeRowsOnce(t *testing.T) {
 }
 
 func TestRestartOnAnEmptyDiskKnowsDuplicatesAndProfiles(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.start(filepath.Join(t.TempDir(), "a"), nil)
 	for i := range 20 {
@@ -321,6 +323,7 @@ func TestRestartOnAnEmptyDiskKnowsDuplicatesAndProfiles(t *testing.T) {
 }
 
 func TestPositionsPassTransactionMarkersAndEmptiedLogs(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.start(filepath.Join(t.TempDir(), "d"), nil)
 	for _, topic := range []string{"email-events", "profiles"} {
@@ -348,6 +351,7 @@ func TestPositionsPassTransactionMarkersAndEmptiedLogs(t *testing.T) {
 }
 
 func TestLanesMoveBetweenReplicas(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	a := w.start(filepath.Join(t.TempDir(), "a"), nil)
 	for i := range 10 {
@@ -375,6 +379,7 @@ func TestLanesMoveBetweenReplicas(t *testing.T) {
 }
 
 func TestTopicMadeAnewStopsItsLanesUntilAdopted(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.start(filepath.Join(t.TempDir(), "d"), nil)
 	w.event("p1", "c1", "SENT")
@@ -504,6 +509,7 @@ func TestTopicMadeAnewUnderARunningReplica(t *testing.T) {
 // TestMalformedProfilesAreDeadLetteredOnceOverRestarts: local state may be ahead
 // of the position record; what was malformed in between must not be skipped.
 func TestMalformedProfilesAreDeadLetteredOnceOverRestarts(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	flaky := &flakyStore{Store: w.store}
 	w.store = flaky

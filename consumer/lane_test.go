@@ -276,3 +276,47 @@ func TestDeadLettersHoldMemoryOfTheirOwn(t *testing.T) {
 		t.Errorf("%q %q %q", d.rec.Key, d.rec.Value, d.rec.Headers[0].Value)
 	}
 }
+
+// Of a topic that could not be read for long, deletions may be gone: a replica
+// that runs all the while must not go on with what it has.
+func TestStaleProfilesAreReadAnewWhileRunning(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.start(filepath.Join(t.TempDir(), "d"), func(c *Config) { c.ProfileStale = time.Second })
+	w.produce("profiles", "p1", profileOf("v"))
+	w.settle(r.cat)
+	p := partitionOfKey("p1")
+	var stuck, other *lane
+	r.await(t, "the lanes are not ready", func(c *Consumer) bool {
+		stuck, other = c.lanes[p], c.lanes[1-p]
+		return stuck != nil && other != nil && stuck.stage == ready && other.stage == ready
+	})
+	end := w.openTransaction("profiles", "p1", profileOf("w"))
+	r.await(t, "the profiles are not read anew", func(c *Consumer) bool { return c.lanes[p] != stuck })
+	r.await(t, "profiles that are current are read anew", func(c *Consumer) bool { return c.lanes[1-p] == other })
+	end(kgo.TryCommit)
+	w.event("p1", "c1", "SENT")
+	w.settle(r.cat)
+	if got := w.rows(r.cat); len(got) != 1 || got[0] != "c1 SENT w" {
+		t.Errorf("rows %v", got)
+	}
+}
+
+func TestLateVersionsAreCounted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.start(filepath.Join(t.TempDir(), "d"), nil)
+	w.produce("profiles", "p1", profileOf("v"))
+	w.tick()
+	w.produceAt(time.Now().Add(time.Hour), "email-events", "p1", lagEvent)
+	w.settle(r.cat)
+	if n, err := w.counter(r, "lockstitch_profile_versions_late_total"); n != 0 || err != nil {
+		t.Fatal(n, err)
+	}
+	w.produce("profiles", "p1", profileOf("w"))
+	w.settle(r.cat)
+	r.awaitLag(t, "the late version is not counted", func(map[string]float64) bool {
+		n, err := w.counter(r, "lockstitch_profile_versions_late_total")
+		return err == nil && n == 1
+	})
+}
