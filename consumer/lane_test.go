@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"lockstitch/state/kafka"
@@ -319,4 +320,40 @@ func TestLateVersionsAreCounted(t *testing.T) {
 		n, err := w.counter(r, "lockstitch_profile_versions_late_total")
 		return err == nil && n == 1
 	})
+}
+
+// While partitions are being added the old lanes go on; a new one begins when
+// every topic has it.
+func TestPartitionsAddedUnderARunningReplica(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.start(filepath.Join(t.TempDir(), "d"), func(c *Config) { c.SessionTimeout = 6 * time.Second })
+	r.awaitReady(t)
+	adm := kadm.NewClient(w.prod)
+	key := "p0"
+	for i := 0; router(lanes+1)([]byte(key)) != lanes; i++ {
+		key = fmt.Sprint("p", i)
+	}
+	for i, topic := range []string{"email-events", "profiles"} {
+		added, err := adm.UpdatePartitions(t.Context(), lanes+1, topic)
+		if err == nil {
+			err = added.Error()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.prod = w.client(kgo.DisableIdempotentWrite())
+		w.event(key, fmt.Sprint("new", i), "SENT")
+		r.await(t, "the lanes are not as they should be", func(c *Consumer) bool {
+			c.group.ForceMetadataRefresh()
+			if i == 0 {
+				return len(c.lanes) == lanes && c.lanes[0].stage == ready && c.lanes[1].stage == ready
+			}
+			return len(c.lanes) == lanes+1 && c.lanes[lanes].stage == ready
+		})
+	}
+	w.settle(r.cat)
+	if rows := w.rows(r.cat); len(rows) != 2 {
+		t.Errorf("rows %v", rows)
+	}
 }
