@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"lockstitch/state/catalog"
 	"lockstitch/state/kafka"
 	"lockstitch/state/local"
 )
@@ -355,5 +356,38 @@ func TestPartitionsAddedUnderARunningReplica(t *testing.T) {
 	w.settle(r.cat)
 	if rows := w.rows(r.cat); len(rows) != 2 {
 		t.Errorf("rows %v", rows)
+	}
+}
+
+// Events that retention took before they were read stop their lane until
+// somebody says that they are given up; nothing is skipped in silence.
+func TestEventsLostByTheLogAreGivenUpOnRequest(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	dir := filepath.Join(t.TempDir(), "d")
+	r := w.start(dir, nil)
+	w.event("p1", "c1", "SENT")
+	w.settle(r.cat)
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.event("p1", "c2", "SENT")
+	w.event("p1", "c3", "SENT")
+	p := partitionOfKey("p1")
+	gone := make(kadm.Offsets)
+	gone.AddOffset("email-events", p, 2, -1)
+	if res, err := kadm.NewClient(w.prod).DeleteRecords(t.Context(), gone); err != nil || res.Error() != nil {
+		t.Fatal(err, res.Error())
+	}
+	r = w.start(dir, nil)
+	r.await(t, "the lane is not stopped", func(c *Consumer) bool { return c.lanes[p] != nil && c.lanes[p].stage == stopped })
+	r.awaitLag(t, "a stopped lane has no lag", shows(map[string]float64{fmt.Sprintf("durable_lag_records email-events/%d", p): 2}))
+	w.adopt()
+	w.settle(r.cat)
+	if got := strings.Join(w.rows(r.cat), ", "); got != "c1 SENT -, c3 SENT -" {
+		t.Errorf("rows %s", got)
+	}
+	if changed, err := catalog.Adopt(t.Context(), w.opts, w.topics, quietLog); err != nil || len(changed) != 0 {
+		t.Errorf("adopted again: %v, %v", changed, err)
 	}
 }
