@@ -98,6 +98,7 @@ type replica struct {
 	cat  *catalog.View
 	reg  *prometheus.Registry
 	stop func() error
+	done chan struct{} // closed when Run has returned
 }
 
 func (w *world) start(dir string, tweak func(*Config)) *replica {
@@ -122,17 +123,21 @@ func (w *world) start(dir string, tweak func(*Config)) *replica {
 		w.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(w.t.Context())
-	done := make(chan error, 1)
-	go func() { done <- c.Run(ctx) }()
+	r := &replica{c: c, cat: cat, reg: reg, done: make(chan struct{})}
+	var ended error
+	go func() {
+		defer close(r.done)
+		ended = c.Run(ctx)
+	}()
 	stopped := false
-	r := &replica{c: c, cat: cat, reg: reg}
 	r.stop = func() error {
 		if stopped {
 			return nil
 		}
 		stopped = true
 		cancel()
-		return <-done
+		<-r.done
+		return ended
 	}
 	w.t.Cleanup(func() {
 		if err := r.stop(); err != nil {

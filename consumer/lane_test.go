@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"lockstitch/state/catalog"
@@ -125,8 +126,13 @@ func TestEventsThatWaitForProfilesAreBounded(t *testing.T) {
 	end := w.openTransaction("profiles", "p1", profileOf("v"))
 	p := partitionOfKey("p1")
 	const events, size = 600, 10_000 // four times what all buffers may hold
+	var records []*kgo.Record
 	for i := range events {
-		w.produce("email-events", "p1", fmt.Sprintf(`{"correlation_id":"c%03d","type":"SENT","account_id":"acme","section":"s1","subject":%q}`, i, strings.Repeat("x", size)))
+		records = append(records, &kgo.Record{Topic: "email-events", Key: []byte("p1"),
+			Value: fmt.Appendf(nil, `{"correlation_id":"c%03d","type":"SENT","account_id":"acme","section":"s1","subject":%q}`, i, strings.Repeat("x", size))})
+	}
+	if err := w.prod.ProduceSync(t.Context(), records...).FirstErr(); err != nil {
+		t.Fatal(err)
 	}
 	r.await(t, "fetching goes on", func(c *Consumer) bool { return c.lanes[p].paused })
 	other := "p2"
@@ -389,5 +395,27 @@ func TestEventsLostByTheLogAreGivenUpOnRequest(t *testing.T) {
 	}
 	if changed, err := catalog.Adopt(t.Context(), w.opts, w.topics, quietLog); err != nil || len(changed) != 0 {
 		t.Errorf("adopted again: %v, %v", changed, err)
+	}
+}
+
+func TestTwoProcessesCannotShareAnInstanceID(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, kfake.GroupMinSessionTimeout(100*time.Millisecond))
+	same := func(c *Config) { c.InstanceID, c.SessionTimeout = "one", 2*time.Second }
+	a := w.start(filepath.Join(t.TempDir(), "a"), same)
+	a.awaitReady(t)
+	b := w.start(filepath.Join(t.TempDir(), "b"), same)
+	select {
+	case <-a.done:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the replica whose id was taken goes on")
+	}
+	if err := a.stop(); err == nil || !strings.Contains(err.Error(), `instance id "one"`) {
+		t.Errorf("it ended with %v", err)
+	}
+	w.event("p1", "c1", "SENT")
+	w.settle(b.cat)
+	if rows := w.rows(b.cat); len(rows) != 1 {
+		t.Errorf("rows %v", rows)
 	}
 }
