@@ -1,0 +1,93 @@
+// Package model runs whole systems, each decided by a seed, in virtual time: an
+// embedded broker, an object store, several replicas as `lockstitch serve` wires
+// them, each with a disk that loses what was not synced when it crashes. The
+// seed decides what is sent and what goes wrong. Then everything stored and
+// exported must be what a reference that shares no code with the product
+// computes from the logs.
+//
+//	go test ./cmd/lockstitch/model                      a few seeds
+//	go test ./cmd/lockstitch/model -seeds 1000          more; -from S: other ones
+//	go test ./cmd/lockstitch/model -from S -seeds 1 -story   one, told step by step
+//
+// The broker's clock, the network and all waiting are virtual, but goroutines
+// are not scheduled by the seed: a run repeats its story, seldom its every
+// interleaving.
+package model
+
+import (
+	"flag"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+var (
+	seeds   = flag.Int("seeds", 24, "how many seeds to run")
+	from    = flag.Uint64("from", 1, "the first seed")
+	minutes = flag.Float64("minutes", 0, "begin no further seed after so many minutes; 0: no limit")
+	verbose = flag.Bool("story", false, "tell what happens, with the replicas' logs")
+)
+
+var discard = slog.New(slog.DiscardHandler)
+
+func TestModel(t *testing.T) {
+	begun := time.Now()
+	for i := range *seeds {
+		seed := *from + uint64(i)
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			if *minutes > 0 && time.Since(begun).Minutes() > *minutes {
+				return
+			}
+			synctest.Test(t, func(t *testing.T) { runSeed(t, seed) })
+		})
+	}
+}
+
+func runSeed(t *testing.T, seed uint64) {
+	rng := rand.New(rand.NewPCG(seed, 0))
+	w := newWorld(t, seed)
+	defer func() {
+		w.close()
+		if t.Failed() && !*verbose {
+			t.Logf("again, told step by step:\n\tgo test ./cmd/lockstitch/model -run TestModel -from %d -seeds 1 -story\n%s", seed, strings.Join(w.trace, "\n"))
+		}
+	}()
+	tr := &traffic{w: w, rng: rand.New(rand.NewPCG(seed, 10))}
+	f := &faults{w: w, rng: rand.New(rand.NewPCG(seed, 11))}
+	for _, a := range accounts {
+		for _, v := range versions[:2] {
+			tr.definition(a, "attribute", v)
+			tr.definition(a, "tag", v)
+		}
+		for _, s := range audiences {
+			tr.definition(a, "segment", s)
+		}
+	}
+	if rng.IntN(2) == 0 { // what stood there before the first deployment
+		tr.run(5+rng.IntN(40), 5*time.Millisecond)
+		w.firstStart = w.eventEnds()
+	}
+	for _, r := range w.replicas {
+		if rng.IntN(4) > 0 || r == w.replicas[0] {
+			r.start()
+		}
+	}
+	step := []time.Duration{10 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond}[rng.IntN(3)]
+	n := 30 + rng.IntN(120)
+	w.bg.Go(func() { f.run(1+rng.IntN(8), time.Duration(n)*step) })
+	tr.run(n, step)
+	w.bg.Wait() // also all faults that end by themselves
+	f.heal()
+	if !w.settle() {
+		return
+	}
+	time.Sleep(3 * time.Second) // the ends that lag is measured by are read every second
+	w.checkLags()
+	want := w.check(rng)
+	w.notef("%d rows decorated, %d of them by the rule of the first deployment; counts %v", want.Decorated, want.Backlog, want.Counts)
+}
