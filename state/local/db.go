@@ -2,8 +2,9 @@
 // the profiles and the deduplication entries of its lanes.
 //
 // It is a cache. Everything in it can be rebuilt from Kafka and the committed
-// segments, so nothing is ever synced: a crash may lose the newest writes, and
-// the markers, written in the same batches, say exactly what is there.
+// segments, so nothing of the database is ever synced: a crash may lose the
+// newest writes, and the markers, written in the same batches, say exactly what
+// is there. Only the file that names the replica is synced, once.
 package local
 
 import (
@@ -15,6 +16,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -147,6 +149,8 @@ func identify(fsys vfs.FS, dir, cluster, group string, log *slog.Logger) (Identi
 		if err != nil {
 			return Identity{}, fmt.Errorf("data directory: %w", err)
 		}
+		// A crash in writeIdentity may have left this behind.
+		entries = slices.DeleteFunc(entries, func(name string) bool { return name == identityFile+newSuffix })
 		if len(entries) > 0 {
 			return Identity{}, &ForeignError{Dir: dir, Detail: fmt.Sprintf("it is not empty (%s …) and no %s says that it is a replica's", entries[0], identityFile)}
 		}
@@ -173,19 +177,30 @@ func identify(fsys vfs.FS, dir, cluster, group string, log *slog.Logger) (Identi
 	return id, nil
 }
 
-// writeIdentity replaces the file whole: a crash leaves the old one or the new
-// one.
+// newSuffix ends the name of a file that is being written.
+const newSuffix = ".new"
+
+// writeIdentity replaces the file whole and syncs it: a crash, of the machine
+// too, leaves the old one or the new one. Anything else would be taken for
+// somebody else's directory ever after.
 func writeIdentity(fsys vfs.FS, dir string, id Identity) error {
 	b, err := json.Marshal(id)
 	if err != nil {
 		return err
 	}
 	path := fsys.PathJoin(dir, identityFile)
-	tmp := path + ".new"
+	tmp := path + newSuffix
 	if err := writeFile(fsys, tmp, append(b, '\n')); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	if err := fsys.Rename(tmp, path); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	d, err := fsys.OpenDir(dir)
+	if err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	return nil
@@ -210,12 +225,16 @@ func readFile(fsys vfs.FS, path string) ([]byte, error) {
 	return b, errors.Join(err, f.Close())
 }
 
+// writeFile returns when the data is on disk; the name need not be yet.
 func writeFile(fsys vfs.FS, path string, data []byte) error {
 	f, err := fsys.Create(path, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
 	return errors.Join(err, f.Close())
 }
 

@@ -11,6 +11,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 
 	"lockstitch/cmd/lockstitch/model/reference"
 )
@@ -269,8 +270,23 @@ func difference(got, want string) string {
 	return strings.Join(out[:min(len(out), 20)], "\n")
 }
 
-// checkLags wants all lags to be zero and every partition to have one.
+// checkLags waits until all lags are zero and every partition has one. A
+// replica that was put out of the group may take long to find out, when it waits
+// for an answer that was lost.
 func (w *world) checkLags() {
+	for begun := time.Now(); ; time.Sleep(time.Second) {
+		wrong := w.wrongLags()
+		if wrong == "" {
+			return
+		}
+		if time.Since(begun) > settleTime {
+			w.failf("lags at rest: %s", wrong)
+			return
+		}
+	}
+}
+
+func (w *world) wrongLags() (wrong string) {
 	seen := make(map[string]int)
 	for _, r := range w.replicas {
 		p := r.living()
@@ -290,7 +306,7 @@ func (w *world) checkLags() {
 			}
 			for _, m := range f.GetMetric() {
 				if v := m.GetGauge().GetValue(); v != 0 {
-					w.failf("%s of %v is %v at rest", f.GetName(), m.GetLabel(), v)
+					wrong += fmt.Sprintf("%s of %v is %v; ", f.GetName(), m.GetLabel(), v)
 				}
 				seen[f.GetName()]++
 			}
@@ -298,7 +314,8 @@ func (w *world) checkLags() {
 	}
 	for _, name := range []string{"processing_lag_records", "processing_lag_seconds", "durable_lag_records", "durable_lag_seconds"} {
 		if n, all := seen["lockstitch_"+name], int(w.partitions)*(len(w.topics.Events)+1); n != all {
-			w.failf("%s has %d series at rest, want %d", name, n, all)
+			wrong += fmt.Sprintf("%s has %d series, want %d; ", name, n, all)
 		}
 	}
+	return wrong
 }

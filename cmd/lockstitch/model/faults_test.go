@@ -101,12 +101,8 @@ func (f *faults) one() {
 			r.start()
 		})
 	case 6:
-		if len(f.w.replicas) < 4 {
-			more := f.w.newReplica(len(f.w.replicas))
-			f.w.notef("%s is added", more.name)
-			f.w.replicas = append(f.w.replicas, more)
-			more.start()
-		}
+		f.w.notef("%s stops in order", r.name)
+		f.w.bg.Go(r.shutdown)
 	case 7, 8:
 		d := f.between(200*time.Millisecond, 8*time.Second)
 		f.w.notef("%s is cut off for %v", r.name, d)

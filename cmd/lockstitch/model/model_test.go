@@ -29,13 +29,17 @@ var (
 	seeds   = flag.Int("seeds", 24, "how many seeds to run")
 	from    = flag.Uint64("from", 1, "the first seed")
 	minutes = flag.Float64("minutes", 0, "begin no further seed after so many minutes; 0: no limit")
-	verbose = flag.Bool("story", false, "tell what happens, with the replicas' logs")
+	verbose = flag.Bool("story", false, "tell what happens as it happens, with the replicas' logs in detail")
+	level   = new(slog.LevelVar) // of the replicas' logs
 )
 
 var discard = slog.New(slog.DiscardHandler)
 
 func TestModel(t *testing.T) {
 	begun := time.Now()
+	if *verbose {
+		level.Set(slog.LevelDebug)
+	}
 	for i := range *seeds {
 		seed := *from + uint64(i)
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -86,7 +90,6 @@ func runSeed(t *testing.T, seed uint64) {
 	if !w.settle() {
 		return
 	}
-	time.Sleep(3 * time.Second) // the ends that lag is measured by are read every second
 	w.checkLags()
 	want := w.check(rng)
 	w.notef("%d rows decorated, %d of them by the rule of the first deployment; counts %v", want.Decorated, want.Backlog, want.Counts)

@@ -156,10 +156,7 @@ func (p *process) live(ctx context.Context) {
 
 func (p *process) run(ctx context.Context) error {
 	w := p.r.w
-	log := slog.New(slog.DiscardHandler)
-	if *verbose {
-		log = slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug})).With("replica", p.r.name)
-	}
+	log := slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: dropTime})).With("replica", p.r.name)
 	opts := append(w.connection(), kgo.Dialer(p.cable.dial))
 	p.mu.Lock()
 	p.reg = prometheus.NewRegistry()
@@ -297,4 +294,12 @@ func (p *process) call(method, path, token, body string) (answer, bool) {
 	rec := httptest.NewRecorder()
 	h.ServeHTTP(rec, req)
 	return answer{rec.Code, rec.Result().Header, rec.Body.Bytes()}, !p.isDead()
+}
+
+// dropTime leaves out what the story says already.
+func dropTime(_ []string, a slog.Attr) slog.Attr {
+	if a.Key == slog.TimeKey {
+		return slog.Attr{}
+	}
+	return a
 }
