@@ -6,7 +6,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
+	"syscall"
 
 	"github.com/twmb/franz-go/pkg/kfake"
 )
@@ -30,7 +32,14 @@ type loss struct {
 	replyOnly bool
 }
 
-var errCut = errors.New("the cable is cut")
+// Errors as TCP has them: the client library tells by them what it may repeat.
+func refused() error {
+	return &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+}
+
+func reset(op string) error {
+	return &net.OpError{Op: op, Net: "tcp", Err: os.NewSyscallError(op, syscall.ECONNRESET)}
+}
 
 func newCable(n *kfake.VirtualNetwork) *cable { return &cable{net: n, conns: make(map[*conn]bool)} }
 
@@ -39,7 +48,7 @@ func (c *cable) dial(ctx context.Context, network, addr string) (net.Conn, error
 	cut := c.cut
 	c.mu.Unlock()
 	if cut {
-		return nil, errCut
+		return nil, refused()
 	}
 	inner, err := c.net.DialContext(ctx, network, addr)
 	if err != nil {
@@ -50,7 +59,7 @@ func (c *cable) dial(ctx context.Context, network, addr string) (net.Conn, error
 	defer c.mu.Unlock()
 	if c.cut {
 		_ = inner.Close()
-		return nil, errCut
+		return nil, refused()
 	}
 	c.conns[out] = true
 	return out, nil
@@ -132,13 +141,17 @@ func (c *conn) Write(b []byte) (int, error) {
 	if l, ok := c.takeLoss(b); ok {
 		if !l.replyOnly {
 			_ = c.Conn.Close()
-			return 0, io.ErrClosedPipe
+			return 0, reset("write")
 		}
 		c.mu.Lock()
 		c.deaf = true
 		c.mu.Unlock()
 	}
-	return c.Conn.Write(b)
+	n, err := c.Conn.Write(b)
+	if errors.Is(err, io.ErrClosedPipe) {
+		err = reset("write")
+	}
+	return n, err
 }
 
 func (c *conn) takeLoss(request []byte) (loss, bool) {
@@ -159,6 +172,9 @@ func (c *conn) takeLoss(request []byte) (loss, bool) {
 
 func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
+	if errors.Is(err, io.ErrClosedPipe) {
+		err = reset("read")
+	}
 	if err != nil {
 		return n, err
 	}

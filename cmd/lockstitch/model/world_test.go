@@ -12,7 +12,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"lockstitch/cmd/lockstitch/model/reference"
 	"lockstitch/exporter/auth"
@@ -37,6 +36,7 @@ type world struct {
 	broker *kfake.Cluster
 	topics kafka.Topics
 	bucket *bucket
+	ghosts *ghosts
 	lives  sync.WaitGroup // of processes, crashed ones too
 	bg     sync.WaitGroup // of what the test runs beside itself
 
@@ -89,15 +89,6 @@ func newWorld(t *testing.T, seed uint64) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The embedded broker starts no session timer for a member whose connection
-	// died while it waited to join: it stays, and holds up everybody, until the
-	// rebalance timeout, which begins anew with every join. Apache Kafka takes
-	// it out after the session timeout.
-	w.broker.ControlKey(int16(kmsg.JoinGroup), func(req kmsg.Request) (kmsg.Response, error, bool) {
-		w.broker.KeepControl()
-		req.(*kmsg.JoinGroupRequest).RebalanceTimeoutMillis = 12_000
-		return nil, nil, false
-	})
 	w.client, err = kgo.NewClient(append(w.connection(), kgo.Dialer(w.net.DialContext), kgo.ProducerLinger(0))...)
 	if err != nil {
 		t.Fatal(err)
@@ -105,6 +96,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 	if _, err := kafka.Create(w.context(), w.client, w.topics, kafka.CreateOptions{Partitions: w.partitions, ReplicationFactor: 1, ReportPartitions: 2}); err != nil {
 		t.Fatal(err)
 	}
+	w.ghosts = w.huntGhosts()
 	for i := range 1 + rng.IntN(4) {
 		w.replicas = append(w.replicas, w.newReplica(i))
 	}
@@ -114,6 +106,10 @@ func newWorld(t *testing.T, seed uint64) *world {
 
 // context is for what cannot fail without a mistake of the test's own.
 func (w *world) context() context.Context { return context.Background() }
+
+func contextFor(d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), d)
+}
 
 func (w *world) connection() []kgo.Opt {
 	return []kgo.Opt{kgo.SeedBrokers(fmt.Sprintf("127.0.0.1:%d", brokerPort))}
@@ -126,6 +122,7 @@ func (w *world) close() {
 	}
 	w.bg.Wait()
 	w.lives.Wait()
+	w.ghosts.close()
 	if w.observer != nil {
 		w.observer.Close()
 	}
