@@ -119,6 +119,28 @@ func (w *world) checkSegments(cat storedCatalog) {
 	}
 }
 
+// checkSwept wants no orphaned object from before the pause.
+func (w *world) checkSwept(pause time.Duration) {
+	live := make(map[string]bool)
+	for _, s := range w.catalog().segments {
+		live[s.Object] = true
+	}
+	w.bucket.mu.Lock()
+	defer w.bucket.mu.Unlock()
+	for name, o := range w.bucket.objects {
+		if strings.HasPrefix(name, "segments/") && !live[name] && time.Since(o.at) > pause {
+			w.failf("the orphaned object %s is still there", name)
+		}
+	}
+	total.mu.Lock()
+	defer total.mu.Unlock()
+	for name := range w.bucket.deleted {
+		if strings.HasPrefix(name, "segments/") {
+			total.swept++
+		}
+	}
+}
+
 func (w *world) checkDead(want *reference.Answer) {
 	type place struct {
 		topic, partition, offset string

@@ -51,7 +51,9 @@ func (w *world) huntGhosts() *ghosts {
 		for {
 			select {
 			case <-time.After(5 * time.Second):
-				g.look()
+				if g.w.anyLives() {
+					g.look()
+				}
 			case <-g.stop:
 				return
 			}

@@ -19,10 +19,14 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"lockstitch/cmd/lockstitch/model/reference"
 )
 
 var (
@@ -37,6 +41,7 @@ var discard = slog.New(slog.DiscardHandler)
 
 func TestModel(t *testing.T) {
 	begun := time.Now()
+	t.Cleanup(func() { t.Log(total.String()) })
 	if *verbose {
 		level.Set(slog.LevelDebug)
 	}
@@ -87,10 +92,86 @@ func runSeed(t *testing.T, seed uint64) {
 	tr.run(n, step)
 	w.bg.Wait() // also all faults that end by themselves
 	f.heal()
-	if !w.settle() {
+	if !w.atRest(rng) || rng.IntN(3) > 0 {
 		return
+	}
+	w.nextDay(f, tr, rng)
+}
+
+// atRest waits until nothing moves and checks everything.
+func (w *world) atRest(rng *rand.Rand) bool {
+	if !w.settle() {
+		return false
 	}
 	w.checkLags()
 	want := w.check(rng)
+	total.add(w, want)
 	w.notef("%d rows decorated, %d of them by the rule of the first deployment; counts %v", want.Decorated, want.Backlog, want.Counts)
+	return !w.t.Failed()
+}
+
+// nextDay lets everything stand for some days, so that orphaned objects are old
+// enough to be swept and profiles on disk so old that they are read anew.
+func (w *world) nextDay(f *faults, tr *traffic, rng *rand.Rand) {
+	for _, r := range w.replicas {
+		r.shutdown()
+	}
+	w.observer.Close()
+	w.observer = nil
+	pause := time.Duration(1+rng.IntN(5)) * 24 * time.Hour
+	w.notef("all replicas stand for %v", pause)
+	time.Sleep(pause)
+	w.mu.Lock()
+	w.token = make(map[string]string) // expired
+	w.mu.Unlock()
+	f.heal()
+	tr.run(10, 20*time.Millisecond)
+	if !w.settle() {
+		return
+	}
+	// A start sweeps; what is old is told by the newest object, which there is now.
+	w.replicas[0].shutdown()
+	w.replicas[0].start()
+	time.Sleep(20 * time.Second)
+	if w.atRest(rng) {
+		w.checkSwept(pause)
+	}
+}
+
+// totals are what all seeds together have seen: a suite that sees little proves
+// little.
+type totals struct {
+	mu                                                sync.Mutex
+	rests, kept, duplicates, dead, decorated, backlog int
+	exports, refused, swept                           int
+}
+
+var total totals
+
+func (s *totals) add(w *world, a *reference.Answer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rests++
+	for _, c := range a.Counts {
+		s.kept += int(c.Kept)
+		s.duplicates += int(c.Duplicates)
+	}
+	s.dead += len(a.Dead)
+	s.decorated += a.Decorated
+	s.backlog += a.Backlog
+	for _, e := range w.exports {
+		switch e.answer.status {
+		case http.StatusAccepted:
+			s.exports++
+		case http.StatusBadRequest:
+			s.refused++
+		}
+	}
+}
+
+func (s *totals) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return fmt.Sprintf("%d times at rest: %d events kept, %d decorated (%d by the rule of the first deployment), %d duplicates, %d dead letters; %d exports compared, %d refused; %d orphaned objects swept",
+		s.rests, s.kept, s.decorated, s.backlog, s.duplicates, s.dead, s.exports, s.refused, s.swept)
 }

@@ -146,7 +146,6 @@ func (p *process) live(ctx context.Context) {
 			return
 		}
 		p.r.w.notef("%s: the process ended: %v", p.r.name, err)
-		p.r.w.ended(err)
 		select {
 		case <-time.After(time.Second):
 		case <-ctx.Done():

@@ -54,7 +54,6 @@ type world struct {
 	mu          sync.Mutex
 	trace       []string
 	failed      bool
-	ends        int           // of processes, by themselves
 	skew        time.Duration // of Kafka's clock
 	definitions int           // records in the topic
 	asking      int           // export requests under way
@@ -96,10 +95,10 @@ func newWorld(t *testing.T, seed uint64) *world {
 	if _, err := kafka.Create(w.context(), w.client, w.topics, kafka.CreateOptions{Partitions: w.partitions, ReplicationFactor: 1, ReportPartitions: 2}); err != nil {
 		t.Fatal(err)
 	}
-	w.ghosts = w.huntGhosts()
 	for i := range 1 + rng.IntN(4) {
 		w.replicas = append(w.replicas, w.newReplica(i))
 	}
+	w.ghosts = w.huntGhosts()
 	w.notef("%d partitions, %d event topics, %d replicas, flush interval %v, session timeout %v", w.partitions, len(w.topics.Events), len(w.replicas), w.flushInterval, w.sessionTimeout)
 	return w
 }
@@ -157,18 +156,6 @@ func (w *world) failf(format string, args ...any) {
 	w.t.Error(text)
 }
 
-func (w *world) ended(err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.ends++
-}
-
-func (w *world) setEnds(n int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.ends = n
-}
-
 // now is Kafka's clock, in ms. It is ahead of everybody's by a skew that only
 // grows: hours pass for deduplication while sessions and back-offs do not.
 func (w *world) now() time.Time {
@@ -197,6 +184,15 @@ func (w *world) crashed(r *replica, step string) {
 		w.notef("%s starts again", r.name)
 		r.start()
 	})
+}
+
+func (w *world) anyLives() bool {
+	for _, r := range w.replicas {
+		if r.living() != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // later runs f beside everything else.
