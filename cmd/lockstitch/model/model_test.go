@@ -22,6 +22,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,6 +34,7 @@ var (
 	seeds   = flag.Int("seeds", 24, "how many seeds to run")
 	from    = flag.Uint64("from", 1, "the first seed")
 	minutes = flag.Float64("minutes", 0, "begin no further seed after so many minutes; 0: no limit")
+	until   = flag.Bool("until-wrong", false, "begin no further seed after one has failed")
 	verbose = flag.Bool("story", false, "tell what happens as it happens, with the replicas' logs in detail")
 	level   = new(slog.LevelVar) // of the replicas' logs
 )
@@ -41,6 +43,7 @@ var discard = slog.New(slog.DiscardHandler)
 
 func TestModel(t *testing.T) {
 	begun := time.Now()
+	var wrong atomic.Bool
 	t.Cleanup(func() { t.Log(total.String()) })
 	if *verbose {
 		level.Set(slog.LevelDebug)
@@ -49,9 +52,14 @@ func TestModel(t *testing.T) {
 		seed := *from + uint64(i)
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			if *minutes > 0 && time.Since(begun).Minutes() > *minutes {
+			if *minutes > 0 && time.Since(begun).Minutes() > *minutes || *until && wrong.Load() {
 				return
 			}
+			defer func() {
+				if t.Failed() {
+					wrong.Store(true)
+				}
+			}()
 			synctest.Test(t, func(t *testing.T) { runSeed(t, seed) })
 		})
 	}
