@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -32,6 +33,7 @@ type Config struct {
 	Group              string        // consumer group; "lockstitch"
 	InstanceID         string        // static membership (KIP-345) if set
 	DataDir            string        // local state
+	FS                 vfs.FS        // that DataDir is on; nil: the operating system's
 	MemoryBytes        int64         // for buffers, caches and fetches together; 256 MiB
 	FlushInterval      time.Duration // the longest that processed input stays uncommitted; 30 s
 	DedupHorizon       time.Duration // 7 days
@@ -178,7 +180,8 @@ func (c *Consumer) open(ctx context.Context) error {
 		return err
 	}
 	c.db, err = local.Open(c.cfg.DataDir, cluster, c.cfg.Group, local.Options{
-		CacheBytes: c.cfg.MemoryBytes / 8, MemTableBytes: uint64(min(c.cfg.MemoryBytes/32, 16<<20)), Log: c.log, Done: ctx.Done(),
+		CacheBytes: c.cfg.MemoryBytes / 8, MemTableBytes: uint64(min(c.cfg.MemoryBytes/32, 16<<20)),
+		FS: c.cfg.FS, Log: c.log, Done: ctx.Done(),
 	})
 	if err != nil {
 		return err

@@ -2,8 +2,9 @@
 // the profiles and the deduplication entries of its lanes.
 //
 // It is a cache. Everything in it can be rebuilt from Kafka and the committed
-// segments, so nothing is ever synced: a crash may lose the newest writes, and
-// the markers, written in the same batches, say exactly what is there.
+// segments, so nothing of the database is ever synced: a crash may lose the
+// newest writes, and the markers, written in the same batches, say exactly what
+// is there. Only the file that names the replica is synced, once.
 package local
 
 import (
@@ -11,10 +12,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -56,6 +58,7 @@ func (e *ForeignError) Error() string {
 type DB struct {
 	p    *pebble.DB
 	lock *pebble.Lock
+	fs   vfs.FS
 	dir  string
 	id   Identity
 	log  *slog.Logger
@@ -76,14 +79,17 @@ type Options struct {
 // cluster, group or program is a *ForeignError. Damaged state and state of
 // another version is discarded, with a warning.
 func Open(dir, cluster, group string, opt Options) (*DB, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if opt.FS == nil {
+		opt.FS = vfs.Default
+	}
+	if err := opt.FS.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
-	id, err := identify(dir, cluster, group, opt.Log)
+	id, err := identify(opt.FS, dir, cluster, group, opt.Log)
 	if err != nil {
 		return nil, err
 	}
-	lock, err := pebble.LockDirectory(dir, vfs.Default)
+	lock, err := pebble.LockDirectory(dir, opt.FS)
 	if err != nil {
 		return nil, fmt.Errorf("data directory %s is in use by another process: %w", dir, err)
 	}
@@ -97,18 +103,18 @@ func Open(dir, cluster, group string, opt Options) (*DB, error) {
 
 // openLocked opens the database in a directory that is ours alone.
 func openLocked(dir string, opt Options) (*DB, error) {
-	path := filepath.Join(dir, pebbleDir)
-	if _, err := os.Stat(filepath.Join(dir, rebuildFile)); err == nil {
+	path := opt.FS.PathJoin(dir, pebbleDir)
+	if _, err := opt.FS.Stat(opt.FS.PathJoin(dir, rebuildFile)); err == nil {
 		opt.Log.Warn("discarding damaged local state; it is rebuilt from Kafka and the segments", "dir", dir)
-		if err := discard(dir); err != nil {
+		if err := discard(opt.FS, dir); err != nil {
 			return nil, err
 		}
 	}
-	db := &DB{dir: dir, log: opt.Log}
+	db := &DB{fs: opt.FS, dir: dir, log: opt.Log}
 	var err error
 	if db.p, err = pebble.Open(path, db.options(opt)); err != nil {
 		opt.Log.Warn("local state cannot be opened and is discarded; it is rebuilt from Kafka and the segments", "dir", dir, "err", err)
-		if derr := discard(dir); derr != nil {
+		if derr := discard(opt.FS, dir); derr != nil {
 			return nil, derr
 		}
 		db.p, err = pebble.Open(path, db.options(opt))
@@ -120,9 +126,6 @@ func openLocked(dir string, opt Options) (*DB, error) {
 }
 
 func (db *DB) options(opt Options) *pebble.Options {
-	if opt.FS == nil {
-		opt.FS = vfs.Default
-	}
 	o := &pebble.Options{
 		FS:                          whileFull(opt.FS, db.dir, db.log, opt.Done),
 		FormatMajorVersion:          pebble.FormatNewest,
@@ -142,20 +145,22 @@ func (db *DB) options(opt Options) *pebble.Options {
 	return o
 }
 
-func identify(dir, cluster, group string, log *slog.Logger) (Identity, error) {
-	path := filepath.Join(dir, identityFile)
-	b, err := os.ReadFile(path)
+func identify(fsys vfs.FS, dir, cluster, group string, log *slog.Logger) (Identity, error) {
+	path := fsys.PathJoin(dir, identityFile)
+	b, err := readFile(fsys, path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		entries, err := os.ReadDir(dir)
+		entries, err := fsys.List(dir)
 		if err != nil {
 			return Identity{}, fmt.Errorf("data directory: %w", err)
 		}
+		// A crash in writeIdentity may have left this behind.
+		entries = slices.DeleteFunc(entries, func(name string) bool { return name == identityFile+newSuffix })
 		if len(entries) > 0 {
-			return Identity{}, &ForeignError{Dir: dir, Detail: fmt.Sprintf("it is not empty (%s …) and no %s says that it is a replica's", entries[0].Name(), identityFile)}
+			return Identity{}, &ForeignError{Dir: dir, Detail: fmt.Sprintf("it is not empty (%s …) and no %s says that it is a replica's", entries[0], identityFile)}
 		}
 		id := Identity{Version: formatVersion, Cluster: cluster, Group: group, Replica: ulid.Make().String()}
-		return id, writeIdentity(path, id)
+		return id, writeIdentity(fsys, dir, id)
 	case err != nil:
 		return Identity{}, fmt.Errorf("data directory: %w", err)
 	}
@@ -168,40 +173,74 @@ func identify(dir, cluster, group string, log *slog.Logger) (Identity, error) {
 	}
 	if id.Version != formatVersion {
 		log.Warn("local state is of another version and is rebuilt", "dir", dir, "version", id.Version, "want", formatVersion)
-		if err := discard(dir); err != nil {
+		if err := discard(fsys, dir); err != nil {
 			return Identity{}, err
 		}
 		id.Version = formatVersion
-		return id, writeIdentity(path, id)
+		return id, writeIdentity(fsys, dir, id)
 	}
 	return id, nil
 }
 
-// writeIdentity replaces the file whole: a crash leaves the old one or the new
-// one.
-func writeIdentity(path string, id Identity) error {
+// newSuffix ends the name of a file that is being written.
+const newSuffix = ".new"
+
+// writeIdentity replaces the file whole and syncs it: a crash, of the machine
+// too, leaves the old one or the new one. Anything else would be taken for
+// somebody else's directory ever after.
+func writeIdentity(fsys vfs.FS, dir string, id Identity) error {
 	b, err := json.Marshal(id)
 	if err != nil {
 		return err
 	}
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, append(b, '\n'), 0o644); err != nil {
+	path := fsys.PathJoin(dir, identityFile)
+	tmp := path + newSuffix
+	if err := writeFile(fsys, tmp, append(b, '\n')); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
-	if err := os.Rename(tmp, path); err != nil {
+	if err := fsys.Rename(tmp, path); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	d, err := fsys.OpenDir(dir)
+	if err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	return nil
 }
 
-func discard(dir string) error {
-	if err := os.RemoveAll(filepath.Join(dir, pebbleDir)); err != nil {
+func discard(fsys vfs.FS, dir string) error {
+	if err := fsys.RemoveAll(fsys.PathJoin(dir, pebbleDir)); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
-	if err := os.Remove(filepath.Join(dir, rebuildFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := fsys.Remove(fsys.PathJoin(dir, rebuildFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	return nil
+}
+
+func readFile(fsys vfs.FS, path string) ([]byte, error) {
+	f, err := fsys.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(f)
+	return b, errors.Join(err, f.Close())
+}
+
+// writeFile returns when the data is on disk; the name need not be yet.
+func writeFile(fsys vfs.FS, path string, data []byte) error {
+	f, err := fsys.Create(path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
 }
 
 // Replica is the id made once for the directory.
@@ -213,7 +252,7 @@ func (db *DB) Damaged(err error) error {
 	if !pebble.IsCorruptionError(err) && !errors.Is(err, errDamaged) {
 		return err
 	}
-	if werr := os.WriteFile(filepath.Join(db.dir, rebuildFile), []byte(err.Error()+"\n"), 0o644); werr != nil {
+	if werr := writeFile(db.fs, db.fs.PathJoin(db.dir, rebuildFile), []byte(err.Error()+"\n")); werr != nil {
 		return errors.Join(err, werr)
 	}
 	return fmt.Errorf("local state in %s is damaged and will be rebuilt at the next start: %w", db.dir, err)

@@ -1,0 +1,343 @@
+package model
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"lockstitch/cmd/lockstitch/model/reference"
+)
+
+// stored is the catalog as its records say, read without the product's code.
+type storedCatalog struct {
+	segments  map[string]segmentRecord
+	positions map[reference.Partition]positionRecord
+	first     map[reference.Partition]reference.FirstEnds
+}
+
+type segmentRecord struct {
+	Object string `json:"object"`
+	SHA256 string `json:"sha256"`
+}
+
+type positionRecord struct {
+	Topic      string `json:"topic"`
+	Partition  int32  `json:"partition"`
+	Next       int64  `json:"next"`
+	LogTime    int64  `json:"log_time"`
+	Kept       int64  `json:"kept"`
+	Duplicates int64  `json:"duplicates"`
+	Poison     int64  `json:"poison"`
+	EventEnd   *int64 `json:"event_end"`
+	ProfileEnd int64  `json:"profile_end"`
+}
+
+func (w *world) catalog() storedCatalog {
+	c := storedCatalog{make(map[string]segmentRecord), make(map[reference.Partition]positionRecord), make(map[reference.Partition]reference.FirstEnds)}
+	for _, r := range w.dump(w.topics.Catalog) {
+		var seg segmentRecord
+		var pos positionRecord
+		if r.Value == nil {
+			delete(c.segments, string(r.Key))
+			continue
+		}
+		if err := json.Unmarshal(r.Value, &seg); err != nil {
+			w.failf("catalog record at %d: %v", r.Offset, err)
+		}
+		if err := json.Unmarshal(r.Value, &pos); err != nil {
+			w.failf("catalog record at %d: %v", r.Offset, err)
+		}
+		p := reference.Partition{Topic: pos.Topic, Partition: pos.Partition}
+		switch {
+		case seg.Object != "":
+			c.segments[string(r.Key)] = seg
+		case pos.EventEnd != nil:
+			ends := reference.FirstEnds{EventEnd: *pos.EventEnd, ProfileEnd: pos.ProfileEnd}
+			if old, ok := c.first[p]; ok && old != ends {
+				w.failf("the first ends of %v were %v and are now %v", p, old, ends)
+			}
+			c.first[p] = ends
+		case strings.Contains(string(r.Value), `"next"`):
+			if old := c.positions[p]; pos.Next < old.Next {
+				w.failf("the position of %v went from %d back to %d", p, old.Next, pos.Next)
+			}
+			c.positions[p] = pos
+		}
+	}
+	return c
+}
+
+// check compares everything with the reference. The world is at rest.
+func (w *world) check(rng *rand.Rand) *reference.Answer {
+	cat := w.catalog()
+	in := reference.Input{FirstEnds: cat.first, Horizon: w.horizon.Milliseconds(), Profiles: w.dump(w.topics.Profiles), Definitions: w.dump(w.topics.Definitions)}
+	for _, t := range w.topics.Events {
+		in.Events = append(in.Events, w.dump(t)...)
+	}
+	want := reference.Compute(in)
+	for p, end := range w.firstStart {
+		if f, ok := cat.first[p]; ok && f.EventEnd < end {
+			w.failf("first ends of %v: %d, but events up to %d stood there before any replica ran", p, f.EventEnd, end)
+		}
+	}
+	for p, c := range want.Counts {
+		got := cat.positions[p]
+		if (reference.Counts{Kept: got.Kept, Duplicates: got.Duplicates, Poison: got.Poison, LogTime: got.LogTime}) != c {
+			w.failf("%v: stored as %+v, want %+v", p, got, c)
+		}
+	}
+	w.checkSegments(cat)
+	w.checkDead(want)
+	w.checkExports(rng, want)
+	return want
+}
+
+// checkSegments wants every live segment's object whole.
+func (w *world) checkSegments(cat storedCatalog) {
+	w.bucket.mu.Lock()
+	defer w.bucket.mu.Unlock()
+	for _, v := range w.bucket.violations {
+		w.failf("store: %s", v)
+	}
+	for key, s := range cat.segments {
+		o, ok := w.bucket.objects[s.Object]
+		if !ok {
+			w.failf("%s is in the catalog and its object %s is gone (deleted: %v)", key, s.Object, w.bucket.deleted[s.Object])
+			continue
+		}
+		if sum := sha256.Sum256(o.data); hex.EncodeToString(sum[:]) != s.SHA256 {
+			w.failf("object %s has another SHA-256 than the catalog says", s.Object)
+		}
+	}
+}
+
+// checkSwept wants no orphaned object from before the pause.
+func (w *world) checkSwept(pause time.Duration) {
+	live := make(map[string]bool)
+	for _, s := range w.catalog().segments {
+		live[s.Object] = true
+	}
+	w.bucket.mu.Lock()
+	defer w.bucket.mu.Unlock()
+	for name, o := range w.bucket.objects {
+		if strings.HasPrefix(name, "segments/") && !live[name] && time.Since(o.at) > pause {
+			w.failf("the orphaned object %s is still there", name)
+		}
+	}
+	total.mu.Lock()
+	defer total.mu.Unlock()
+	for name := range w.bucket.deleted {
+		if strings.HasPrefix(name, "segments/") {
+			total.swept++
+		}
+	}
+}
+
+func (w *world) checkDead(want *reference.Answer) {
+	type place struct {
+		topic, partition, offset string
+	}
+	got := make(map[place]int)
+	values := make(map[place]string)
+	for _, r := range w.dump(w.topics.DeadLetters) {
+		at := place{r.Headers["lockstitch.topic"], r.Headers["lockstitch.partition"], r.Headers["lockstitch.offset"]}
+		got[at]++
+		values[at] = fmt.Sprintf("%q %q %s", r.Key, r.Value, r.Headers["lockstitch.timestamp"])
+	}
+	for _, r := range want.Dead {
+		at := place{r.Topic, strconv.Itoa(int(r.Partition)), strconv.FormatInt(r.Offset, 10)}
+		if got[at] != 1 {
+			w.failf("%v is %d times among the dead letters", at, got[at])
+		}
+		if v := fmt.Sprintf("%q %q %d", r.Key, r.Value, r.Time); values[at] != v && got[at] > 0 {
+			w.failf("dead letter of %v: %s, want %s", at, values[at], v)
+		}
+		delete(got, at)
+	}
+	for at := range got {
+		w.failf("%v is among the dead letters and should not", at)
+	}
+}
+
+// barriers are those of the requests, from their records.
+func (w *world) barriers() map[string]map[reference.Partition]int64 {
+	out := make(map[string]map[reference.Partition]int64)
+	for _, r := range w.dump(w.topics.Reports) {
+		id, ok := strings.CutPrefix(string(r.Key), "q/")
+		if !ok || r.Value == nil {
+			continue
+		}
+		var req struct {
+			Question struct {
+				Barrier []struct {
+					Topic     string `json:"topic"`
+					Partition int32  `json:"partition"`
+					Offset    int64  `json:"offset"`
+				} `json:"barrier"`
+			} `json:"question"`
+		}
+		if err := json.Unmarshal(r.Value, &req); err != nil {
+			w.failf("report record %s: %v", r.Key, err)
+		}
+		out[id] = make(map[reference.Partition]int64)
+		for _, e := range req.Question.Barrier {
+			out[id][reference.Partition{Topic: e.Topic, Partition: e.Partition}] = e.Offset
+		}
+	}
+	return out
+}
+
+func (w *world) checkExports(rng *rand.Rand, want *reference.Answer) {
+	w.finalRequests(rng)
+	texts := make(map[*export]string)
+	for _, e := range w.exports {
+		if e.answer.status == http.StatusAccepted && !e.cancelled {
+			if text, ok := w.await(rng, e); ok {
+				texts[e] = text
+			}
+		}
+	}
+	barriers := w.barriers()
+	for _, e := range w.exports {
+		known := w.known(want, e.q)
+		switch {
+		case e.answer.status == http.StatusBadRequest && known:
+			w.failf("POST %s was refused: %s", e.body, e.answer.body)
+		case e.answer.status == http.StatusAccepted && !known:
+			w.failf("POST %s was accepted, though it names what is not defined", e.body)
+		}
+		text, ok := texts[e]
+		if !ok {
+			continue
+		}
+		e.q.Barrier = barriers[e.id]
+		for p := range maps.Keys(e.before) {
+			if b := e.q.Barrier[p]; b < e.before[p] || b > e.after[p] {
+				w.failf("report %s: barrier of %v is %d; the end was %d before the request and %d after it", e.id, p, b, e.before[p], e.after[p])
+			}
+		}
+		if wanted, _ := want.Export(e.q); text != wanted {
+			w.failf("export %s (%s, %s) differs:\n%s", e.id, e.q.Account, e.body, difference(text, wanted))
+		}
+	}
+}
+
+// finalRequests asks for everything of every account, and for something.
+func (w *world) finalRequests(rng *rand.Rand) {
+	for i, account := range append(append([]string{}, accounts...), "") {
+		e := &export{final: true}
+		e.q, e.body = w.question(rng)
+		if i < len(accounts) {
+			e.q = reference.Question{Account: account, Start: w.begun.UnixMilli() - 40*24*3600*1000}
+			e.body = fmt.Sprintf(`{"start_at":%q}`, stamp(e.q.Start))
+		}
+		e.q.Definitions = w.definitions
+		w.exports = append(w.exports, e)
+		p := w.someone(rng)
+		if p == nil {
+			w.failf("no replica has an API")
+			return
+		}
+		w.request(p, e)
+		if s := e.answer.status; s != http.StatusAccepted && s != http.StatusBadRequest {
+			w.failf("POST without faults: %d %s", s, e.answer.body)
+		}
+	}
+}
+
+func (w *world) known(want *reference.Answer, q reference.Question) bool {
+	ok := true
+	for _, id := range q.Attributes {
+		ok = ok && want.Known(q.Account, "attribute", id, q.Definitions)
+	}
+	for _, id := range q.Tags {
+		ok = ok && want.Known(q.Account, "tag", id, q.Definitions)
+	}
+	for _, id := range []string{q.Member, q.NotMember} {
+		ok = ok && (id == "" || want.Known(q.Account, "segment", id, q.Definitions))
+	}
+	return ok
+}
+
+// difference shows the lines that only one of two texts has.
+func difference(got, want string) string {
+	count := make(map[string]int)
+	for _, l := range strings.Split(want, "\n") {
+		count[l]++
+	}
+	var out []string
+	for _, l := range strings.Split(got, "\n") {
+		count[l]--
+	}
+	for l, n := range count {
+		switch {
+		case n > 0:
+			out = append(out, fmt.Sprintf("missing %d: %s", n, l))
+		case n < 0:
+			out = append(out, fmt.Sprintf("too many %d: %s", -n, l))
+		}
+	}
+	if len(out) == 0 {
+		return "the same lines in another order"
+	}
+	sort.Strings(out)
+	return strings.Join(out[:min(len(out), 20)], "\n")
+}
+
+// checkLags waits until all lags are zero and every partition has one. A
+// replica that was put out of the group may take long to find out, when it waits
+// for an answer that was lost.
+func (w *world) checkLags() {
+	for begun := time.Now(); ; time.Sleep(time.Second) {
+		wrong := w.wrongLags()
+		if wrong == "" {
+			return
+		}
+		if time.Since(begun) > settleTime {
+			w.failf("lags at rest: %s", wrong)
+			return
+		}
+	}
+}
+
+func (w *world) wrongLags() (wrong string) {
+	seen := make(map[string]int)
+	for _, r := range w.replicas {
+		p := r.living()
+		if p == nil {
+			continue
+		}
+		p.mu.Lock()
+		reg := p.reg
+		p.mu.Unlock()
+		families, err := reg.Gather()
+		if err != nil {
+			w.failf("metrics: %v", err)
+		}
+		for _, f := range families {
+			if !strings.Contains(f.GetName(), "_lag_") {
+				continue
+			}
+			for _, m := range f.GetMetric() {
+				if v := m.GetGauge().GetValue(); v != 0 {
+					wrong += fmt.Sprintf("%s of %v is %v; ", f.GetName(), m.GetLabel(), v)
+				}
+				seen[f.GetName()]++
+			}
+		}
+	}
+	for _, name := range []string{"processing_lag_records", "processing_lag_seconds", "durable_lag_records", "durable_lag_seconds"} {
+		if n, all := seen["lockstitch_"+name], int(w.partitions)*(len(w.topics.Events)+1); n != all {
+			wrong += fmt.Sprintf("%s has %d series, want %d; ", name, n, all)
+		}
+	}
+	return wrong
+}

@@ -1,0 +1,185 @@
+// Package model runs whole systems, each decided by a seed, in virtual time: an
+// embedded broker, an object store, several replicas as `lockstitch serve` wires
+// them, each with a disk that loses what was not synced when it crashes. The
+// seed decides what is sent and what goes wrong. Then everything stored and
+// exported must be what a reference that shares no code with the product
+// computes from the logs.
+//
+//	go test ./cmd/lockstitch/model                      a few seeds
+//	go test ./cmd/lockstitch/model -seeds 1000          more; -from S: other ones
+//	go test ./cmd/lockstitch/model -from S -seeds 1 -story   one, told step by step
+//
+// The broker's clock, the network and all waiting are virtual, but goroutines
+// are not scheduled by the seed: a run repeats its story, seldom its every
+// interleaving.
+package model
+
+import (
+	"flag"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"lockstitch/cmd/lockstitch/model/reference"
+)
+
+var (
+	seeds   = flag.Int("seeds", 24, "how many seeds to run")
+	from    = flag.Uint64("from", 1, "the first seed")
+	minutes = flag.Float64("minutes", 0, "begin no further seed after so many minutes; 0: no limit")
+	until   = flag.Bool("until-wrong", false, "begin no further seed after one has failed")
+	verbose = flag.Bool("story", false, "tell what happens as it happens, with the replicas' logs in detail")
+	level   = new(slog.LevelVar) // of the replicas' logs
+)
+
+var discard = slog.New(slog.DiscardHandler)
+
+func TestModel(t *testing.T) {
+	begun := time.Now()
+	var wrong atomic.Bool
+	t.Cleanup(func() { t.Log(total.String()) })
+	if *verbose {
+		level.Set(slog.LevelDebug)
+	}
+	for i := range *seeds {
+		seed := *from + uint64(i)
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			if *minutes > 0 && time.Since(begun).Minutes() > *minutes || *until && wrong.Load() {
+				return
+			}
+			defer func() {
+				if t.Failed() {
+					wrong.Store(true)
+				}
+			}()
+			synctest.Test(t, func(t *testing.T) { runSeed(t, seed) })
+		})
+	}
+}
+
+func runSeed(t *testing.T, seed uint64) {
+	rng := rand.New(rand.NewPCG(seed, 0))
+	w := newWorld(t, seed)
+	defer func() {
+		w.close()
+		if t.Failed() && !*verbose {
+			t.Logf("again, told step by step:\n\tgo test ./cmd/lockstitch/model -run TestModel -from %d -seeds 1 -story\n%s", seed, strings.Join(w.trace, "\n"))
+		}
+	}()
+	tr := &traffic{w: w, rng: rand.New(rand.NewPCG(seed, 10))}
+	f := &faults{w: w, rng: rand.New(rand.NewPCG(seed, 11))}
+	for _, a := range accounts {
+		for _, v := range versions[:2] {
+			tr.definition(a, "attribute", v)
+			tr.definition(a, "tag", v)
+		}
+		for _, s := range audiences {
+			tr.definition(a, "segment", s)
+		}
+	}
+	if rng.IntN(2) == 0 { // what stood there before the first deployment
+		tr.run(5+rng.IntN(40), 5*time.Millisecond)
+		w.firstStart = w.eventEnds()
+	}
+	for _, r := range w.replicas {
+		if rng.IntN(4) > 0 || r == w.replicas[0] {
+			r.start()
+		}
+	}
+	step := []time.Duration{10 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond}[rng.IntN(3)]
+	n := 30 + rng.IntN(120)
+	w.bg.Go(func() { f.run(1+rng.IntN(8), time.Duration(n)*step) })
+	tr.run(n, step)
+	w.bg.Wait() // also all faults that end by themselves
+	f.heal()
+	if !w.atRest(rng) || rng.IntN(3) > 0 {
+		return
+	}
+	w.nextDay(f, tr, rng)
+}
+
+// atRest waits until nothing moves and checks everything.
+func (w *world) atRest(rng *rand.Rand) bool {
+	if !w.settle() {
+		return false
+	}
+	w.checkLags()
+	want := w.check(rng)
+	total.add(w, want)
+	w.notef("%d rows decorated, %d of them by the rule of the first deployment; counts %v", want.Decorated, want.Backlog, want.Counts)
+	return !w.t.Failed()
+}
+
+// nextDay lets everything stand for some days, so that orphaned objects are old
+// enough to be swept and profiles on disk so old that they are read anew.
+func (w *world) nextDay(f *faults, tr *traffic, rng *rand.Rand) {
+	for _, r := range w.replicas {
+		r.shutdown()
+	}
+	w.observer.Close()
+	w.observer = nil
+	pause := time.Duration(1+rng.IntN(5)) * 24 * time.Hour
+	w.notef("all replicas stand for %v", pause)
+	time.Sleep(pause)
+	w.mu.Lock()
+	w.token = make(map[string]string) // expired
+	w.mu.Unlock()
+	f.heal()
+	tr.run(10, 20*time.Millisecond)
+	if !w.settle() {
+		return
+	}
+	// A start sweeps; what is old is told by the newest object, which there is now.
+	w.replicas[0].shutdown()
+	w.replicas[0].start()
+	time.Sleep(20 * time.Second)
+	if w.atRest(rng) {
+		w.checkSwept(pause)
+	}
+}
+
+// totals are what all seeds together have seen: a suite that sees little proves
+// little.
+type totals struct {
+	mu                                                sync.Mutex
+	rests, kept, duplicates, dead, decorated, backlog int
+	exports, refused, swept                           int
+}
+
+var total totals
+
+func (s *totals) add(w *world, a *reference.Answer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rests++
+	for _, c := range a.Counts {
+		s.kept += int(c.Kept)
+		s.duplicates += int(c.Duplicates)
+	}
+	s.dead += len(a.Dead)
+	s.decorated += a.Decorated
+	s.backlog += a.Backlog
+	for _, e := range w.exports {
+		switch e.answer.status {
+		case http.StatusAccepted:
+			s.exports++
+		case http.StatusBadRequest:
+			s.refused++
+		}
+	}
+}
+
+func (s *totals) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return fmt.Sprintf("%d times at rest: %d events kept, %d decorated (%d by the rule of the first deployment), %d duplicates, %d dead letters; %d exports compared, %d refused; %d orphaned objects swept",
+		s.rests, s.kept, s.decorated, s.backlog, s.duplicates, s.dead, s.exports, s.refused, s.swept)
+}

@@ -1,0 +1,304 @@
+package model
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/consumer"
+	"lockstitch/exporter/api"
+	"lockstitch/exporter/auth"
+	exportrun "lockstitch/exporter/run"
+	"lockstitch/state/catalog"
+	"lockstitch/state/definition"
+	"lockstitch/state/kafka"
+	"lockstitch/state/report"
+)
+
+// replica is a place where a process runs: it has a disk, which outlives
+// crashes unless it is wiped, and at most one living process.
+type replica struct {
+	w    *world
+	name string
+
+	mu   sync.Mutex
+	disk *vfs.MemFS
+	proc *process // nil: none runs
+}
+
+// process is one life of a replica, wired as `lockstitch serve` does. A process
+// that has crashed winds down in the background: its cable is cut, its door to
+// the store shut and its disk is a copy that nobody looks at.
+type process struct {
+	r       *replica
+	disk    *vfs.MemFS
+	cable   *cable
+	store   *door
+	stop    context.CancelFunc
+	done    chan struct{}
+	reg     *prometheus.Registry
+	crashAt string // the step of a cut at which it crashes; guarded by mu
+	stallAt string // the step at which it stands still for stallFor
+	stall   time.Duration
+
+	mu      sync.Mutex
+	handler http.Handler // nil until it is open
+	dead    bool
+}
+
+func (w *world) newReplica(i int) *replica {
+	return &replica{w: w, name: fmt.Sprintf("r%d", i), disk: vfs.NewCrashableMem()}
+}
+
+// start begins a process unless one lives.
+func (r *replica) start() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.proc != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &process{r: r, disk: r.disk, cable: newCable(&r.w.net), store: &door{b: r.w.bucket}, stop: cancel, done: make(chan struct{})}
+	r.proc = p
+	r.w.lives.Go(func() {
+		defer close(p.done)
+		p.live(ctx)
+	})
+}
+
+func (r *replica) living() *process {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.proc
+}
+
+// shutdown ends the process in order, as SIGTERM does.
+func (r *replica) shutdown() {
+	r.mu.Lock()
+	p := r.proc
+	r.mu.Unlock()
+	if p == nil {
+		return
+	}
+	p.stop()
+	<-p.done
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.proc == p {
+		r.proc = nil
+	}
+}
+
+// crash ends the process at once. Of what it wrote and did not sync, each block
+// survives with the given probability; 100: only the process died, not the
+// machine.
+func (r *replica) crash(rng *rand.Rand, survive int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.proc
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	p.dead = true
+	p.mu.Unlock()
+	p.cable.sever()
+	p.store.close()
+	r.disk = p.disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: survive, RNG: rng})
+	r.proc = nil
+	p.stop()
+}
+
+// wipe throws the disk away; only where no process lives.
+func (r *replica) wipe() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.proc == nil {
+		r.disk = vfs.NewCrashableMem()
+	}
+}
+
+func (p *process) isDead() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.dead
+}
+
+// live opens and runs the process until it is stopped, beginning anew after
+// failures, as a supervisor does.
+func (p *process) live(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := p.run(ctx)
+		p.mu.Lock()
+		p.handler = nil
+		p.mu.Unlock()
+		if ctx.Err() != nil {
+			return
+		}
+		p.r.w.notef("%s: the process ended: %v", p.r.name, err)
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (p *process) run(ctx context.Context) error {
+	w := p.r.w
+	log := slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: dropTime})).With("replica", p.r.name)
+	opts := append(w.connection(), kgo.Dialer(p.cable.dial))
+	p.mu.Lock()
+	p.reg = prometheus.NewRegistry()
+	reg := p.reg
+	p.mu.Unlock()
+
+	octx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	asker, err := kgo.NewClient(opts...)
+	if err != nil {
+		return err
+	}
+	defer asker.Close()
+	cat, err := catalog.Open(octx, catalog.Config{Opts: opts, Topic: w.topics.Catalog, Log: log})
+	if err != nil {
+		return err
+	}
+	defer cat.Close()
+	reports, err := report.Open(octx, report.Config{Opts: opts, Topic: w.topics.Reports, Log: log, Registerer: reg})
+	if err != nil {
+		return err
+	}
+	defer reports.Close()
+	defs, err := definition.Open(octx, definition.Config{Opts: opts, Topic: w.topics.Definitions, Log: log, Registerer: reg})
+	if err != nil {
+		return err
+	}
+	defer defs.Close()
+	for _, v := range []interface{ CatchUp(context.Context) error }{cat, defs} {
+		if err := v.CatchUp(octx); err != nil {
+			return err
+		}
+	}
+	cons, err := consumer.New(consumer.Config{
+		Kafka: opts, Topics: w.topics, DataDir: "/data/local", FS: p.disk, MemoryBytes: 16 << 20,
+		FlushInterval: w.flushInterval, DedupHorizon: w.horizon, SessionTimeout: w.sessionTimeout, TransactionTimeout: 4 * time.Second,
+		SweepAge: time.Hour, Hook: p.hook,
+	}, consumer.Deps{Store: p.store, Catalog: cat, Reports: reports, Log: log, Registerer: reg})
+	if err != nil {
+		return err
+	}
+	runner, err := exportrun.New(exportrun.Config{
+		Kafka: opts, Topic: w.topics.Reports, Profiles: w.topics.Profiles, SessionTimeout: w.sessionTimeout,
+	}, exportrun.Deps{Reports: reports, Catalog: cat, Store: p.store, Log: log, Registerer: reg})
+	if err != nil {
+		return err
+	}
+	handler, err := api.New(api.Config{
+		PublicURL:   publicURL,
+		SigningKeys: []auth.Key{{ID: "k1", Secret: []byte("0123456789abcdef0123456789abcdef")}},
+		Clients:     w.clients,
+		Limits:      api.Limits{Pending: 100, TokensPerMinute: 10_000, ExportsPerMinute: 10_000, DownloadsPerMinute: 10_000},
+	}, api.Deps{
+		Reports: reports, Definitions: defs, Catalog: cat, Store: p.store, Log: log, Registerer: reg,
+		Ends: func(ctx context.Context) ([]report.End, error) {
+			ends, err := kafka.Ends(ctx, asker, w.topics.Events...)
+			if err != nil {
+				return nil, err
+			}
+			var out []report.End
+			for _, t := range w.topics.Events {
+				for _, e := range ends[t] {
+					out = append(out, report.End{Topic: e.Topic, TopicID: e.TopicID, Partition: e.Partition, Offset: e.End})
+				}
+			}
+			return out, nil
+		},
+	})
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.handler = handler
+	p.mu.Unlock()
+
+	rctx, rcancel := context.WithCancel(ctx)
+	defer rcancel()
+	var wg sync.WaitGroup
+	errs := make(chan error, 2)
+	part := func(name string, f func(context.Context) error) {
+		wg.Go(func() {
+			if err := f(rctx); err != nil {
+				errs <- fmt.Errorf("%s: %w", name, err)
+			}
+			rcancel()
+		})
+	}
+	part("consumer", cons.Run)
+	part("report runner", runner.Run)
+	wg.Wait()
+	close(errs)
+	return <-errs
+}
+
+// hook is called at every step of a cut.
+func (p *process) hook(step string) {
+	p.mu.Lock()
+	crash, stall := p.crashAt == step, time.Duration(0)
+	if crash {
+		p.crashAt = ""
+	}
+	if p.stallAt == step {
+		p.stallAt, stall = "", p.stall
+	}
+	p.mu.Unlock()
+	switch {
+	case crash:
+		p.r.w.crashed(p.r, step)
+	case stall > 0:
+		p.r.w.notef("%s stands still for %v at %s", p.r.name, stall, step)
+		time.Sleep(stall)
+	}
+}
+
+// answer is what the API said.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+// call asks the process's API; ok is false if it has none at the moment.
+func (p *process) call(method, path, token, body string) (answer, bool) {
+	p.mu.Lock()
+	h := p.handler
+	p.mu.Unlock()
+	if h == nil {
+		return answer{}, false
+	}
+	req := httptest.NewRequest(method, strings.TrimPrefix(path, publicURL), strings.NewReader(body))
+	req.Header.Set("Content-Type", "application/json")
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	rec := httptest.NewRecorder()
+	h.ServeHTTP(rec, req)
+	return answer{rec.Code, rec.Result().Header, rec.Body.Bytes()}, !p.isDead()
+}
+
+// dropTime leaves out what the story says already.
+func dropTime(_ []string, a slog.Attr) slog.Attr {
+	if a.Key == slog.TimeKey {
+		return slog.Attr{}
+	}
+	return a
+}
