@@ -61,6 +61,9 @@ const gcPercent = 50
 // startTimeout is how long brokers may take to answer when a replica starts.
 const startTimeout = 60 * time.Second
 
+// cutHook is nil but in a binary that is built to fail on request (faults.go).
+var cutHook func(step string)
+
 // openReplica binds the addresses, opens the views and the store, and builds
 // the parts. Nothing is consumed or answered until Run.
 func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica, err error) {
@@ -219,7 +222,7 @@ func (r *replica) build(opts []kgo.Opt) (err error) {
 		DataDir: filepath.Join(s.Replica.DataDir, "local"), MemoryBytes: int64(s.Replica.MemoryLimit) / 2,
 		FlushInterval: s.Replica.FlushInterval, DedupHorizon: s.Replica.DedupHorizon,
 		SessionTimeout: s.Replica.SessionTimeout, TransactionTimeout: s.Replica.TransactionTimeout,
-		DefaultAccount: s.Replica.DefaultAccount, WriterSuffix: s.Replica.writerSuffix,
+		DefaultAccount: s.Replica.DefaultAccount, WriterSuffix: s.Replica.writerSuffix, Hook: cutHook,
 	}, consumer.Deps{Store: r.store, Catalog: r.catalog, Reports: r.reports, Log: r.log, Registerer: r.reg}); err != nil {
 		return err
 	}
