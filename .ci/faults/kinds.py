@@ -46,7 +46,7 @@ def _order(scene, rnd, order, done):
     for r in _pick(scene, rnd, len(scene.replicas)):
         r.lock.acquire()
         r.orders.write_text(order)
-        if _within(12, lambda: done(r)):
+        if _within(15, lambda: done(r)):
             return r
         r.orders.unlink(missing_ok=True)
         if done(r):
@@ -202,9 +202,8 @@ def forget(scene, rnd):
         try:
             t.forget(GROUP)
             return True
-        except RuntimeError as e:
-            scene.say(f"      {e}")  # its members are not forgotten yet, or its coordinator is away
-            time.sleep(1)
+        except RuntimeError:  # its members are not forgotten yet, or its coordinator is away
+            time.sleep(0.5)
             return False
 
     done = _within(90, gone)

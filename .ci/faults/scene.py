@@ -164,7 +164,10 @@ class Scene:
         for name, fault in kinds:
             time.sleep(rnd.uniform(0.3, 2))
             began = time.monotonic()
-            n = fault(self, rnd)
+            n = 0
+            while not n and time.monotonic() - began < 150:
+                # A fault may need something that the other hand's has taken away.
+                n = fault(self, rnd)
             self.say(f"{name}: {n or 'DID NOT HAPPEN'} ({time.monotonic() - began:.1f} s)")
             if n:
                 self.happened[name] += n

@@ -20,6 +20,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -35,11 +36,11 @@ type command struct {
 }
 
 func main() {
-	brokers := flag.String("brokers", "", "a broker, host:port")
+	brokers := flag.String("brokers", "", "brokers, host:port with commas between")
 	id := flag.String("id", "suite", "transactional id")
 	timeout := flag.Duration("timeout", 10*time.Minute, "after which the brokers abort an open transaction")
 	flag.Parse()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(*brokers), kgo.TransactionalID(*id),
+	cl, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(*brokers, ",")...), kgo.TransactionalID(*id),
 		kgo.TransactionTimeout(*timeout), kgo.RequiredAcks(kgo.AllISRAcks()))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
