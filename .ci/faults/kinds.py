@@ -8,8 +8,7 @@ import time
 
 import compare
 from procs import wait_for
-from product import create_topics
-from scene import GROUP, PARTITIONS, SESSION, TRANSACTION
+from scene import GROUP, SESSION, TRANSACTION
 from txn import Txn
 
 STEPS = ("cut/upload", "cut/begin", "cut/produce", "cut/offsets", "cut/commit", "cut/local", "cut/done")

@@ -4,8 +4,8 @@ import collections
 import concurrent.futures
 import itertools
 import json
+import os
 import random
-import shutil
 import subprocess
 import threading
 import time
@@ -18,7 +18,9 @@ from cluster import Cluster
 from hostile import ACCOUNTS, Load
 from procs import wait_for, wait_http
 from product import Serve, create_topics
-from suite import Failed, lockstitch
+from reference import Reference
+from suite import lockstitch
+from txn import Txn
 
 PARTITIONS = 6
 SESSION = TRANSACTION = 6  # seconds
@@ -254,6 +256,39 @@ class Scene:
             wrong = [w for w in pool.map(one, range(len(self.asked))) if w]
         self.check(f"{len(self.asked)} exports asked for in the middle are complete below their barriers", self.asked and not wrong, "\n".join(wrong[:5]))
 
+    def anew(self):
+        """The events topic deleted and made anew: its lanes stop, loudly, until that is adopted; then it is a stream
+        of its own behind the old one."""
+        old = kcat.dump(self.brokers, compare.EVENTS)
+        admin = Txn(self.brokers, "faults-admin")
+        admin.delete(compare.EVENTS)
+        admin.close()
+        create_topics(self, self.brokers, "--partitions", str(PARTITIONS), "--replication-factor", "3")
+        self.cluster.wait_whole()
+        kcat.produce(self.brokers, compare.EVENTS, self.load.phase()[1])
+
+        def stopped():
+            return not any(v for r in self.replicas for _, v in api.metrics(r.serve.admin).get("lockstitch_lane_ready", [])) and any(
+                "was made anew" in r.process.log.read_text(errors="replace") for r in self.replicas)
+
+        try:
+            wait_for("all lanes to stop", 60, stopped, every=0.3)
+        except TimeoutError as e:
+            self.check("an events topic made anew stops its lanes, loudly", False, e)
+        done = subprocess.run([lockstitch("faults"), "topics", "adopt", "--brokers", self.brokers], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+        self.check("lockstitch topics adopt", done.returncode == 0 and b"adopted " + compare.EVENTS.encode() in done.stdout, done.stdout[-500:])
+        kcat.produce(self.brokers, compare.EVENTS, self.load.phase()[1])
+        new = [r._replace(topic=compare.EVENTS + " anew") for r in kcat.dump(self.brokers, compare.EVENTS)]
+        self.reference = Reference([old, new], kcat.dump(self.brokers, compare.PROFILES), kcat.dump(self.brokers, compare.DEFINITIONS))
+        self.say(f"{compare.EVENTS} made anew: {len(old)} records before, {len(new)} after")
+        self.compare_all()
+        self.lag()
+        dead = len(kcat.dump(self.brokers, compare.DEAD))
+        self.check(f"{dead} dead letters", dead == len(self.reference.dead), f"want {len(self.reference.dead)}")
+        self.happened["events topic made anew"] += 1
+        self.faults += 1
+
     def compare_all(self):
         """All rows of all accounts, for the count of what is lost and doubled."""
         rows = right = 0
@@ -295,7 +330,7 @@ class Scene:
     def segments(self):
         done = subprocess.run([lockstitch("faults"), "segments", "verify", "--brokers", self.brokers, "--store-url", self.cluster.store_url(BUCKET)],
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
-                              env={**__import__("os").environ, **self.cluster.s3.env})
+                              env={**os.environ, **self.cluster.s3.env})
         self.check("the stored segments are whole", done.returncode == 0, done.stdout[-1500:].decode(errors="replace"))
 
     def end(self):
