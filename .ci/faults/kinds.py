@@ -15,8 +15,10 @@ STEPS = ("cut/upload", "cut/begin", "cut/produce", "cut/offsets", "cut/commit", 
 
 
 def _pick(scene, rnd, count=1, disk=False):
-    """Replicas that run; disk: those whose data directory may be moved about."""
-    return rnd.sample([r for r in scene.replicas if r.process.alive() and not (disk and r.small)], count)
+    """As many replicas, those that run first; disk: those whose data directory may be moved about."""
+    good = [r for r in scene.replicas if not (disk and r.small)]
+    rnd.shuffle(good)
+    return sorted(good, key=lambda r: not r.process.alive())[:count]
 
 
 def _within(seconds, probe):

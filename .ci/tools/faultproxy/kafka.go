@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -37,7 +38,9 @@ func (k *kafkaProxy) serve(l net.Listener) error {
 
 func (k *kafkaProxy) connection(client net.Conn) {
 	defer client.Close()
-	broker, err := net.DialTimeout("tcp", k.upstream, 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	broker, err := new(net.Dialer).DialContext(ctx, "tcp", k.upstream)
 	if err != nil {
 		return
 	}
