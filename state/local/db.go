@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -29,6 +30,7 @@ const formatVersion = 1
 const (
 	identityFile = "lockstitch.json"
 	rebuildFile  = "rebuild"
+	newSuffix    = ".new"
 	pebbleDir    = "pebble"
 )
 
@@ -143,6 +145,9 @@ func identify(dir, cluster, group string, log *slog.Logger) (Identity, error) {
 		if err != nil {
 			return Identity{}, fmt.Errorf("data directory: %w", err)
 		}
+		// What is left of a start that was stopped, or had no room, before the
+		// identity had its name is ours.
+		entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return e.Name() == identityFile+newSuffix })
 		if len(entries) > 0 {
 			return Identity{}, &ForeignError{Dir: dir, Detail: fmt.Sprintf("it is not empty (%s …) and no %s says that it is a replica's", entries[0].Name(), identityFile)}
 		}
@@ -170,20 +175,36 @@ func identify(dir, cluster, group string, log *slog.Logger) (Identity, error) {
 }
 
 // writeIdentity replaces the file whole: a crash leaves the old one or the new
-// one.
+// one. It alone is synced: state without an identity is somebody else's.
 func writeIdentity(path string, id Identity) error {
 	b, err := json.Marshal(id)
 	if err != nil {
 		return err
 	}
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, append(b, '\n'), 0o644); err != nil {
+	tmp := path + newSuffix
+	f, err := os.Create(tmp)
+	if err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
-	if err := os.Rename(tmp, path); err != nil {
+	_, err = f.Write(append(b, '\n'))
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
+	if err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	return nil
+}
+
+func syncDir(dir string) error {
+	d, err := vfs.Default.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 func discard(dir string) error {

@@ -174,6 +174,25 @@ func TestForeignDirectoriesAreRefusedAndLeftAlone(t *testing.T) {
 	}
 }
 
+// A start that was killed, or had no room on the disk, between writing the
+// identity and naming it must not be the last one.
+func TestStartAfterOneThatStoppedHalfway(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, identityFile+newSuffix), []byte(`{"ver`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	db := openAt(t, dir)
+	id := db.Replica()
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db = openAt(t, dir)
+	defer db.Close()
+	if id == "" || db.Replica() != id {
+		t.Errorf("replica %q, then %q", id, db.Replica())
+	}
+}
+
 func TestDamagedStateIsDiscarded(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "d")
 	db := openAt(t, dir)
