@@ -102,7 +102,7 @@ def wipe(scene, rnd):
     with r.lock:
         r.process.kill()
         there = r.data.exists()
-        shutil.rmtree(r.data)
+        shutil.rmtree(r.data, ignore_errors=True)
         r.start()
     return int(there)
 
@@ -122,6 +122,19 @@ def swap(scene, rnd):
     return 1
 
 
+def clone(scene, rnd):
+    """Two killed, both started again on copies of one data directory, as after a volume was cloned."""
+    a, b = _pick(scene, rnd, 2, disk=True)
+    with a.lock, b.lock:
+        a.process.kill()
+        b.process.kill()
+        shutil.rmtree(b.data, ignore_errors=True)
+        shutil.copytree(a.data, b.data)
+        a.start()
+        b.start()
+    return 1
+
+
 def stale(scene, rnd):
     """Killed, and later again, with the data directory of the first time."""
     r, = _pick(scene, rnd, disk=True)
@@ -133,7 +146,7 @@ def stale(scene, rnd):
         _within(30, r.ready)
         time.sleep(8)
         r.process.kill()
-        shutil.rmtree(r.data)
+        shutil.rmtree(r.data, ignore_errors=True)
         copy.rename(r.data)
         r.start()
     return 1
@@ -319,7 +332,7 @@ def hanging(scene, rnd):
 
 
 REPLICAS = [("replica killed", kill), ("replica stopped and continued", stop), ("data directory wiped", wipe), ("data directories swapped", swap),
-            ("old data directory back", stale), ("disk full", full), ("replica added and removed", add), ("replica ended and started", remove),
+            ("data directory cloned", clone), ("old data directory back", stale), ("disk full", full), ("replica added and removed", add), ("replica ended and started", remove),
             ("group's offsets deleted", forget)]
 REPLICAS += [(f"replica killed at {step}", kill_at(step)) for step in STEPS]
 REPLICAS += [(f"replica stopped at {step} and continued", stop_at(step)) for step in STEPS]
