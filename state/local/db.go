@@ -16,11 +16,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/oklog/ulid/v2"
+	"golang.org/x/time/rate"
 )
 
 // formatVersion is the version of everything in the database. State of another
@@ -125,7 +127,7 @@ func options(opt Options) *pebble.Options {
 		MemTableStopWritesThreshold: 3,
 		L0CompactionThreshold:       4,
 		MaxOpenFiles:                500,
-		Logger:                      quiet{opt.Log},
+		Logger:                      &quiet{log: opt.Log, errors: rate.Sometimes{First: 1, Interval: errorsEvery}},
 	}
 	if opt.CacheBytes > 0 {
 		o.CacheSize = opt.CacheBytes
@@ -282,14 +284,22 @@ func (db *DB) get(key []byte) (val []byte, ok bool, err error) {
 	return val, true, closer.Close()
 }
 
-// quiet passes on what Pebble finds fatal and drops its chatter.
-type quiet struct{ log *slog.Logger }
+// errorsEvery is how often Pebble's errors are logged: with a full disk it fails
+// to flush many times a second.
+const errorsEvery = 10 * time.Second
 
-func (q quiet) Infof(string, ...any) {}
-func (q quiet) Errorf(f string, a ...any) {
-	q.log.Error("pebble", "msg", fmt.Sprintf(f, a...))
+// quiet passes on what Pebble finds fatal, some of its errors, and drops its
+// chatter.
+type quiet struct {
+	log    *slog.Logger
+	errors rate.Sometimes
 }
-func (q quiet) Fatalf(f string, a ...any) {
+
+func (q *quiet) Infof(string, ...any) {}
+func (q *quiet) Errorf(f string, a ...any) {
+	q.errors.Do(func() { q.log.Error("pebble", "msg", fmt.Sprintf(f, a...)) })
+}
+func (q *quiet) Fatalf(f string, a ...any) {
 	q.log.Error("pebble cannot go on", "msg", fmt.Sprintf(f, a...))
 	os.Exit(1)
 }

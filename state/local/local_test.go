@@ -1,12 +1,14 @@
 package local
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -190,6 +192,17 @@ func TestStartAfterOneThatStoppedHalfway(t *testing.T) {
 	defer db.Close()
 	if id == "" || db.Replica() != id {
 		t.Errorf("replica %q, then %q", id, db.Replica())
+	}
+}
+
+func TestErrorsThatRepeatAreLoggedOnce(t *testing.T) {
+	var out bytes.Buffer
+	log := options(Options{Log: slog.New(slog.NewTextHandler(&out, nil))}).Logger
+	for range 1000 {
+		log.Errorf("background error: %s", "no space left on device")
+	}
+	if n := strings.Count(out.String(), "no space left"); n != 1 {
+		t.Errorf("logged %d times", n)
 	}
 }
 
