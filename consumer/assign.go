@@ -18,7 +18,27 @@ type command struct {
 	assigned []int32
 	revoked  []int32 // still ours until done: a last cut may commit them
 	lost     []int32 // another's already: nothing may be committed
+	as       membership
 	done     chan struct{}
+}
+
+// membership is who we are to the group. A member that takes part in a
+// rebalance keeps its id and comes to the next generation.
+type membership struct {
+	member     string
+	generation int32
+}
+
+func membershipOf(group *kgo.Client) membership {
+	member, generation := group.GroupMetadata()
+	return membership{member, generation}
+}
+
+// follows says whether nothing can have been given to others between prev and m.
+// Where it does not, the group went on without us, and a lane that we hold may
+// have been another's, whatever the group says of it now.
+func (m membership) follows(prev membership) bool {
+	return m.member == prev.member && (m.generation == prev.generation || m.generation == prev.generation+1)
 }
 
 // revokeGrace is how long a cut under way may hold up a rebalance. It stays
@@ -62,11 +82,11 @@ func (c *Consumer) openClients() error {
 		kgo.RebalanceTimeout(max(4*revokeGrace, c.cfg.SessionTimeout)),
 		// Offsets are never followed; the client must merely not fail on them.
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtEnd()),
-		kgo.OnPartitionsAssigned(func(ctx context.Context, _ *kgo.Client, m map[string][]int32) {
-			c.tell(ctx, command{assigned: c.whole(m)})
+		kgo.OnPartitionsAssigned(func(ctx context.Context, cl *kgo.Client, m map[string][]int32) {
+			c.tell(ctx, command{assigned: c.whole(m), as: membershipOf(cl)})
 		}),
-		kgo.OnPartitionsRevoked(func(ctx context.Context, _ *kgo.Client, m map[string][]int32) {
-			c.tell(ctx, command{revoked: c.any(m)})
+		kgo.OnPartitionsRevoked(func(ctx context.Context, cl *kgo.Client, m map[string][]int32) {
+			c.tell(ctx, command{revoked: c.any(m), as: membershipOf(cl)})
 		}),
 		kgo.OnPartitionsLost(func(ctx context.Context, _ *kgo.Client, m map[string][]int32) {
 			c.tell(ctx, command{lost: c.any(m)})
@@ -114,9 +134,10 @@ type topicPartitioner func(string) kgo.TopicPartitioner
 
 func (f topicPartitioner) ForTopic(t string) kgo.TopicPartitioner { return f(t) }
 
-// tell hands a command to the turn loop and waits until it is carried out.
+// tell hands a command to the turn loop and waits until it is carried out. One
+// that changes no lane still says as whom the next cut has to be made.
 func (c *Consumer) tell(ctx context.Context, cmd command) {
-	if len(cmd.assigned)+len(cmd.revoked)+len(cmd.lost) == 0 {
+	if len(cmd.assigned)+len(cmd.revoked)+len(cmd.lost) == 0 && cmd.as == (membership{}) {
 		return
 	}
 	cmd.done = make(chan struct{})
@@ -124,7 +145,7 @@ func (c *Consumer) tell(ctx context.Context, cmd command) {
 	if len(cmd.lost) == 0 {
 		grace = revokeGrace
 	}
-	if len(cmd.assigned) == 0 {
+	if len(cmd.revoked)+len(cmd.lost) > 0 {
 		defer c.cutting.interruptAfter(grace)()
 	}
 	c.mail.post(func(ctx context.Context) error {

@@ -101,6 +101,7 @@ type Consumer struct {
 	profiles *kgo.Client // reads the profiles topic
 	producer *kgo.Client // transactions; replaced when its state is in doubt
 
+	as       membership // as whom the lanes are held
 	lanes    map[int32]*lane
 	barriers map[partitionOf]int64 // ends that pending requests wait for
 	lastCut  time.Time

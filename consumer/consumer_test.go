@@ -30,6 +30,7 @@ const lanes = 2
 // world is a broker, a store and the topics.
 type world struct {
 	t      *testing.T
+	broker *kfake.Cluster
 	opts   []kgo.Opt
 	topics kafka.Topics
 	store  objects.Store
@@ -44,7 +45,7 @@ func newWorld(t *testing.T, kopts ...kfake.Opt) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	w := &world{t: t, opts: []kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...)}, topics: kafka.DefaultTopics()}
+	w := &world{t: t, broker: c, opts: []kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...)}, topics: kafka.DefaultTopics()}
 	w.prod = w.client(kgo.DisableIdempotentWrite())
 	if _, err := kafka.Create(t.Context(), w.prod, w.topics, kafka.CreateOptions{Partitions: lanes, ReplicationFactor: 1}); err != nil {
 		t.Fatal(err)

@@ -259,12 +259,11 @@ func (c *Consumer) transact(ctx context.Context, lanes []*lane, records []*kgo.R
 	return true, nil
 }
 
-// commitOffsets adds the lanes' offsets to the transaction, under the group's
-// present generation: a replica that has been put out of the group is refused
-// (KIP-447). They are never empty, since it is they that hold back the next
+// commitOffsets adds the lanes' offsets to the transaction, as the member and
+// under the generation that the lanes are held: a replica that has been put out
+// of the group is refused (KIP-447), also when it is in it again. They are never empty, since it is they that hold back the next
 // owner until the transaction is decided.
 func (c *Consumer) commitOffsets(ctx context.Context, lanes []*lane) error {
-	member, generation := c.group.GroupMetadata()
 	pid, epoch, err := c.producer.ProducerID(ctx)
 	if err != nil {
 		return err
@@ -273,7 +272,7 @@ func (c *Consumer) commitOffsets(ctx context.Context, lanes []*lane) error {
 	add.TransactionalID, add.ProducerID, add.ProducerEpoch, add.Group = c.writer, pid, epoch, c.cfg.Group
 	req := kmsg.NewPtrTxnOffsetCommitRequest()
 	req.TransactionalID, req.ProducerID, req.ProducerEpoch, req.Group = c.writer, pid, epoch, c.cfg.Group
-	req.MemberID, req.Generation = member, generation
+	req.MemberID, req.Generation = c.as.member, c.as.generation
 	if c.cfg.InstanceID != "" {
 		req.InstanceID = &c.cfg.InstanceID
 	}

@@ -14,6 +14,9 @@ func (c *Consumer) carryOut(ctx context.Context, cmd command) error {
 		c.log.Warn("lane lost", "lane", n)
 		c.drop(n)
 	}
+	if len(cmd.lost) == 0 {
+		c.setMembership(ctx, cmd)
+	}
 	if len(cmd.revoked) > 0 {
 		rctx, cancel := context.WithTimeout(ctx, revokeGrace)
 		err := c.cut(rctx)
@@ -38,6 +41,22 @@ func (c *Consumer) carryOut(ctx context.Context, cmd command) error {
 		c.begin(ctx, n)
 	}
 	return nil
+}
+
+// setMembership takes in as whom the group speaks to us. If it has gone on
+// without us, all lanes are taken over anew, those revoked with nothing to cut:
+// others may have had them, and what we hold of them may be committed by now.
+// The client does not tell that of itself: put out of the group while it joins
+// again, it joins as a new member and is then asked to give up the lanes of the
+// old one.
+func (c *Consumer) setMembership(ctx context.Context, cmd command) {
+	before := c.as
+	c.as = cmd.as
+	if before == (membership{}) || cmd.as.follows(before) || len(c.lanes) == 0 {
+		return
+	}
+	c.log.Warn("the group went on without this replica; its lanes are taken over anew", "generation", before.generation, "now", cmd.as.generation)
+	c.retakeAll(ctx)
 }
 
 // begin starts to take over a lane.
@@ -133,9 +152,12 @@ func (l *lane) eventPartitions() map[string][]int32 {
 // retakeUndecided takes all lanes over anew after a cut of which it is not
 // known whether it has committed: the catalog will tell.
 func (c *Consumer) retakeUndecided(ctx context.Context, err error) {
-	if !errors.Is(err, errUndecided) {
-		return
+	if errors.Is(err, errUndecided) {
+		c.retakeAll(ctx)
 	}
+}
+
+func (c *Consumer) retakeAll(ctx context.Context) {
 	var ns []int32
 	for n := range c.lanes {
 		ns = append(ns, n)

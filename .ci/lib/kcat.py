@@ -109,9 +109,12 @@ def partitions(brokers, topic):
     return 0
 
 
-def ends(brokers, topic):
-    """{partition: high watermark}: where the next record will stand."""
+def ends(brokers, topic, settings=()):
+    """{partition: end}: where the next record will stand; kcat does not look behind an open transaction
+    unless it is told isolation.level=read_uncommitted."""
     argv = ["kcat", "-Q", "-b", brokers]
+    for one in settings:
+        argv += ["-X", one]
     n = partitions(brokers, topic)
     for p in range(n):
         argv += ["-t", f"{topic}:{p}:-1"]

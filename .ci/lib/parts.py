@@ -58,5 +58,5 @@ class S3:
         from procs import http_status
         wait_for("the S3 server", 30, lambda: http_status(self.endpoint + "/") in (200, 403), process=self.process)
 
-    def url(self, bucket):
-        return f"s3://{bucket}?endpoint={self.endpoint}&use_path_style=true&region=us-east-1"
+    def url(self, bucket, endpoint=None):
+        return f"s3://{bucket}?endpoint={endpoint or self.endpoint}&use_path_style=true&region=us-east-1"

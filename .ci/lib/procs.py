@@ -1,5 +1,6 @@
 """Processes, ports and waiting with a limit."""
 import atexit
+import concurrent.futures
 import ctypes
 import os
 import pathlib
@@ -13,6 +14,8 @@ import urllib.request
 
 _running = []
 _given = set()
+# The kernel ends a child that is to die with its parent when the thread that made it ends: one thread makes all.
+_starter = concurrent.futures.ThreadPoolExecutor(1)
 
 
 def free_port():
@@ -47,8 +50,8 @@ class Process:
 
     def start(self):
         with open(self.log, "ab") as out:
-            self.child = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-                                          env=self.env, cwd=self.cwd, preexec_fn=_die_with_parent)
+            self.child = _starter.submit(subprocess.Popen, self.argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                                         env=self.env, cwd=self.cwd, preexec_fn=_die_with_parent).result()
         _running.append(self)
         return self
 

@@ -35,16 +35,16 @@ class Dev:
 class Serve:
     """One `lockstitch serve` replica."""
 
-    def __init__(self, suite, name, brokers, store, settings=None, env=None, public_url=None):
+    def __init__(self, suite, name, brokers, store, settings=None, env=None, public_url=None, binary=None):
         http, admin = free_port(), free_port()
         self.url, self.admin = f"http://127.0.0.1:{http}", f"http://127.0.0.1:{admin}"
-        config = {"brokers": [brokers], "store_url": store, "data_dir": str(suite.dir / f"{name}-data"), "instance_id": name,
+        config = {"brokers": brokers.split(","), "store_url": store, "data_dir": str(suite.dir / f"{name}-data"), "instance_id": name,
                   "http_listen": f"127.0.0.1:{http}", "admin_listen": f"127.0.0.1:{admin}", "public_url": public_url or self.url,
                   "clients": [{"id": i, "secret": s, "account": a} for i, s, a in credentials()],
                   "signing_keys": [{"kid": KEY.split(":")[0], "key": KEY.split(":")[1]}], **(settings or {})}
         self.config = suite.dir / f"{name}.yaml"
         self.config.write_text(json.dumps(config))  # JSON is YAML
-        self.process = Process(name, [lockstitch(), "serve", "--config", self.config], suite.dir, env=env)
+        self.process = Process(name, [binary or lockstitch(), "serve", "--config", self.config], suite.dir, env=env)
 
     def start(self, seconds=90, ready=True):
         self.process.start()

@@ -431,13 +431,14 @@ class Reference:
             got = self.own[key] = ",".join(line[:at]), ",".join(line[at:])
         return got
 
-    def export(self, account, start, end, attributes=(), tags=(), expression=None, names=None, safe=False):
+    def export(self, account, start, end, attributes=(), tags=(), expression=None, names=None, safe=False, below=None):
         """Section 4: the text of the file. start and end in ms (end exclusive or None); attributes and tags are
-        version ids; names: audience discriminators by the names in the expression. Answers (bytes, rows)."""
-        out = [line for _, line in self.lines(account, start, end, attributes, tags, expression, names, safe)]
+        version ids; names: audience discriminators by the names in the expression; below: the barrier,
+        {(topic, partition): offset}, if the topics have grown since. Answers (bytes, rows)."""
+        out = [line for _, line in self.lines(account, start, end, attributes, tags, expression, names, safe, below)]
         return ("\n".join(out) + "\n").encode(), len(out) - 1
 
-    def lines(self, account, start, end, attributes=(), tags=(), expression=None, names=None, safe=False):
+    def lines(self, account, start, end, attributes=(), tags=(), expression=None, names=None, safe=False, below=None):
         """The same as [(Row, line)], first the header with the row None."""
         d = self.definitions
         attributes = [d.attributes[account][v] for v in attributes]
@@ -450,6 +451,8 @@ class Reference:
         extra, member = {}, {}
         for w in rows[low:high]:
             s = w.snapshot
+            if below is not None and w.offset >= below.get((w.topic, w.partition), 0):
+                continue
             if expression is not None:
                 if id(s) not in member:
                     member[id(s)] = matches(expression, names, s.audiences if s else ())

@@ -75,7 +75,7 @@ class Suite:
                 traceback.print_exception(kind, error, trace)
         if self.failed:
             self.say(f"rerun with SEED={self.seed} .ci/{self.name}/run")
-            for log in sorted(self.dir.glob("*.log")):
+            for log in sorted([*self.dir.glob("*.log"), *self.dir.glob("*/*.log")]):
                 lines = log.read_text(errors="replace").splitlines()[-int(os.environ.get("TAIL", 25)):]
                 print(f"--- the last lines of {log.name}\n" + "\n".join(lines), flush=True)
         sys.stdout.flush()
@@ -88,19 +88,19 @@ class Suite:
         os._exit(1 if self.failed else 0)
 
 
-def lockstitch():
-    """Path of the binary: $LOCKSTITCH, else built from this checkout."""
+def lockstitch(*tags):
+    """Path of the binary: $LOCKSTITCH, else built from this checkout (with build tags, under a name of its own)."""
     if os.environ.get("LOCKSTITCH"):
         return os.environ["LOCKSTITCH"]
-    return build("./cmd/lockstitch", "lockstitch")
+    return build("./cmd/lockstitch", "-".join(["lockstitch", *tags]), *tags)
 
 
 @functools.cache
-def build(package, name):
+def build(package, name, *tags):
     """Builds a program of this module into the cache, once in a suite. Every
     checkout has a place of its own: suites of two may run at a time."""
     out = CACHE / "built" / hashlib.sha256(str(ROOT).encode()).hexdigest()[:12] / name
     out.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["go", "build", "-o", str(out), package], cwd=ROOT, check=True,
+    subprocess.run(["go", "build", "-tags", ",".join(tags), "-o", str(out), package], cwd=ROOT, check=True,
                    stdin=subprocess.DEVNULL, timeout=900)
     return str(out)

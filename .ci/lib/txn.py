@@ -7,8 +7,8 @@ from suite import build
 
 
 class Txn:
-    def __init__(self, brokers, id):
-        self.child = subprocess.Popen([build("./.ci/tools/txn", "txn"), "-brokers", brokers, "-id", id],
+    def __init__(self, brokers, id, timeout="10m"):
+        self.child = subprocess.Popen([build("./.ci/tools/txn", "txn"), "-brokers", brokers, "-id", id, "-timeout", timeout],
                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def _do(self, **command):
@@ -36,6 +36,13 @@ class Txn:
     def empty(self, topic):
         self._do(op="empty", topic=topic)
 
+    def delete(self, topic):
+        self._do(op="delete", topic=topic)
+
+    def forget(self, group):
+        """Deletes a group that has no members left, with its offsets."""
+        self._do(op="forget", group=group)
+
     def transaction(self, topic, records, commit):
         self.begin()
         for key, value in records:
@@ -44,4 +51,9 @@ class Txn:
 
     def close(self):
         self.child.stdin.close()
+        self.child.wait(30)
+
+    def kill(self):
+        """SIGKILL: what is open stays open until its timeout."""
+        self.child.kill()
         self.child.wait(30)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -365,6 +366,66 @@ func TestServeSaysWhatIsMissing(t *testing.T) {
 	if !strings.Contains(log.text(), "replica stopped") {
 		t.Errorf("log: %s", log.text())
 	}
+}
+
+// TestReplicaStartsWhileABrokerGoesAway lets connections end as they are made,
+// once a first one was good: what a broker that is shut down, or a balancer
+// before it, does.
+func TestReplicaStartsWhileABrokerGoesAway(t *testing.T) {
+	ctx := testContext(t)
+	b := testBroker(t, t.TempDir())
+	defer b.Close()
+	if status, out, errs := command(ctx, nil, "topics", "create", "--brokers", b.addr, "--partitions", "2", "--replication-factor", "1"); status != 0 {
+		t.Fatalf("create: exit %d: %s%s", status, out, errs)
+	}
+	front, err := net.Listen("tcp", "localhost:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer front.Close()
+	var ended atomic.Int32
+	go func() {
+		for n := 1; ; n++ {
+			c, err := front.Accept()
+			if err != nil {
+				return
+			}
+			if 2 <= n && n <= 5 {
+				ended.Add(1)
+				// What was sent is read first, else the end is a reset.
+				_, _ = c.Read(make([]byte, 1<<16))
+				_ = c.Close()
+				continue
+			}
+			go pipe(c, b.addr)
+		}
+	}()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	log := newWatch("replica started", cancel)
+	args := []string{"serve", "--brokers", front.Addr().String(), "--signing-keys", testKey, "--http-listen", "localhost:0", "--admin-listen", "localhost:0",
+		"--store-url", "file://" + filepath.ToSlash(t.TempDir()), "--data-dir", t.TempDir()}
+	if status := run(ctx, &app{out: io.Discard, err: log}, args); status != 0 || ended.Load() != 4 {
+		t.Errorf("serve: exit %d after %d connections that ended: %s", status, ended.Load(), log.text())
+	}
+}
+
+// pipe passes on what either side sends, until one of them ends.
+func pipe(c net.Conn, addr string) {
+	defer c.Close()
+	to, err := net.Dial("tcp", addr)
+	if err != nil {
+		return
+	}
+	defer to.Close()
+	done := make(chan struct{}, 2)
+	for _, d := range [][2]net.Conn{{c, to}, {to, c}} {
+		go func() {
+			_, _ = io.Copy(d[0], d[1])
+			done <- struct{}{}
+		}()
+	}
+	<-done
 }
 
 func TestDemoAddsUp(t *testing.T) {

@@ -64,6 +64,9 @@ const gcPercent = 50
 // startTimeout is how long brokers may take to answer when a replica starts.
 const startTimeout = 60 * time.Second
 
+// cutHook is nil but in a binary that is built to fail on request (faults.go).
+var cutHook func(step string)
+
 // openReplica binds the addresses, opens the views and the store, and builds
 // the parts. Nothing is consumed or answered until Run.
 func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica, err error) {
@@ -93,6 +96,12 @@ func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica
 
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
+	if err := reach(ctx, s, opts); err != nil {
+		return nil, err
+	}
+	// A broker has answered, so the settings are right: a connection that ends
+	// at once means that a broker goes away, not that TLS or SASL is missing.
+	opts = append(opts, kgo.AlwaysRetryEOF())
 	if r.asker, err = kgo.NewClient(opts...); err != nil {
 		return nil, usage(fmt.Errorf("kafka client: %w", err))
 	}
@@ -174,12 +183,22 @@ func storeAddress(s ReplicaSettings) (string, error) {
 	return (&url.URL{Scheme: "file", Path: filepath.ToSlash(dir)}).String(), nil
 }
 
+// reach sees whether any broker can be used with the settings.
+func reach(ctx context.Context, s *Settings, opts []kgo.Opt) error {
+	cl, err := kgo.NewClient(opts...)
+	if err != nil {
+		return usage(fmt.Errorf("kafka client: %w", err))
+	}
+	defer cl.Close()
+	if err := cl.Ping(ctx); err != nil {
+		return unreachable(s, err)
+	}
+	return nil
+}
+
 // checkTopics refuses to start on topics that cannot work, and warns of what
 // will cost something.
 func (r *replica) checkTopics(ctx context.Context) error {
-	if err := r.asker.Ping(ctx); err != nil {
-		return unreachable(r.s, err)
-	}
 	found, err := kafka.Check(ctx, r.asker, r.s.Topics.TopicNames())
 	if err != nil {
 		return err
@@ -225,7 +244,7 @@ func (r *replica) build(opts []kgo.Opt) (err error) {
 		DataDir: filepath.Join(s.Replica.DataDir, "local"), MemoryBytes: int64(s.Replica.MemoryLimit) / 2,
 		FlushInterval: s.Replica.FlushInterval, DedupHorizon: s.Replica.DedupHorizon,
 		SessionTimeout: s.Replica.SessionTimeout, TransactionTimeout: s.Replica.TransactionTimeout,
-		DefaultAccount: s.Replica.DefaultAccount, WriterSuffix: s.Replica.writerSuffix,
+		DefaultAccount: s.Replica.DefaultAccount, WriterSuffix: s.Replica.writerSuffix, Hook: cutHook,
 	}, consumer.Deps{Store: r.store, Catalog: r.catalog, Reports: r.reports, Log: r.log, Registerer: r.reg}); err != nil {
 		return err
 	}

@@ -17,11 +17,13 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/oklog/ulid/v2"
+	"golang.org/x/time/rate"
 )
 
 // formatVersion is the version of everything in the database. State of another
@@ -31,6 +33,7 @@ const formatVersion = 1
 const (
 	identityFile = "lockstitch.json"
 	rebuildFile  = "rebuild"
+	newSuffix    = ".new" // of a file that is being written
 	pebbleDir    = "pebble"
 )
 
@@ -133,7 +136,7 @@ func (db *DB) options(opt Options) *pebble.Options {
 		MemTableStopWritesThreshold: 3,
 		L0CompactionThreshold:       4,
 		MaxOpenFiles:                500,
-		Logger:                      quiet{opt.Log},
+		Logger:                      &quiet{log: opt.Log, errors: rate.Sometimes{First: 1, Interval: errorsEvery}},
 		EventListener:               &pebble.EventListener{DataCorruption: db.onDamage},
 	}
 	if opt.CacheBytes > 0 {
@@ -154,7 +157,8 @@ func identify(fsys vfs.FS, dir, cluster, group string, log *slog.Logger) (Identi
 		if err != nil {
 			return Identity{}, fmt.Errorf("data directory: %w", err)
 		}
-		// A crash in writeIdentity may have left this behind.
+		// What is left of a start that was stopped, or had no room, before the
+		// identity had its name is ours.
 		entries = slices.DeleteFunc(entries, func(name string) bool { return name == identityFile+newSuffix })
 		if len(entries) > 0 {
 			return Identity{}, &ForeignError{Dir: dir, Detail: fmt.Sprintf("it is not empty (%s …) and no %s says that it is a replica's", entries[0], identityFile)}
@@ -181,9 +185,6 @@ func identify(fsys vfs.FS, dir, cluster, group string, log *slog.Logger) (Identi
 	}
 	return id, nil
 }
-
-// newSuffix ends the name of a file that is being written.
-const newSuffix = ".new"
 
 // writeIdentity replaces the file whole and syncs it: a crash, of the machine
 // too, leaves the old one or the new one. Anything else would be taken for
@@ -308,14 +309,22 @@ func (db *DB) get(key []byte) (val []byte, ok bool, err error) {
 	return val, true, closer.Close()
 }
 
-// quiet passes on what Pebble finds fatal and drops its chatter.
-type quiet struct{ log *slog.Logger }
+// errorsEvery is how often Pebble's errors are logged: with a full disk it fails
+// to flush many times a second.
+const errorsEvery = 10 * time.Second
 
-func (q quiet) Infof(string, ...any) {}
-func (q quiet) Errorf(f string, a ...any) {
-	q.log.Error("pebble", "msg", fmt.Sprintf(f, a...))
+// quiet passes on what Pebble finds fatal, some of its errors, and drops its
+// chatter.
+type quiet struct {
+	log    *slog.Logger
+	errors rate.Sometimes
 }
-func (q quiet) Fatalf(f string, a ...any) {
+
+func (q *quiet) Infof(string, ...any) {}
+func (q *quiet) Errorf(f string, a ...any) {
+	q.errors.Do(func() { q.log.Error("pebble", "msg", fmt.Sprintf(f, a...)) })
+}
+func (q *quiet) Fatalf(f string, a ...any) {
 	q.log.Error("pebble cannot go on", "msg", fmt.Sprintf(f, a...))
 	os.Exit(1)
 }

@@ -1,12 +1,14 @@
 package local
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -171,6 +173,36 @@ func TestForeignDirectoriesAreRefusedAndLeftAlone(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(full, "thesis.tex")); err != nil {
 		t.Error(err)
+	}
+}
+
+// A start that was killed, or had no room on the disk, between writing the
+// identity and naming it must not be the last one.
+func TestStartAfterOneThatStoppedHalfway(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, identityFile+newSuffix), []byte(`{"ver`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	db := openAt(t, dir)
+	id := db.Replica()
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db = openAt(t, dir)
+	defer db.Close()
+	if id == "" || db.Replica() != id {
+		t.Errorf("replica %q, then %q", id, db.Replica())
+	}
+}
+
+func TestErrorsThatRepeatAreLoggedOnce(t *testing.T) {
+	var out bytes.Buffer
+	log := options(Options{Log: slog.New(slog.NewTextHandler(&out, nil))}).Logger
+	for range 1000 {
+		log.Errorf("background error: %s", "no space left on device")
+	}
+	if n := strings.Count(out.String(), "no space left"); n != 1 {
+		t.Errorf("logged %d times", n)
 	}
 }
 

@@ -285,11 +285,18 @@ type bucketReader struct {
 
 func (r *bucketReader) Read(p []byte) (int, error) {
 	n, err := r.body.Read(p)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		// The answer ended early, not the object: a caller that asks for an exact
+		// length must not take it for one that is too short.
+		err = errConnectionEnded
+	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = r.s.err("reading", r.name, err)
 	}
 	return n, err
 }
+
+var errConnectionEnded = errors.New("the connection ended within the object")
 
 func (r *bucketReader) Close() error {
 	defer r.cancel()

@@ -35,7 +35,8 @@ type Store interface {
 	Create(ctx context.Context, name string) (Writer, error)
 	// Open reads n bytes from offset off (n < 0: to the end); fewer, or none,
 	// where the object ends before. The caller closes the reader. ErrNotExist if
-	// there is no such object.
+	// there is no such object. Only io.EOF means that the object ends; no other
+	// error of the reader wraps it or io.ErrUnexpectedEOF.
 	Open(ctx context.Context, name string, off, n int64) (io.ReadCloser, error)
 	// Stat describes one object. ErrNotExist if there is none.
 	Stat(ctx context.Context, name string) (Info, error)

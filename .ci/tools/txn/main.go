@@ -6,6 +6,8 @@
 //	{"op":"send","topic":T,"key":B64,"value":B64}   ok PARTITION OFFSET (no value: null)
 //	{"op":"commit"} {"op":"abort"}                  ok
 //	{"op":"empty","topic":T}                        ok (deletes all records of the topic)
+//	{"op":"delete","topic":T}                       ok (deletes the topic)
+//	{"op":"forget","group":G}                       ok (deletes the group and its offsets)
 //
 // What goes wrong is answered with "error: …". At the end of the input it stops
 // and leaves an open transaction open.
@@ -18,6 +20,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -27,16 +30,18 @@ import (
 type command struct {
 	Op    string `json:"op"`
 	Topic string `json:"topic"`
+	Group string `json:"group"`
 	Key   []byte `json:"key"`
 	Value []byte `json:"value"`
 }
 
 func main() {
-	brokers := flag.String("brokers", "", "a broker, host:port")
+	brokers := flag.String("brokers", "", "brokers, host:port with commas between")
 	id := flag.String("id", "suite", "transactional id")
+	timeout := flag.Duration("timeout", 10*time.Minute, "after which the brokers abort an open transaction")
 	flag.Parse()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(*brokers), kgo.TransactionalID(*id),
-		kgo.TransactionTimeout(10*time.Minute), kgo.RequiredAcks(kgo.AllISRAcks()))
+	cl, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(*brokers, ",")...), kgo.TransactionalID(*id),
+		kgo.TransactionTimeout(*timeout), kgo.RequiredAcks(kgo.AllISRAcks()))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -89,6 +94,15 @@ func do(cl *kgo.Client, c command) (string, error) {
 			return "", err
 		}
 		return "", got.Error()
+	case "delete":
+		got, err := kadm.NewClient(cl).DeleteTopics(ctx, c.Topic)
+		if err != nil {
+			return "", err
+		}
+		return "", got.Error()
+	case "forget":
+		_, err := kadm.NewClient(cl).DeleteGroup(ctx, c.Group)
+		return "", err
 	}
 	return "", fmt.Errorf("unknown op %q", c.Op)
 }

@@ -1,0 +1,28 @@
+//go:build faults && unix
+
+package main
+
+import (
+	"os"
+	"strings"
+	"syscall"
+)
+
+// Only a binary built with the tag faults has this, never a released one: as a
+// step of a cut begins, the process kills or stops itself if the file that
+// FAULTS_FILE names says so ("KILL cut/commit", "STOP cut/upload"). The file is
+// removed first, which tells that it happened.
+func init() {
+	cutHook = func(step string) {
+		path := os.Getenv("FAULTS_FILE")
+		order, err := os.ReadFile(path)
+		if err != nil {
+			return
+		}
+		what, at, _ := strings.Cut(strings.TrimSpace(string(order)), " ")
+		number, known := map[string]syscall.Signal{"KILL": syscall.SIGKILL, "STOP": syscall.SIGSTOP}[what]
+		if known && at == step && os.Remove(path) == nil {
+			_ = syscall.Kill(os.Getpid(), number)
+		}
+	}
+}
