@@ -41,8 +41,7 @@ func (r *Runner) awaitBarrier(ctx context.Context, rep *report.Report, show *pro
 			show.waiting(waiting)
 		case <-late:
 			r.explain(ctx, waiting)
-			return &report.Problem{Type: "/problems/barrier-timeout", Title: "The input was not processed in time", Status: 503,
-				Detail: "Events acknowledged before the request were not processed within the barrier timeout, and an export is never short. Still waiting for " + describe(waiting)}, nil
+			return report.Barrier.Problem("Events acknowledged before the request were not processed within the barrier timeout, and an export is never short. Still waiting for " + describe(waiting)), nil
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
