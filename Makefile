@@ -5,6 +5,6 @@ build:
 test:
 	go test ./...
 lint:
-	gofmt -l . && go vet ./... && staticcheck ./...
+	bash .ci/run gofmt vet lint
 ci:
 	bash .ci/run

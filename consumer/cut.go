@@ -213,14 +213,16 @@ func (c *Consumer) upload(ctx context.Context, id string, lanes []*lane) ([]*kgo
 	return records, nil
 }
 
-// positions are the lane's position records as of now.
+// positions are the lane's position records as of now. That of the profiles
+// never falls: while they are read anew it stays where malformed ones have been
+// dead-lettered to.
 func (l *lane) positions() []*catalog.Position {
 	var out []*catalog.Position
 	for _, in := range l.inputs {
 		p := in.pos
 		out = append(out, &p)
 	}
-	return append(out, &catalog.Position{Topic: l.prof.topic, TopicID: l.prof.id, Partition: l.n, Next: l.prof.next})
+	return append(out, &catalog.Position{Topic: l.prof.topic, TopicID: l.prof.id, Partition: l.n, Next: max(l.prof.next, l.prof.deadTo)})
 }
 
 // errNothingBegun says that a transaction failed before anything of it can have

@@ -1,11 +1,14 @@
 package consumer
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -24,16 +27,29 @@ const (
 	headerTimestamp = "lockstitch.timestamp"
 	headerObject    = "lockstitch.object"
 	headerSHA256    = "lockstitch.sha256"
+	headerRest      = "lockstitch.rest"
 )
 
 // maxDeadLetter is the size from which on a dead letter's value goes to the
 // object store: brokers refuse records above 1 MB by default.
 const maxDeadLetter = 900_000
 
-// deadLetter is a record set aside.
+// deadLetter is a record set aside, in memory of its own: a record that was
+// fetched holds the whole of what was fetched with it.
 type deadLetter struct {
 	rec *kgo.Record
 	why *poison.Error
+}
+
+func newDeadLetter(r *kgo.Record, why *poison.Error) deadLetter {
+	own := *r
+	own.Key, own.Value = bytes.Clone(r.Key), bytes.Clone(r.Value)
+	own.Headers = make([]kgo.RecordHeader, 0, len(r.Headers))
+	for _, h := range r.Headers {
+		own.Headers = append(own.Headers, kgo.RecordHeader{Key: strings.Clone(h.Key), Value: bytes.Clone(h.Value)})
+	}
+	own.Context = nil
+	return deadLetter{rec: &own, why: why}
 }
 
 func (d *deadLetter) size() int64 {
@@ -44,8 +60,21 @@ func (d *deadLetter) size() int64 {
 	return int64(n)
 }
 
-// record makes the record for the dead-letter topic. One that is too large for
-// a broker is stored as an object first, whole, and named in the record.
+// rest is the form in which a key and headers are stored that no record has room
+// for.
+type rest struct {
+	Key     []byte       `json:"key"`
+	Headers []restHeader `json:"headers"`
+}
+
+type restHeader struct {
+	Key   []byte `json:"key"` // as Value in base64: it need not be UTF-8
+	Value []byte `json:"value"`
+}
+
+// record makes the record for the dead-letter topic. Of one that is too large for
+// a broker the value is stored as an object first and named in the record; so are
+// key and headers where they alone are too large.
 func (d *deadLetter) record(ctx context.Context, topic string, store objects.Store) (*kgo.Record, error) {
 	r := d.rec
 	out := &kgo.Record{Topic: topic, Key: r.Key, Value: r.Value}
@@ -60,16 +89,20 @@ func (d *deadLetter) record(ctx context.Context, topic string, store objects.Sto
 		}
 		sum := sha256.Sum256(r.Value)
 		out.Value = nil
-		if len(r.Key) > maxDeadLetter/4 {
-			out.Key = r.Key[:maxDeadLetter/4]
-		}
-		out.Headers = nil
-		room := maxDeadLetter / 2
-		for _, h := range r.Headers {
-			if room -= len(h.Key) + len(h.Value); room < 0 {
-				break
+		if d.size()-int64(len(r.Value)) > maxDeadLetter {
+			rest := rest{Key: r.Key}
+			for _, h := range r.Headers {
+				rest.Headers = append(rest.Headers, restHeader{Key: []byte(h.Key), Value: h.Value})
 			}
-			out.Headers = append(out.Headers, h)
+			b, err := json.Marshal(rest)
+			if err != nil {
+				return nil, fmt.Errorf("storing a dead letter: %w", err)
+			}
+			if err := store.Put(ctx, name+".json", b); err != nil {
+				return nil, fmt.Errorf("storing a dead letter: %w", err)
+			}
+			out.Key, out.Headers = nil, nil
+			add(headerRest, name+".json")
 		}
 		add(headerObject, name)
 		add(headerSHA256, hex.EncodeToString(sum[:]))

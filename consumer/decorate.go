@@ -22,6 +22,7 @@ type profiles struct {
 	lane    *local.Lane
 	next    int64 // every record below has been applied
 	deadTo  int64 // malformed records below have been dead-lettered by a committed cut
+	pruned  int64 // versions that only events below this Kafka time (ms) ask for may be gone; 0: none
 	oldest  int64 // Kafka time (ms) of the first data record not yet committed; 0: none
 	current time.Time
 
@@ -39,6 +40,7 @@ const versionOverhead = 120
 func (p *profiles) apply(records []*kgo.Record, floor int64, dropped func(int), dead func(*kgo.Record, *poison.Error)) error {
 	batch := p.lane.NewProfileBatch()
 	defer func() { _ = batch.Close() }()
+	p.pruned = max(p.pruned, floor)
 	for _, r := range records {
 		if r.Offset < p.next {
 			continue
@@ -80,7 +82,7 @@ func (p *profiles) apply(records []*kgo.Record, floor int64, dropped func(int), 
 func (p *profiles) moved(next int64) { p.next = max(p.next, next) }
 
 func (p *profiles) marker() local.ProfileMarker {
-	return local.ProfileMarker{TopicID: p.id, Next: p.next, At: p.current}
+	return local.ProfileMarker{TopicID: p.id, Next: p.next, At: p.current, Pruned: p.pruned}
 }
 
 // touch writes the marker anew, so that a replica that restarts soon knows that

@@ -33,6 +33,8 @@ type lane struct {
 	// deadBytes is what dead holds.
 	deadBytes int64
 	waiting   []*batch // fetched events that wait for the profiles to catch up
+	waitBytes int64    // what waiting holds
+	paused    bool     // no more events are fetched: too many wait
 	first     []catalog.FirstEnds
 	readyAt   int64     // profile offset from which on the lane is ready
 	dirtyFrom time.Time // when something not yet committed was first processed
@@ -78,6 +80,29 @@ type batch struct {
 	in      *input
 	records []*kgo.Record
 	profEnd int64 // the profiles must have reached this offset; -1: not asked yet
+	bytes   int64
+}
+
+func newBatch(in *input, records []*kgo.Record) *batch {
+	b := &batch{in: in, records: records, profEnd: -1}
+	for _, r := range records {
+		b.bytes += recordBytes(r)
+	}
+	return b
+}
+
+// recordBytes is what a fetched record costs.
+func recordBytes(r *kgo.Record) int64 {
+	n := len(r.Key) + len(r.Value) + 256
+	for _, h := range r.Headers {
+		n += len(h.Key) + len(h.Value) + 40
+	}
+	return int64(n)
+}
+
+func (l *lane) wait(b *batch) {
+	l.waiting = append(l.waiting, b)
+	l.waitBytes += b.bytes
 }
 
 // run processes the waiting batches whose profiles are there, as far as there is
@@ -104,6 +129,7 @@ func (l *lane) run(now time.Time) error {
 			b.in.pos.Next = r.Offset + 1
 		}
 		l.touch(now)
+		l.waitBytes -= b.bytes
 		l.waiting[0] = nil
 		l.waiting = l.waiting[1:]
 	}
@@ -155,7 +181,7 @@ func (l *lane) process(in *input, r *kgo.Record) error {
 	if err != nil {
 		return err
 	}
-	snap := asOf(versions, kafkaTime, r.Offset < in.first.EventEnd, in.first.ProfileEnd)
+	snap := asOf(versions, kafkaTime, l.backlog(in, r.Offset), in.first.ProfileEnd)
 	if snap != nil && string(snap.Account()) != string(ev.AccountID) {
 		snap = nil // an event that names another account's profile stays undecorated
 	}
@@ -167,7 +193,7 @@ func (l *lane) process(in *input, r *kgo.Record) error {
 }
 
 func (l *lane) setAside(r *kgo.Record, why *poison.Error) {
-	d := deadLetter{rec: r, why: why}
+	d := newDeadLetter(r, why)
 	l.dead = append(l.dead, d)
 	l.deadBytes += d.size()
 	if l.counts.dead == nil {
@@ -190,8 +216,8 @@ func (l *lane) applyProfiles(records []*kgo.Record, now time.Time) error {
 func (l *lane) floor() int64 {
 	floor := int64(1<<63 - 1)
 	for _, in := range l.inputs {
-		if in.committed.Next < in.first.EventEnd {
-			return noFloor // the backlog may ask for the oldest version
+		if l.backlog(in, in.committed.Next) {
+			return noFloor // it may ask for the oldest version
 		}
 		floor = min(floor, in.committed.LogTime)
 	}
@@ -199,6 +225,13 @@ func (l *lane) floor() int64 {
 		return noFloor
 	}
 	return floor - clockSkew
+}
+
+// backlog says whether an event at the offset was in the log before the first
+// deployment. The end of the profiles that was written down then says nothing
+// about a profiles topic that was made anew since.
+func (l *lane) backlog(in *input, offset int64) bool {
+	return offset < in.first.EventEnd && in.first.ProfileID == l.prof.id
 }
 
 // bytes is what the lane holds until the next cut.
@@ -227,12 +260,12 @@ func (l *lane) commit() error {
 		in.committed = in.pos
 		in.oldest = 0
 		in.marks.committed()
-		markers[in.stream.ID] = local.DedupMarker{Next: in.pos.Next}
+		markers[in.stream.ID] = local.DedupMarker{Next: in.pos.Next, Horizon: l.dd.horizon}
 		if in.pos.LogTime > 0 {
 			oldest = min(oldest, in.pos.LogTime)
 		}
 	}
-	l.prof.deadTo, l.prof.oldest = l.prof.next, 0
+	l.prof.deadTo, l.prof.oldest = max(l.prof.deadTo, l.prof.next), 0
 	l.first = nil
 	l.buf.Reset()
 	l.dead, l.deadBytes = nil, 0

@@ -112,14 +112,22 @@ func (c *Consumer) drop(n int32) {
 	delete(c.lanes, n)
 	if l.prof != nil {
 		c.profiles.RemoveConsumePartitions(map[string][]int32{l.prof.topic: {n}})
-		remove := make(map[string][]int32)
-		for _, in := range l.inputs {
-			remove[in.stream.Topic] = []int32{n}
+		c.events.RemoveConsumePartitions(l.eventPartitions())
+		if l.paused { // the client would remember it
+			c.events.ResumeFetchPartitions(l.eventPartitions())
 		}
-		c.events.RemoveConsumePartitions(remove)
 	}
 	c.metrics.forget(n)
 	c.lag.forget(n, c.inputs())
+}
+
+// eventPartitions are the lane's partitions of the event topics.
+func (l *lane) eventPartitions() map[string][]int32 {
+	out := make(map[string][]int32)
+	for _, in := range l.inputs {
+		out[in.stream.Topic] = []int32{l.n}
+	}
+	return out
 }
 
 // retakeUndecided takes all lanes over anew after a cut of which it is not

@@ -84,6 +84,7 @@ func (c *Consumer) turn(ctx context.Context, t *turnState) error {
 		return err
 	}
 	c.becomeReady()
+	c.pauseStalled()
 	if !moved && now.Sub(t.silentAt) > probeAfter && now.Sub(t.probedAt) > probeAfter {
 		t.probedAt = now
 		if err := c.probe(ctx, now); err != nil {
@@ -170,7 +171,7 @@ func (c *Consumer) poll(ctx context.Context) (moved bool, err error) {
 					c.remade(topic)
 					return
 				}
-				l.waiting = append(l.waiting, &batch{in: in, records: fp.Records, profEnd: -1})
+				l.wait(newBatch(in, fp.Records))
 			}
 		})
 	}
@@ -280,6 +281,27 @@ func (c *Consumer) runLanes(now time.Time) error {
 		return c.db.Damaged(err)
 	}
 	return nil
+}
+
+// waitLimit is the part of the memory budget for the fetched events of one lane
+// that wait for their profiles.
+func (c *Consumer) waitLimit() int64 { return c.bufferLimit() / 2 / int64(max(1, len(c.lanes))) }
+
+// pauseStalled stops the fetching of events for lanes that have many waiting,
+// until all those have been processed: a transaction that hangs on the profiles
+// must not fill the memory.
+func (c *Consumer) pauseStalled() {
+	for n, l := range c.lanes {
+		switch {
+		case !l.paused && l.waitBytes > c.waitLimit():
+			l.paused = true
+			c.log.Info("no more events are fetched for a lane: too many wait for its profiles", "lane", n, "profiles_at", l.prof.next, "wanted", l.waiting[0].profEnd)
+			c.events.PauseFetchPartitions(l.eventPartitions())
+		case l.paused && l.waitBytes == 0:
+			l.paused = false
+			c.events.ResumeFetchPartitions(l.eventPartitions())
+		}
+	}
 }
 
 // probe asks by raw fetches about partitions that somebody waits for and that

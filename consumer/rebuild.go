@@ -53,9 +53,10 @@ func (c *Consumer) dedupFrom(l *lane, state *local.Lane) (map[segment.TopicID]in
 		if err != nil {
 			return nil, err
 		}
-		if !ok || m.Next > in.pos.Next {
+		if !ok || m.Next > in.pos.Next || m.Horizon != l.dd.horizon {
 			if ok {
-				c.log.Warn("local deduplication state is ahead of the catalog and is discarded", "lane", l.n, "topic", in.stream.Topic, "local", m.Next, "catalog", in.pos.Next)
+				c.log.Warn("local deduplication state is ahead of the catalog or of another horizon, and is discarded", "lane", l.n, "topic", in.stream.Topic,
+					"local", m.Next, "catalog", in.pos.Next, "local_horizon_ms", m.Horizon, "horizon_ms", l.dd.horizon)
 			}
 			return make(map[segment.TopicID]int64), state.ResetDedup()
 		}
@@ -106,7 +107,7 @@ func (c *Consumer) rebuildDedup(ctx context.Context, l *lane, in *input, from in
 	if total > 0 {
 		c.log.Info("rebuilt deduplication entries from segments", "lane", l.n, "topic", in.stream.Topic, "entries", total, "seconds", time.Since(begun).Seconds())
 	}
-	return c.db.Damaged(l.dd.add(nil, map[segment.TopicID]local.DedupMarker{in.stream.ID: {Next: in.pos.Next}}))
+	return c.db.Damaged(l.dd.add(nil, map[segment.TopicID]local.DedupMarker{in.stream.ID: {Next: in.pos.Next, Horizon: l.dd.horizon}}))
 }
 
 // firstSince is an offset below which no event has a log time of at least t, by

@@ -197,15 +197,18 @@ func (c *Consumer) prepareProfiles(l *lane, state *local.Lane, id segment.TopicI
 		return c.db.Damaged(err)
 	}
 	stale := time.Since(m.At) > c.cfg.ProfileStale
-	if ok && m.TopicID == id && m.Next >= start && m.Next <= end && !stale {
+	// An event topic that is new here brings events older than those for which
+	// versions were kept.
+	pruned := m.Pruned > max(0, l.floor())
+	if ok && m.TopicID == id && m.Next >= start && m.Next <= end && !stale && !pruned {
 		// Not from the marker where it is ahead of the position record: what was
 		// malformed in between has not been dead-lettered yet. Versions that are
 		// there already are written again, which changes nothing.
-		l.prof.next, l.prof.current = min(m.Next, from), m.At
+		l.prof.next, l.prof.current, l.prof.pruned = min(m.Next, from), m.At, m.Pruned
 		return nil
 	}
 	if ok {
-		c.log.Info("reading the profiles anew", "lane", l.n, "topic_id_changed", m.TopicID != id, "stale", stale, "out_of_range", m.Next < start || m.Next > end)
+		c.log.Info("reading the profiles anew", "lane", l.n, "topic_id_changed", m.TopicID != id, "stale", stale, "pruned", pruned, "out_of_range", m.Next < start || m.Next > end)
 	}
 	l.prof.next, l.prof.current = start, time.Now()
 	return c.db.Damaged(state.ResetProfiles())

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/compose-spec/compose-go/v2/cli"
+	"github.com/compose-spec/compose-go/v2/types"
 )
 
 func TestComposeFileIsValidAndRunsTwoReplicas(t *testing.T) {
@@ -32,6 +33,39 @@ func TestComposeFileIsValidAndRunsTwoReplicas(t *testing.T) {
 	}
 	if one.StopGracePeriod == nil {
 		t.Error("no stop_grace_period: the last cut would be killed")
+	}
+	for name, svc := range p.Services {
+		if name != "topics" && svc.HealthCheck == nil {
+			t.Errorf("%s has no health check", name)
+		}
+		for _, v := range svc.Volumes {
+			if v.Type != types.VolumeTypeBind {
+				continue
+			}
+			if _, err := os.Stat(v.Source); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	// No replica starts before its topics are there.
+	if d := one.DependsOn["topics"]; d.Condition != types.ServiceConditionCompletedSuccessfully {
+		t.Errorf("lockstitch-1 waits for topics: %q", d.Condition)
+	}
+	if d := p.Services["topics"].DependsOn["kafka"]; d.Condition != types.ServiceConditionHealthy {
+		t.Errorf("topics waits for kafka: %q", d.Condition)
+	}
+	// What an environment holds, everybody sees who may look at the container.
+	for key := range one.Environment {
+		for _, word := range []string{"SECRET", "PASSWORD", "TOKEN", "ACCESS_KEY", "SIGNING_KEYS", "CLIENTS"} {
+			if strings.Contains(key, word) && !strings.HasSuffix(key, "_FILE") {
+				t.Errorf("%s is a secret in the environment", key)
+			}
+		}
+	}
+	for _, s := range one.Secrets {
+		if _, err := os.Stat(p.Secrets[s.Source].File); err != nil {
+			t.Errorf("secret %s: %v", s.Source, err)
+		}
 	}
 	targets, err := os.ReadFile("prometheus.yml")
 	if err != nil {

@@ -6,6 +6,7 @@ nothing without a limit.
 """
 import atexit
 import functools
+import hashlib
 import os
 import pathlib
 import random
@@ -96,8 +97,9 @@ def lockstitch():
 
 @functools.cache
 def build(package, name):
-    """Builds a program of this module into the cache, once in a suite."""
-    out = CACHE / "bin" / name
+    """Builds a program of this module into the cache, once in a suite. Every
+    checkout has a place of its own: suites of two may run at a time."""
+    out = CACHE / "built" / hashlib.sha256(str(ROOT).encode()).hexdigest()[:12] / name
     out.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["go", "build", "-o", str(out), package], cwd=ROOT, check=True,
                    stdin=subprocess.DEVNULL, timeout=900)

@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -43,20 +45,20 @@ const never = 100 * 365 * 24 * 60 * 60 * 1000
 func startBroker(dir, listen string) (*broker, error) {
 	host, port, err := net.SplitHostPort(listen)
 	if err != nil {
-		return nil, fmt.Errorf("kafka_listen %q: %w", listen, err)
-	}
-	if _, err := strconv.Atoi(port); err != nil {
-		return nil, fmt.Errorf("kafka_listen %q: the port is not a number", listen)
+		return nil, usage(fmt.Errorf("--kafka-listen %q: %w", listen, err))
 	}
 	if host == "" || host == "0.0.0.0" || host == "::" {
 		// The address is what clients are told to connect to.
-		return nil, fmt.Errorf("kafka_listen %q: name the host under which clients reach the broker, for example localhost:%s", listen, port)
+		return nil, usage(fmt.Errorf("--kafka-listen %q: name the host under which clients reach the broker, for example localhost:%s", listen, port))
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the data directory cannot be made: %w; choose another --data-dir", err)
 	}
 	lock, err := vfs.Default.Lock(filepath.Join(dir, "LOCK"))
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("the data directory %s cannot be written: %w; choose another --data-dir", filepath.Dir(dir), err)
+	case err != nil:
 		return nil, fmt.Errorf("the data directory %s is in use: %w; stop the other process, or choose another --data-dir", filepath.Dir(dir), err)
 	}
 	c, err := kfake.NewCluster(
@@ -73,7 +75,7 @@ func startBroker(dir, listen string) (*broker, error) {
 	)
 	if err != nil {
 		_ = lock.Close()
-		return nil, fmt.Errorf("starting the embedded broker on %s: %w", listen, err)
+		return nil, fmt.Errorf("starting the embedded broker on %s: %w; if the address is taken, choose another with --kafka-listen", listen, err)
 	}
 	c.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		c.KeepControl()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/oklog/ulid/v2"
 
 	"lockstitch/exporter/api"
 )
@@ -28,13 +30,18 @@ type exportClient struct {
 	secret string
 	token  string // if set, used instead of id and secret
 	http   http.Client
+
+	stall  time.Duration // see stallTimeout, which 0 means
+	giveUp time.Duration // see giveUpAfter, which 0 means
 }
 
 const (
-	callTimeout = 60 * time.Second // of a call that is no download
-	maxAnswer   = 4 << 20          // bytes of an answer that is no download
-	pollMin     = 20 * time.Millisecond
-	pollMax     = 2 * time.Second
+	callTimeout  = 60 * time.Second // of a call that is no download
+	stallTimeout = 60 * time.Second // of a download without a byte: it is broken off and resumed
+	giveUpAfter  = 5 * time.Minute  // of a download that gets no byte, however often it is resumed
+	maxAnswer    = 4 << 20          // bytes of an answer that is no download
+	pollMin      = 20 * time.Millisecond
+	pollMax      = 2 * time.Second
 )
 
 // trust makes the client accept certificates of the authorities in a PEM file.
@@ -78,7 +85,13 @@ func (x *exportClient) authorize(ctx context.Context) error {
 	return nil
 }
 
-// request asks for an export.
+// endedError says that a report has ended without a file.
+type endedError struct{ id, how string }
+
+func (e *endedError) Error() string { return "report " + e.id + " " + e.how }
+
+// request asks for an export. An answer that got lost is asked for again: the
+// key makes both the same report.
 func (x *exportClient) request(ctx context.Context, req api.ExportRequest) (*api.Status, error) {
 	if err := x.authorize(ctx); err != nil {
 		return nil, err
@@ -87,11 +100,28 @@ func (x *exportClient) request(ctx context.Context, req api.ExportRequest) (*api
 	if err != nil {
 		return nil, err
 	}
-	st := new(api.Status)
-	if err := x.call(ctx, http.MethodPost, "/emails/reports", "application/json", string(body), st); err != nil {
+	key := ulid.Make().String()
+	st, err := backoff.Retry(ctx, func() (*api.Status, error) {
+		st := new(api.Status)
+		err := x.call(ctx, http.MethodPost, "/emails/reports", "application/json", string(body), st, "Idempotency-Key", key)
+		var p *problemError
+		if errors.As(err, &p) && p.status == http.StatusTooManyRequests {
+			return nil, backoff.Permanent(err) // whoever waits knows better for how long
+		}
+		return st, permanent(err)
+	}, backoff.WithMaxElapsedTime(time.Minute))
+	if err != nil {
 		return nil, fmt.Errorf("requesting the export: %w", err)
 	}
 	return st, nil
+}
+
+// find asks for a report that was requested before.
+func (x *exportClient) find(ctx context.Context, id string) (*api.Status, error) {
+	if err := x.authorize(ctx); err != nil {
+		return nil, err
+	}
+	return x.status(ctx, id)
 }
 
 func (x *exportClient) status(ctx context.Context, id string) (*api.Status, error) {
@@ -110,14 +140,18 @@ func (x *exportClient) follow(ctx context.Context, st *api.Status, show func(api
 		show(*st)
 		switch st.Status {
 		case "completed":
+			if st.Rows == nil || st.Bytes == nil {
+				return nil, fmt.Errorf("the status of report %s says completed and not how many rows and bytes; is it a Lockstitch API?", st.ReportID)
+			}
 			return st, nil
 		case "error":
+			how := "failed"
 			if st.Error != nil {
-				return nil, fmt.Errorf("report %s failed: %s: %s", st.ReportID, st.Error.Title, st.Error.Detail)
+				how = fmt.Sprintf("failed: %s: %s", st.Error.Title, st.Error.Detail)
 			}
-			return nil, fmt.Errorf("report %s failed", st.ReportID)
+			return nil, &endedError{st.ReportID, how}
 		case "cancelled", "expired":
-			return nil, fmt.Errorf("report %s is %s", st.ReportID, st.Status)
+			return nil, &endedError{st.ReportID, "is " + st.Status}
 		}
 		t := time.NewTimer(wait)
 		select {
@@ -138,25 +172,47 @@ func (x *exportClient) follow(ctx context.Context, st *api.Status, show func(api
 	}
 }
 
-// permanent marks errors that trying again does not cure.
+// permanent marks errors that trying again does not cure, and passes on how
+// long the server wants callers to wait.
 func permanent(err error) error {
 	var p *problemError
 	if errors.As(err, &p) {
 		if p.retry > 0 {
-			return backoff.RetryAfter(int(p.retry / time.Second))
+			return &laterError{err, &backoff.RetryAfterError{Duration: p.retry}}
 		}
 		if p.status < 500 && p.status != http.StatusTooManyRequests {
 			return backoff.Permanent(err)
 		}
 	}
+	var untrusted *tls.CertificateVerificationError
+	if errors.As(err, &untrusted) {
+		return backoff.Permanent(err)
+	}
 	return err
 }
+
+// laterError is an error to try again after, whose text still says what was
+// wrong when the trying ends.
+type laterError struct {
+	error
+	after *backoff.RetryAfterError
+}
+
+func (e *laterError) Unwrap() []error { return []error{e.error, e.after} }
 
 // errChanged says that the file is not the one that the download began with.
 var errChanged = errors.New("the file has changed on the server")
 
+// errStalled says that a download was broken off because nothing arrived.
+var errStalled = errors.New("the server has sent nothing for too long")
+
 // download writes the file from byte from on.
 func (x *exportClient) download(ctx context.Context, st *api.Status, from int64, w io.Writer) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stall := cmp.Or(x.stall, stallTimeout)
+	watch := time.AfterFunc(stall, func() { cancel(errStalled) })
+	defer watch.Stop()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, st.FileDownloadURL, nil)
 	if err != nil {
 		return err
@@ -167,7 +223,7 @@ func (x *exportClient) download(ctx context.Context, st *api.Status, from int64,
 	}
 	resp, err := x.http.Do(req)
 	if err != nil {
-		return hideQuery(err)
+		return stalled(ctx, hideQuery(err))
 	}
 	defer resp.Body.Close()
 	switch {
@@ -176,7 +232,19 @@ func (x *exportClient) download(ctx context.Context, st *api.Status, from int64,
 	case from > 0 && resp.StatusCode != http.StatusPartialContent, from == 0 && resp.StatusCode != http.StatusOK:
 		return answerError(resp)
 	}
-	_, err = io.Copy(w, resp.Body)
+	_, err = io.Copy(writerFunc(func(p []byte) (int, error) {
+		n, err := w.Write(p)
+		watch.Reset(stall) // after the write: it is the server that is watched
+		return n, err
+	}), resp.Body)
+	return stalled(ctx, err)
+}
+
+// stalled says of a download that was broken off why.
+func stalled(ctx context.Context, err error) error {
+	if err != nil && errors.Is(context.Cause(ctx), errStalled) {
+		return errStalled
+	}
 	return err
 }
 
@@ -190,7 +258,8 @@ func hideQuery(err error) error {
 	return err
 }
 
-func (x *exportClient) call(ctx context.Context, method, path, contentType, body string, answer any) error {
+// call makes one call that is no download; header are names and values.
+func (x *exportClient) call(ctx context.Context, method, path, contentType, body string, answer any, header ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, x.url+path, strings.NewReader(body))
@@ -203,9 +272,15 @@ func (x *exportClient) call(ctx context.Context, method, path, contentType, body
 	if x.token != "" {
 		req.Header.Set("Authorization", "Bearer "+x.token)
 	}
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
 	resp, err := x.http.Do(req)
 	if err != nil {
-		return err
+		if errors.Is(err, context.Canceled) {
+			return context.Canceled
+		}
+		return fmt.Errorf("%s cannot be reached: %w; check --url", x.url, hideQuery(err))
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode/100 != 2 {
@@ -221,13 +296,16 @@ func (x *exportClient) call(ctx context.Context, method, path, contentType, body
 }
 
 func answerError(resp *http.Response) error {
-	e := &problemError{status: resp.StatusCode, detail: http.StatusText(resp.StatusCode)}
+	e := &problemError{status: resp.StatusCode, detail: http.StatusText(resp.StatusCode) + "; is it a Lockstitch API?"}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	var p api.Problem
 	if err == nil && json.NewDecoder(bytes.NewReader(body)).Decode(&p) == nil && p.Detail != "" {
 		e.detail = p.Detail
-		for _, f := range p.Errors {
-			e.detail += fmt.Sprintf("\n  %s: %s", f.Pointer, f.Detail)
+		if len(p.Errors) > 1 { // of one, the detail says it all
+			e.detail = p.Title
+			for _, f := range p.Errors {
+				e.detail += fmt.Sprintf("\n  %s: %s", f.Pointer, f.Detail)
+			}
 		}
 	}
 	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s > 0 {

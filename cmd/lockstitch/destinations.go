@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/url"
+	"path"
 	"slices"
 	"strings"
 
@@ -21,15 +23,15 @@ type Destination struct {
 // parseDestination reads NAME:ACCOUNT|ACCOUNT:URL.
 func parseDestination(s string) (Destination, error) {
 	name, rest, _ := strings.Cut(s, ":")
-	accounts, url, ok := strings.Cut(rest, ":")
+	accounts, address, ok := strings.Cut(rest, ":")
 	if !ok {
 		return Destination{}, fmt.Errorf("a destination is written NAME:ACCOUNT|ACCOUNT:URL")
 	}
-	return Destination{Name: name, Accounts: strings.Split(accounts, "|"), URL: url}, nil
+	return Destination{Name: name, Accounts: strings.Split(accounts, "|"), URL: address}, nil
 }
 
 // checkDestinations says what is wrong with a list. URLs may hold secrets.
-func checkDestinations(list []Destination) (errs []error) {
+func checkDestinations(list []Destination, store string) (errs []error) {
 	names := make(map[string]bool)
 	for i, d := range list {
 		at := fmt.Sprintf("destinations, entry %d (name %q)", i+1, d.Name)
@@ -43,10 +45,19 @@ func checkDestinations(list []Destination) (errs []error) {
 			errs = append(errs, fmt.Errorf("%s: accounts must name those that may use it, none of them empty", at))
 		case d.URL == "" || wrong != "":
 			errs = append(errs, fmt.Errorf("%s: url must be file:///path, s3://bucket, gs://bucket or azblob://container", at))
+		case samePlace(d.URL, store):
+			errs = append(errs, fmt.Errorf("%s: url is that of the store itself, where files of an account could be taken for segments and swept; add a path of its own to it", at))
 		}
 		names[d.Name] = true
 	}
 	return errs
+}
+
+// samePlace tells whether two store URLs name the same directory or prefix.
+func samePlace(a, b string) bool {
+	ua, err := url.Parse(a)
+	ub, berr := url.Parse(b)
+	return err == nil && berr == nil && a != "" && ua.Scheme == ub.Scheme && ua.Host == ub.Host && path.Clean("/"+ua.Path) == path.Clean("/"+ub.Path)
 }
 
 // destinations are the stores of a replica that files may be delivered to.

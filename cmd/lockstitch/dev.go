@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -60,6 +61,7 @@ Prints its addresses, the credentials and a request to try. Stops on SIGTERM.`,
 	}
 	addFlags(c.Flags(), devScope)
 	f := c.Flags()
+	f.Lookup("data-dir").Usage = "directory of all data: broker, store and local state; made if it is missing"
 	f.StringVar(&o.kafkaListen, "kafka-listen", "localhost:9092", "address of the broker, host:port (port 0: any free one)")
 	f.StringArrayVar(&o.clients, "client", nil, "who may ask for tokens, ID:SECRET:ACCOUNT; may be repeated (default "+devClient+")")
 	f.BoolVar(&o.sample, "sample", false, "produce sample traffic for the first client's account")
@@ -76,18 +78,23 @@ func (a *app) dev(ctx context.Context, s *Settings, log *slog.Logger, o devOptio
 	defer b.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	trafficDone := make(chan error, 1)
-	go func() { trafficDone <- devTraffic(ctx, b, s, o) }()
-	go func() {
+	var beside sync.WaitGroup
+	beside.Go(func() {
+		if err := devTraffic(ctx, b, s, o); err != nil {
+			log.Error("the sample traffic has ended", "err", err)
+		}
+	})
+	beside.Go(func() {
 		select {
 		case <-r.ready:
 			a.printDev(b, r, s)
 		case <-ctx.Done():
 		}
-	}()
+	})
 	err = r.Run(ctx)
 	cancel()
-	return errors.Join(err, <-trafficDone)
+	beside.Wait()
+	return err
 }
 
 // openDev starts the broker and builds the replica.
@@ -109,18 +116,24 @@ func openDev(ctx context.Context, s *Settings, log *slog.Logger, o devOptions) (
 		}
 		s.Auth.Clients = append(s.Auth.Clients, c)
 	}
-	if err := os.MkdirAll(s.Replica.DataDir, 0o755); err != nil {
-		return nil, nil, err
+	if bad := listenAddress(o.kafkaListen); bad != "" {
+		return nil, nil, usage(fmt.Errorf("--kafka-listen %q: %s", o.kafkaListen, bad))
 	}
-	key, err := devKey(filepath.Join(s.Replica.DataDir, "signing.key"))
-	if err != nil {
-		return nil, nil, err
+	if err := errors.Join(s.Auth.completeClients("--client")...); err != nil {
+		return nil, nil, usage(err)
 	}
-	s.Auth.SigningKeys = []SigningKey{{KID: "dev", Key: kafka.Secret(key)}}
 	b, err := startBroker(filepath.Join(s.Replica.DataDir, "broker"), o.kafkaListen)
 	if err != nil {
 		return nil, nil, err
 	}
+	// After the broker, who holds the directory's lock: of two that start at
+	// once only one makes a key.
+	key, err := devKey(filepath.Join(s.Replica.DataDir, "signing.key"))
+	if err != nil {
+		b.Close()
+		return nil, nil, err
+	}
+	s.Auth.SigningKeys = []SigningKey{{KID: "dev", Key: kafka.Secret(key)}}
 	s.Kafka.Brokers = []string{b.addr}
 	s.Replica.writerSuffix = "-" + ulid.Make().String()
 	if err := b.createTopics(ctx, s.Topics.TopicNames(), o.partitions); err != nil {
@@ -196,16 +209,21 @@ func (a *app) printDev(b *broker, r *replica, s *Settings) {
 		}
 		fmt.Fprintf(a.out, "  client   id %s   secret %s   account %s\n", c.ID, secret, c.Account)
 	}
+	// Ready to paste, whatever characters the client has.
 	first := s.Auth.Clients[0]
+	id, secret := shellWord(first.ID), shellWord(string(first.Secret))
+	if first.SecretSHA256 != "" {
+		secret = `"$SECRET"`
+	}
 	fmt.Fprintf(a.out, `
 A request to try:
 
-  TOKEN=$(curl -s %[1]s/oauth/token -d grant_type=client_credentials -d client_id=%[2]s -d client_secret=%[3]s | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
+  TOKEN=$(curl -s %[1]s/oauth/token -d grant_type=client_credentials --data-urlencode client_id=%[2]s --data-urlencode client_secret=%[3]s | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
   curl -s %[1]s/emails/reports -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' -d '{"start_at":"%[4]s"}'
 
 or all of it in one command:
 
   lockstitch export --url %[1]s --client-id %[2]s --client-secret %[3]s --start-at %[4]s -o events.csv.gz
 
-`, url, first.ID, string(first.Secret), time.Now().UTC().Add(-24*time.Hour).Format("2006-01-02T15:04:05Z"))
+`, url, id, secret, time.Now().UTC().Add(-24*time.Hour).Format("2006-01-02T15:04:05Z"))
 }

@@ -245,6 +245,17 @@ func TestSegmentsVerifyFindsDamage(t *testing.T) {
 	if status != 0 || !strings.Contains(out, "correlation_id") {
 		t.Errorf("dump: exit %d: %.300s %s", status, out, errs)
 	}
+	// A wrong address is not a store that has lost everything.
+	none := filepath.Join(dir, "none")
+	for _, line := range []string{"ls", "verify", "dump x"} {
+		args := append([]string{"segments", "--store-url", "file://" + none}, strings.Fields(line)...)
+		if status, out, errs := command(ctx, env, args...); status != 2 || !strings.Contains(errs, "no object store at "+none) || strings.Contains(out, "BAD") {
+			t.Errorf("%s: exit %d: %s%s", line, status, out, errs)
+		}
+	}
+	if _, err := os.Stat(none); err == nil {
+		t.Error("looking for a store has made it")
+	}
 	if err := y.r.store.Delete(ctx, segs[0].Object); err != nil {
 		t.Fatal(err)
 	}

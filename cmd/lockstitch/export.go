@@ -2,26 +2,22 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
+	"slices"
 	"strings"
-	"time"
 
-	"github.com/cenkalti/backoff/v5"
-	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"lockstitch/exporter/api"
+	"lockstitch/state/kafka"
 )
 
 // exportOptions are the flags of export.
 type exportOptions struct {
 	url, id, secret, secretFile, caFile string
+	token, tokenFile                    string
 	start, end                          string
 	after, cursorFile                   string
 	segment, filter                     string
@@ -33,21 +29,35 @@ type exportOptions struct {
 	quiet                               bool
 }
 
+// requestFlags describe a request; they mean nothing with --report.
+var requestFlags = []string{"start-at", "end-at", "segment", "only-segment", "filter", "attribute", "tag", "spreadsheet-safe"}
+
 func (a *app) exportCommand() *cobra.Command {
 	var o exportOptions
 	c := &cobra.Command{
 		Use:   "export --url URL --start-at TIME -o FILE",
 		Short: "Request an export, follow it and download the file",
 		Long: `Requests an export, shows its progress, downloads the file and verifies its
-SHA-256. A download that breaks off is resumed, also by a later call with
---report: what has arrived lies in FILE.part until the file is whole.
+SHA-256. A download that breaks off is resumed; it is given up after ` + giveUpAfter.String() + `
+without a byte. What has arrived lies in FILE.part until the file is whole; a later
+call with --report and the same FILE goes on from there. "-o -" writes the file to
+standard output. Progress is shown on a terminal only, on standard error.
 
 With --after the file holds everything kept since a cursor, however late it came,
-and the cursor to go on with is printed. --cursor-file keeps it between calls: each
+and the cursor to go on with is printed (on standard error with "-o -"). --cursor-file keeps it between calls: each
 file begins where the one before ended, at first with the oldest event. The cursor
 is written when the file is whole, so that a call that fails loses nothing.
 
-The client secret is best given as LOCKSTITCH_CLIENT_SECRET or --client-secret-file.`,
+Ctrl-C ends this command, not the report: it says how to go on.
+
+Who asks is said by a client id and secret, or by a token of an issuer that the
+server accepts. Secrets are best given as a file or a variable:
+
+  --client-secret-file   LOCKSTITCH_CLIENT_SECRET   LOCKSTITCH_CLIENT_SECRET_FILE
+  --token-file           LOCKSTITCH_TOKEN           LOCKSTITCH_TOKEN_FILE
+
+Exit status 0: the file is whole and verified. 1: failed. 2: wrong usage.
+130: interrupted.`,
 		Example: `  lockstitch export --url http://localhost:8080 --client-id demo --client-secret demo-secret \
       --start-at 2026-05-01T00:00:00Z --end-at 2026-06-01T00:00:00Z -o may.csv.gz
 
@@ -57,32 +67,49 @@ The client secret is best given as LOCKSTITCH_CLIENT_SECRET or --client-secret-f
       --segment women=usercreated.segments.women-rjz6b8td2n --segment europe=usercreated.segments.europe-x \
       --filter '!europe & women'
 
+  # the first rows, without a file
+  lockstitch export --url … --start-at … -o - | zcat | head
+
   # everything that is new since the last call, for a cron line
   lockstitch export --url … --cursor-file acme.cursor -o "acme-$(date -u +%FT%H%M%S).csv.gz"
 
   # go on with a download that broke off
   lockstitch export --url … --report 01JX8M2Y6T3N5Q7R9S1V2W3X4Y -o may.csv.gz`,
 		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return a.export(c.Context(), o) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			if o.report != "" {
+				var extra []string
+				c.Flags().Visit(func(f *pflag.Flag) {
+					if slices.Contains(requestFlags, f.Name) {
+						extra = append(extra, "--"+f.Name)
+					}
+				})
+				if len(extra) > 0 {
+					return usage(fmt.Errorf("--report names a report that was requested already: it goes without %s", strings.Join(extra, ", ")))
+				}
+			}
+			return a.export(c.Context(), o)
+		},
 	}
 	f := c.Flags()
 	f.StringVar(&o.url, "url", "", "address of the API (LOCKSTITCH_URL)")
 	f.StringVar(&o.id, "client-id", "", "client id (LOCKSTITCH_CLIENT_ID)")
 	f.StringVar(&o.secret, "client-secret", "", "client secret (LOCKSTITCH_CLIENT_SECRET)")
 	f.StringVar(&o.secretFile, "client-secret-file", "", "file that holds the client secret")
+	f.StringVar(&o.tokenFile, "token-file", "", "file that holds an access token, instead of a client id and secret")
 	f.StringVar(&o.caFile, "ca-file", "", "PEM file of the authority that signed the API's certificate (default: the system's)")
-	f.StringVar(&o.start, "start-at", "", "first server_time, RFC 3339 in UTC")
-	f.StringVar(&o.end, "end-at", "", "server_time to end before (default: everything acknowledged until now)")
+	f.StringVar(&o.start, "start-at", "", "earliest server_time, RFC 3339 in UTC, such as 2026-05-01T00:00:00Z")
+	f.StringVar(&o.end, "end-at", "", "server_time to end before, RFC 3339 in UTC (default: everything acknowledged until now)")
 	f.StringVar(&o.after, "after", "", "instead of a window, everything since this cursor, or since the \"beginning\"; prints the next cursor")
 	f.StringVar(&o.cursorFile, "cursor-file", "", "like --after, with the cursor that is kept in this file")
-	f.StringToStringVar(&o.segments, "segment", nil, "segment for --filter, NAME=DISCRIMINATOR; may be repeated")
+	f.StringToStringVar(&o.segments, "segment", nil, "name for --filter, `NAME=DISCRIMINATOR`; may be repeated")
 	f.StringVar(&o.segment, "only-segment", "", "discriminator of the only segment to export")
-	f.StringVar(&o.filter, "filter", "", "expression over the names of --segment with ! & | ( )")
+	f.StringVar(&o.filter, "filter", "", "expression over the names of --segment with ! & | ( ), for example '!europe & women'")
 	f.StringSliceVar(&o.attributes, "attribute", nil, "attribute column: a version id, or SECTION/DISCRIMINATOR; may be repeated")
 	f.StringSliceVar(&o.tags, "tag", nil, "tag column: a version id, or SECTION/DISCRIMINATOR; may be repeated")
 	f.BoolVar(&o.safe, "spreadsheet-safe", false, "put ' before cells that a spreadsheet would take for formulas")
 	f.StringVar(&o.report, "report", "", "follow and download this report instead of requesting one")
-	f.StringVarP(&o.out, "output", "o", "", "file to write (.csv.gz)")
+	f.StringVarP(&o.out, "output", "o", "", "file to write (.csv.gz); - for standard output")
 	f.BoolVar(&o.quiet, "quiet", false, "show no progress")
 	return c
 }
@@ -96,28 +123,49 @@ func (a *app) env(name string) string {
 	return ""
 }
 
+// credential fills v, unless a flag has, from the variable or from a file that
+// the flag or the variable with _FILE names.
+func (a *app) credential(v *string, file, flag, name string) error {
+	if *v != "" && file != "" {
+		return usage(fmt.Errorf("--%s and --%s-file: use one of them", flag, flag))
+	}
+	where := "--" + flag + "-file"
+	if *v == "" && file == "" {
+		*v = a.env(name)
+		file, where = a.env(name+"_FILE"), envPrefix+name+"_FILE"
+	}
+	secret, err := kafka.Secret(*v).Resolve(file)
+	if err != nil {
+		return usage(fmt.Errorf("%s: %w", where, err))
+	}
+	*v = secret
+	return nil
+}
+
 // client checks the flags that every call needs.
 func (o *exportOptions) client(a *app) (*exportClient, error) {
-	fill := func(v *string, name string) {
-		if *v == "" {
-			*v = a.env(name)
-		}
+	if o.url == "" {
+		o.url = a.env("URL")
 	}
-	fill(&o.url, "URL")
-	fill(&o.id, "CLIENT_ID")
-	if o.secretFile != "" {
-		b, err := os.ReadFile(o.secretFile)
-		if err != nil {
-			return nil, fmt.Errorf("--client-secret-file: %w", err)
-		}
-		o.secret = strings.TrimRight(string(b), "\r\n")
+	if o.id == "" {
+		o.id = a.env("CLIENT_ID")
 	}
-	fill(&o.secret, "CLIENT_SECRET")
+	if err := a.credential(&o.secret, o.secretFile, "client-secret", "CLIENT_SECRET"); err != nil {
+		return nil, err
+	}
+	if err := a.credential(&o.token, o.tokenFile, "token", "TOKEN"); err != nil {
+		return nil, err
+	}
 	var missing []string
-	for _, m := range []struct{ name, value string }{{"--url", o.url}, {"--client-id", o.id}, {"--client-secret", o.secret}, {"--output", o.out}} {
-		if m.value == "" {
-			missing = append(missing, m.name)
+	need := func(name, value string) {
+		if value == "" {
+			missing = append(missing, name)
 		}
+	}
+	need("--url", o.url)
+	if o.token == "" {
+		need("--client-id", o.id)
+		need("--client-secret-file", o.secret)
 	}
 	var from []string
 	for _, m := range []struct{ name, value string }{{"--start-at", o.start}, {"--after", o.after}, {"--cursor-file", o.cursorFile}, {"--report", o.report}} {
@@ -128,8 +176,9 @@ func (o *exportOptions) client(a *app) (*exportClient, error) {
 	if len(from) == 0 {
 		missing = append(missing, "--start-at (or --after, --cursor-file, --report)")
 	}
+	need("--output", o.out)
 	if len(missing) > 0 {
-		return nil, usage(fmt.Errorf("missing: %s", strings.Join(missing, ", ")))
+		return nil, usage(fmt.Errorf("missing: %s (see `lockstitch export --help`)", strings.Join(missing, ", ")))
 	}
 	if len(from) > 1 {
 		return nil, usage(fmt.Errorf("%s do not go together", strings.Join(from, " and ")))
@@ -137,10 +186,10 @@ func (o *exportOptions) client(a *app) (*exportClient, error) {
 	if bad := httpURL(o.url); bad != "" {
 		return nil, usage(fmt.Errorf("--url %q: %s", o.url, bad))
 	}
-	x := &exportClient{url: strings.TrimSuffix(o.url, "/"), id: o.id, secret: o.secret}
+	x := &exportClient{url: strings.TrimSuffix(o.url, "/"), id: o.id, secret: o.secret, token: o.token}
 	if o.caFile != "" {
 		if err := x.trust(o.caFile); err != nil {
-			return nil, fmt.Errorf("--ca-file: %w", err)
+			return nil, usage(fmt.Errorf("--ca-file: %w", err))
 		}
 	}
 	return x, nil
@@ -211,22 +260,25 @@ func (a *app) export(ctx context.Context, o exportOptions) error {
 	if err != nil {
 		return err
 	}
+	var req api.ExportRequest
+	if o.report == "" {
+		if req, err = o.body(); err != nil {
+			return err
+		}
+	}
+	to, err := a.openSink(o.out)
+	if err != nil {
+		return err
+	}
+	defer to.Close()
 	var st *api.Status
 	if o.report != "" {
-		if err := x.authorize(ctx); err != nil {
-			return err
-		}
-		if st, err = x.status(ctx, o.report); err != nil {
-			return err
-		}
+		st, err = x.find(ctx, o.report)
 	} else {
-		req, err := o.body()
-		if err != nil {
-			return err
-		}
-		if st, err = x.request(ctx, req); err != nil {
-			return err
-		}
+		st, err = x.request(ctx, req)
+	}
+	if err != nil {
+		return err
 	}
 	say := func(format string, args ...any) {
 		if !o.quiet {
@@ -234,11 +286,41 @@ func (a *app) export(ctx context.Context, o exportOptions) error {
 		}
 	}
 	say("report %s\n", st.ReportID)
-	bar := a.bar(o.quiet, "rendering")
+	done, err := a.followAndFetch(ctx, x, st, to, o, say)
+	err = interrupted(ctx, err)
+	var ended *endedError
+	switch {
+	case errors.As(err, &ended):
+		return err
+	case err != nil && o.cursorFile != "":
+		return fmt.Errorf("%w\nThe cursor has not moved: call again for the same events", err)
+	case err != nil:
+		return fmt.Errorf("%w\nThe report is kept on the server; to go on where this ended:\n  lockstitch export --url %s --report %s -o %s",
+			err, x.url, st.ReportID, shellWord(o.out))
+	}
+	say("%s: %d rows, %d bytes, SHA-256 verified\n", o.out, *done.Rows, *done.Bytes)
+	switch {
+	case o.cursorFile != "":
+		err = writeCursor(o.cursorFile, done.Cursor)
+	case o.after != "" && o.out == "-":
+		_, err = fmt.Fprintln(a.err, done.Cursor)
+	case o.after != "":
+		_, err = fmt.Fprintln(a.out, done.Cursor)
+	}
+	if done.More != nil && *done.More {
+		say("there is more: the file would have been too large; go on with the cursor\n")
+	}
+	return err
+}
+
+// followAndFetch waits for the file and downloads it.
+func (a *app) followAndFetch(ctx context.Context, x *exportClient, st *api.Status, to sink, o exportOptions, say func(string, ...any)) (*api.Status, error) {
+	rendering := a.bar(o.quiet, "rendering", false)
+	defer rendering.end()
 	last := ""
-	if st, err = x.follow(ctx, st, func(s api.Status) {
+	done, err := x.follow(ctx, st, func(s api.Status) {
 		if s.Progress.SegmentsTotal > 0 {
-			bar.set(int64(s.Progress.SegmentsDone), int64(s.Progress.SegmentsTotal))
+			rendering.set(int64(s.Progress.SegmentsDone), int64(s.Progress.SegmentsTotal))
 		}
 		if len(s.Waiting) > 0 {
 			w := s.Waiting[0]
@@ -247,151 +329,12 @@ func (a *app) export(ctx context.Context, o exportOptions) error {
 				say("%s\n", text)
 			}
 		}
-	}); err != nil {
-		return err
-	}
-	bar.end()
-	if err := a.fetch(ctx, x, st, o); err != nil {
-		if o.cursorFile != "" {
-			return fmt.Errorf("%w; the cursor has not moved: call again", err)
-		}
-		return fmt.Errorf("%w; `lockstitch export --report %s …` goes on", err, st.ReportID)
-	}
-	say("%s: %d rows, %d bytes, SHA-256 verified\n", o.out, *st.Rows, *st.Bytes)
-	switch {
-	case o.cursorFile != "":
-		err = writeCursor(o.cursorFile, st.Cursor)
-	case o.after != "":
-		_, err = fmt.Fprintln(a.out, st.Cursor)
-	}
-	if st.More != nil && *st.More {
-		say("there is more: the file would have been too large; go on with the cursor\n")
-	}
-	return err
-}
-
-// fetch downloads into FILE.part, resuming what is there, verifies it and gives
-// it its name.
-func (a *app) fetch(ctx context.Context, x *exportClient, st *api.Status, o exportOptions) error {
-	part := o.out + ".part"
-	bar := a.bar(o.quiet, "downloading")
-	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		return struct{}{}, permanent(func() error {
-			f, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE, 0o644)
-			if err != nil {
-				return backoff.Permanent(err)
-			}
-			defer f.Close()
-			from, err := f.Seek(0, io.SeekEnd)
-			if err != nil {
-				return backoff.Permanent(err)
-			}
-			if from > *st.Bytes {
-				from = 0
-				if err := f.Truncate(0); err != nil {
-					return backoff.Permanent(err)
-				}
-				if _, err := f.Seek(0, io.SeekStart); err != nil {
-					return backoff.Permanent(err)
-				}
-			}
-			if from == *st.Bytes {
-				return nil
-			}
-			fresh, err := x.status(ctx, st.ReportID) // with a fresh credential
-			if err != nil {
-				return err
-			}
-			if fresh.Status != "completed" {
-				return backoff.Permanent(fmt.Errorf("report %s is %s", st.ReportID, fresh.Status))
-			}
-			bar.set(from, *st.Bytes)
-			err = x.download(ctx, fresh, from, io.MultiWriter(f, bar.writer(from, *st.Bytes)))
-			if errors.Is(err, errChanged) {
-				// What is there belongs to another file: the next try starts over.
-				if err := f.Truncate(0); err != nil {
-					return backoff.Permanent(err)
-				}
-			}
-			if err != nil {
-				return err
-			}
-			return f.Sync()
-		}())
-	}, backoff.WithMaxElapsedTime(10*time.Minute))
-	if err != nil {
-		return err
-	}
-	bar.end()
-	got, err := fileSHA256(part)
-	if err != nil {
-		return err
-	}
-	if got != st.SHA256 {
-		if err := os.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		return fmt.Errorf("what arrived has SHA-256 %s, not %s, and was removed", got, st.SHA256)
-	}
-	return os.Rename(part, o.out)
-}
-
-func fileSHA256(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
-}
-
-// bar is a progress bar on a terminal, and silent elsewhere.
-type bar struct {
-	name string
-	on   bool
-	out  io.Writer
-	b    *progressbar.ProgressBar
-}
-
-func (a *app) bar(quiet bool, name string) *bar {
-	f, ok := a.err.(*os.File)
-	if !ok || quiet {
-		return &bar{}
-	}
-	info, err := f.Stat()
-	return &bar{name: name, on: err == nil && info.Mode()&os.ModeCharDevice != 0, out: a.err}
-}
-
-func (b *bar) set(done, total int64) {
-	if !b.on {
-		return
-	}
-	if b.b == nil {
-		b.b = progressbar.NewOptions64(total, progressbar.OptionSetWriter(b.out), progressbar.OptionSetDescription(b.name),
-			progressbar.OptionShowCount(), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
-	}
-	_ = b.b.Set64(done)
-}
-
-// writer counts what is written.
-func (b *bar) writer(done, total int64) io.Writer {
-	return writerFunc(func(p []byte) (int, error) {
-		done += int64(len(p))
-		b.set(done, total)
-		return len(p), nil
 	})
-}
-
-type writerFunc func([]byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
-
-func (b *bar) end() {
-	if b.b != nil {
-		_ = b.b.Finish()
+	if err != nil {
+		return nil, err
 	}
+	rendering.end()
+	downloading := a.bar(o.quiet, "downloading", true)
+	defer downloading.end()
+	return done, x.fetch(ctx, done, to, downloading)
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"crypto/tls"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -53,6 +51,10 @@ func addFlags(fs *pflag.FlagSet, in scope) {
 		}
 	}
 }
+
+// clientVariables are read by export, which has no settings; they are known so
+// that no other command finds them strange.
+var clientVariables = map[string]bool{"URL": true, "CLIENT_ID": true, "CLIENT_SECRET": true, "CLIENT_SECRET_FILE": true, "TOKEN": true, "TOKEN_FILE": true}
 
 func text(v any) string {
 	if s, ok := v.(kafka.Secret); ok {
@@ -156,6 +158,9 @@ func read(fs *pflag.FlagSet, environ []string) (*loaded, error) {
 				return "", nil
 			}
 			if _, ok := optionByKey(key); !ok {
+				if clientVariables[strings.TrimPrefix(name, envPrefix)] {
+					return "", nil
+				}
 				// Not an error: orchestrators put variables of that kind into
 				// the environment of a service of this name.
 				l.unknown = append(l.unknown, name)
@@ -428,129 +433,4 @@ func readList[T any](path string, parse func(string) (T, error)) ([]T, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return out, nil
-}
-
-// complete fills in defaults that depend on other settings, reads the files of
-// secrets, and checks what one setting alone cannot show.
-func (s *Settings) complete(in scope) []error {
-	var errs []error
-	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-
-	if in&scopeKafka != 0 && len(s.Kafka.Brokers) > 0 {
-		if _, err := s.Kafka.Config().Opts(); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	if in&scopeTopics != 0 {
-		seen := make(map[string]string)
-		t := s.Topics
-		names := map[string][]string{"events_topics": t.Events, "profiles_topic": {t.Profiles}, "definitions_topic": {t.Definitions},
-			"catalog_topic": {t.Catalog}, "reports_topic": {t.Reports}, "dead_letters_topic": {t.DeadLetters}}
-		for _, o := range options {
-			for _, n := range names[o.key] {
-				if other, ok := seen[n]; ok && other != o.key {
-					fail("%s and %s both name the topic %q: each needs a topic of its own", other, o.key, n)
-				}
-				seen[n] = o.key
-			}
-		}
-	}
-	if in&scopeReplica != 0 {
-		if (s.HTTP.TLSCertFile == "") != (s.HTTP.TLSKeyFile == "") {
-			fail("http_tls_cert_file and http_tls_key_file: HTTPS needs both, or neither")
-		} else if s.HTTP.TLSCertFile != "" {
-			if _, err := tls.LoadX509KeyPair(s.HTTP.TLSCertFile, s.HTTP.TLSKeyFile); err != nil {
-				fail("http_tls_cert_file and http_tls_key_file: %w", err)
-			}
-		}
-		if s.HTTP.Listen == s.HTTP.AdminListen && !strings.HasSuffix(s.HTTP.Listen, ":0") {
-			fail("http_listen and admin_listen are both %q: metrics must not be on the API's address", s.HTTP.Listen)
-		}
-	}
-	if in&scopeReplica != 0 {
-		errs = append(errs, checkDestinations(s.Replica.Destinations)...)
-	}
-	if in&scopeServe != 0 {
-		errs = append(errs, s.Auth.complete()...)
-	}
-	return errs
-}
-
-// minKey is the least length of a signing key, bytes: HMAC-SHA-256 needs as
-// many as its output has (RFC 7518, 3.2).
-const minKey = 32
-
-func (a *AuthSettings) complete() []error {
-	var errs []error
-	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if a.ClientsFile != "" {
-		more, err := readList(a.ClientsFile, parseClient)
-		if err != nil {
-			fail("clients_file: %w", err)
-		}
-		a.Clients = append(a.Clients, more...)
-	}
-	if a.SigningKeysFile != "" {
-		more, err := readList(a.SigningKeysFile, parseSigningKey)
-		if err != nil {
-			fail("signing_keys_file: %w", err)
-		}
-		a.SigningKeys = append(a.SigningKeys, more...)
-	}
-	ids := make(map[string]bool)
-	for i := range a.Clients {
-		c := &a.Clients[i]
-		name := fmt.Sprintf("clients, entry %d (id %q)", i+1, c.ID)
-		secret, err := c.Secret.Resolve(c.SecretFile)
-		raw, hexErr := hex.DecodeString(c.SecretSHA256)
-		switch {
-		case c.ID == "" || c.Account == "":
-			fail("%s: id and account must not be empty", name)
-		case ids[c.ID]:
-			fail("%s: the id is used twice", name)
-		case err != nil:
-			fail("%s: %w", name, err)
-		case (secret == "") == (c.SecretSHA256 == ""):
-			fail("%s: exactly one of secret, secret_file and secret_sha256 must be set", name)
-		case c.SecretSHA256 != "" && (hexErr != nil || len(raw) != 32):
-			fail("%s: secret_sha256 must be 64 hexadecimal digits (printf %%s SECRET | sha256sum)", name)
-		}
-		ids[c.ID] = true
-		c.Secret, c.SecretFile = kafka.Secret(secret), ""
-	}
-	if len(a.SigningKeys) == 0 {
-		fail("signing_keys is not set: tokens could not be signed; make a key with `openssl rand -hex 32`, give it to all replicas, and name it in signing_keys or signing_keys_file")
-	}
-	kids := make(map[string]bool)
-	for i := range a.SigningKeys {
-		k := &a.SigningKeys[i]
-		name := fmt.Sprintf("signing_keys, entry %d (kid %q)", i+1, k.KID)
-		key, err := k.Key.Resolve(k.KeyFile)
-		switch {
-		case k.KID == "":
-			fail("%s: kid must not be empty", name)
-		case kids[k.KID]:
-			fail("%s: the kid is used twice", name)
-		case err != nil:
-			fail("%s: %w", name, err)
-		case len(key) < minKey:
-			fail("%s: the key has %d bytes; it needs at least %d", name, len(key), minKey)
-		}
-		kids[k.KID] = true
-		k.Key, k.KeyFile = kafka.Secret(key), ""
-	}
-	if a.IssuerJWKSURL != "" && (a.Issuer == "" || a.IssuerAudience == "") {
-		fail("issuer_jwks_url is set: issuer and issuer_audience must be set too, or tokens meant for others would be accepted")
-	}
-	if a.IssuerJWKSURL == "" && (a.Issuer != "" || a.IssuerAudience != "") {
-		fail("issuer or issuer_audience is set, but issuer_jwks_url is not: there is nothing to verify its tokens with")
-	}
-	for _, alg := range a.IssuerAlgorithms {
-		switch alg {
-		case "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA":
-		default:
-			fail("issuer_algorithms: %q is not an asymmetric JWS algorithm such as RS256 or ES256", alg)
-		}
-	}
-	return errs
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/spf13/pflag"
 )
 
@@ -288,6 +289,30 @@ func TestExampleFileShowsEverySettingWithItsDefault(t *testing.T) {
 		if err != nil || fmt.Sprint(v) != fmt.Sprint(o.def) {
 			t.Errorf("%s is %v (%v), its default is %v", o.key, v, err, o.def)
 		}
+	}
+}
+
+// What docker-compose.yml gives the replicas is valid, and names no setting that
+// does not exist.
+func TestComposeSettingsAreValid(t *testing.T) {
+	opts, err := cli.NewProjectOptions([]string{"../../docker-compose.yml"}, cli.WithName("lockstitch"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := opts.LoadProject(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var environ []string
+	for key, value := range p.Services["lockstitch-1"].Environment {
+		v := *value
+		if name, ok := strings.CutPrefix(v, "/run/secrets/"); ok {
+			v = p.Secrets[name].File
+		}
+		environ = append(environ, key+"="+v)
+	}
+	if status, out, errs := command(t.Context(), environ, "serve", "--check-config"); status != 0 || errs != "" {
+		t.Errorf("exit %d: %s%s", status, out, errs)
 	}
 }
 

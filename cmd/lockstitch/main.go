@@ -55,22 +55,38 @@ func main() {
 	os.Exit(run(ctx, &app{out: os.Stdout, err: os.Stderr, environ: os.Environ()}, os.Args[1:]))
 }
 
+// statusInterrupted is what a shell gives a command that a signal ended.
+const statusInterrupted = 130
+
 // run executes one command line and returns the exit status: 0 done, 1 failed,
-// 2 wrong usage or configuration.
+// 2 wrong usage or configuration, 130 interrupted before it was done.
 func run(ctx context.Context, a *app, args []string) int {
 	root := a.root()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	err := interrupted(ctx, root.ExecuteContext(ctx))
 	if err == nil {
 		return 0
 	}
+	fmt.Fprintf(a.err, "lockstitch: %v\n", err)
 	var usage *usageError
-	if errors.As(err, &usage) {
-		fmt.Fprintf(a.err, "lockstitch: %v\n", err)
+	switch {
+	case errors.Is(err, errInterrupted):
+		return statusInterrupted
+	case errors.As(err, &usage):
 		return 2
 	}
-	fmt.Fprintf(a.err, "lockstitch: %v\n", err)
 	return 1
+}
+
+var errInterrupted = errors.New("interrupted")
+
+// interrupted says so in place of an error that comes from nothing but the end
+// of ctx.
+func interrupted(ctx context.Context, err error) error {
+	if ctx.Err() != nil && err != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(ctx))) && !errors.Is(err, errInterrupted) {
+		return errInterrupted
+	}
+	return err
 }
 
 // usageError is a mistake in the command line or the configuration.
@@ -94,11 +110,16 @@ func (a *app) root() *cobra.Command {
 
 It reads events from Kafka, drops retried copies, decorates each event with the
 attributes and tags its profile had at that moment, keeps the result in
-immutable segments, and answers an export request with one gzip CSV file.`,
+immutable segments, and answers an export request with one gzip CSV file.
+
+Exit status of every command 0: done. 1: failed. 2: wrong usage or configuration.
+130: interrupted before it was done.`,
 		Example: `  lockstitch demo                      see all of it in a few seconds
   lockstitch dev --sample=true         a whole system on this machine, with traffic
   lockstitch serve --config lockstitch.yaml
-  lockstitch export --url http://localhost:8080 --start-at 2026-01-01T00:00:00Z -o events.csv.gz`,
+  lockstitch export --url http://localhost:8080 --start-at 2026-01-01T00:00:00Z -o events.csv.gz
+  source <(lockstitch completion bash) completes commands and flags in this shell`,
+		Version:       versionText(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          knownCommand,
@@ -106,14 +127,24 @@ immutable segments, and answers an export request with one gzip CSV file.`,
 	}
 	root.SetOut(a.out)
 	root.SetErr(a.err)
-	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetVersionTemplate("lockstitch {{.Version}}\n")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usage(fmt.Errorf("%w (see `%s --help`)", err, c.CommandPath()))
 	})
 	root.AddCommand(a.demoCommand(), a.devCommand(), a.serveCommand(), a.topicsCommand(),
-		a.exportCommand(), a.rollingCommand(), a.segmentsCommand(), a.sampleCommand(), a.versionCommand())
+		a.exportCommand(), a.rollingCommand(), a.segmentsCommand(), a.sampleCommand(), a.healthcheckCommand(), a.versionCommand())
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
 	for _, c := range root.Commands() {
+		switch c.Name() {
+		case "help":
+			c.Args = func(_ *cobra.Command, args []string) error { return knownTopic(root, args) }
+		case "completion":
+			c.Args = knownCommand
+			c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+		}
 		argsAreUsage(c)
+		sayStatus(c)
 	}
 	return root
 }
@@ -131,11 +162,40 @@ func knownCommand(c *cobra.Command, args []string) error {
 	return usage(fmt.Errorf("unknown command %q%s (see `%s --help`)", args[0], hint, c.CommandPath()))
 }
 
+// sayStatus adds the exit statuses to the help of c and its children where it
+// does not speak of them.
+func sayStatus(c *cobra.Command) {
+	if c.Long == "" {
+		c.Long = c.Short + "."
+	}
+	if !c.HasSubCommands() && !strings.Contains(c.Long, "Exit status") {
+		c.Long += "\n\nExit status 0: done. 1: failed. 2: wrong usage or configuration."
+	}
+	for _, child := range c.Commands() {
+		sayStatus(child)
+	}
+}
+
+// knownTopic refuses help for what does not exist.
+func knownTopic(root *cobra.Command, args []string) error {
+	c, rest, err := root.Find(args)
+	if err != nil {
+		return err
+	}
+	if len(rest) > 0 {
+		return knownCommand(c, rest)
+	}
+	return nil
+}
+
 // argsAreUsage marks wrong arguments of c and its children as wrong usage.
 func argsAreUsage(c *cobra.Command) {
 	if check := c.Args; check != nil {
 		c.Args = func(c *cobra.Command, args []string) error {
-			if err := check(c, args); err != nil {
+			var known *usageError
+			if err := check(c, args); errors.As(err, &known) {
+				return err
+			} else if err != nil {
 				return usage(fmt.Errorf("%w (see `%s --help`)", err, c.CommandPath()))
 			}
 			return nil

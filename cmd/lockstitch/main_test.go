@@ -89,7 +89,7 @@ func TestHelpTeaches(t *testing.T) {
 	ctx := context.Background()
 	every((&app{}).root(), func(c *cobra.Command) {
 		name := strings.TrimPrefix(strings.TrimPrefix(c.CommandPath(), "lockstitch"), " ")
-		if c.Hidden || name == "help" {
+		if c.Hidden || name == "help" || strings.HasPrefix(name, "completion") {
 			return
 		}
 		status, out, errs := command(ctx, nil, append(strings.Fields(name), "--help")...)
@@ -99,7 +99,13 @@ func TestHelpTeaches(t *testing.T) {
 		if !strings.Contains(out, "Usage:") || c.Short == "" {
 			t.Errorf("%s --help says too little:\n%s", name, out)
 		}
-		if c.HasSubCommands() || name == "version" {
+		if c.HasSubCommands() {
+			return
+		}
+		if strings.Count(out, "Exit status") != 1 {
+			t.Errorf("%s --help does not say its exit statuses, or says them twice:\n%s", name, out)
+		}
+		if name == "version" {
 			return
 		}
 		if !strings.Contains(out, "Examples:") {
@@ -132,15 +138,23 @@ func TestWrongUsageIsExit2AndSaysWhatToDo(t *testing.T) {
 		"export --url http://x --client-id a --client-secret b --start-at 2026-01-01T00:00:00Z --after x -o f":  "--start-at and --after do not go together",
 		"export --url http://x --client-id a --client-secret b --after x --cursor-file y -o f":                  "do not go together",
 		"export --url http://x --client-id a --client-secret b --after x --end-at 2026-01-01T00:00:00Z -o f":    "--end-at goes with --start-at only",
-		"segments dump":                    "arg",
-		"dev --partitions 0":               "1 to 1000",
-		"dev --client nonsense":            "ID:SECRET:ACCOUNT",
-		"demo --events 0":                  "1 to 10000000",
-		"sample --brokers a:1 --retries 2": "at most 0.9",
+		"segments dump":                     "arg",
+		"dev --partitions 0":                "1 to 1000",
+		"dev --client nonsense":             "ID:SECRET:ACCOUNT",
+		"dev --client a:b:c --client a:d:e": `--client, entry 2 (id "a"): the id is used twice`,
+		"dev --client a:sha256:zz:c":        "64 hexadecimal digits",
+		"dev --kafka-listen nonsense":       "--kafka-listen",
+		"dev --kafka-listen :9092":          "name the host",
+		"help nosuch":                       "unknown command",
+		"help topics nosuch":                "lockstitch topics --help",
+		"completion nosuch":                 "unknown command",
+		"demo --events 0":                   "1 to 10000000",
+		"sample --brokers a:1 --retries 2":  "at most 0.9",
 	} {
 		args := strings.Fields(line)
 		if args[0] == "dev" {
-			args = append(args, "--data-dir", t.TempDir(), "--kafka-listen", "localhost:0", "--http-listen", "localhost:0", "--admin-listen", "localhost:0")
+			args = append(args[:1:1], append([]string{"--kafka-listen", "localhost:0"}, args[1:]...)...)
+			args = append(args, "--data-dir", t.TempDir(), "--http-listen", "localhost:0", "--admin-listen", "localhost:0")
 		}
 		status, _, errs := command(ctx, nil, args...)
 		if !strings.Contains(errs, want) || !strings.HasPrefix(errs, "lockstitch: ") {
@@ -148,6 +162,22 @@ func TestWrongUsageIsExit2AndSaysWhatToDo(t *testing.T) {
 		}
 		if status != 2 {
 			t.Errorf("%s: exit %d, want 2", line, status)
+		}
+		if strings.Count(errs, "(see `") > 1 {
+			t.Errorf("%s: says twice where to look: %s", line, errs)
+		}
+	}
+}
+
+// Whoever gives a wrong address is told so, by every command that talks to
+// brokers, instead of waiting.
+func TestNoBrokerIsExit1AndSaysWhatToCheck(t *testing.T) {
+	store := "file://" + t.TempDir()
+	for _, line := range []string{"topics create", "topics check", "topics adopt", "sample --events 1", "segments ls --store-url " + store,
+		"serve --http-listen localhost:0 --admin-listen localhost:0 --signing-keys " + testKey + " --store-url " + store + " --data-dir " + t.TempDir()} {
+		status, _, errs := command(context.Background(), nil, append(strings.Fields(line), "--brokers", "localhost:1")...)
+		if status != 1 || !strings.Contains(errs, "refused") || !strings.Contains(errs, "check --brokers") {
+			t.Errorf("%s: exit %d: %s", line, status, errs)
 		}
 	}
 }
@@ -164,7 +194,25 @@ func TestCheckConfigNeedsNoBroker(t *testing.T) {
 }
 
 func TestVersion(t *testing.T) {
-	if status, out, _ := command(context.Background(), nil, "version"); status != 0 || !strings.HasPrefix(out, "lockstitch ") {
-		t.Errorf("exit %d: %q", status, out)
+	for _, arg := range []string{"version", "--version"} {
+		if status, out, _ := command(context.Background(), nil, arg); status != 0 || !strings.HasPrefix(out, "lockstitch "+versionText()) {
+			t.Errorf("%s: exit %d: %q", arg, status, out)
+		}
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	if status, out, _ := command(context.Background(), nil, "completion", "bash"); status != 0 || !strings.Contains(out, "__start_lockstitch") {
+		t.Errorf("exit %d: %.200q", status, out)
+	}
+}
+
+// The variables of export are no mistake of a server's environment, and other
+// unknown ones are named.
+func TestUnknownVariablesAreNamed(t *testing.T) {
+	env := []string{"LOCKSTITCH_URL=http://x", "LOCKSTITCH_CLIENT_SECRET=hush", "LOCKSTITCH_FLUSH_INTERVALL=1s", "LOCKSTITCH_BROKERS=localhost:1"}
+	status, _, errs := command(context.Background(), env, "topics", "check")
+	if status != 1 || !strings.Contains(errs, "LOCKSTITCH_FLUSH_INTERVALL") || strings.Contains(errs, "LOCKSTITCH_URL") || strings.Contains(errs, "hush") {
+		t.Errorf("exit %d: %s", status, errs)
 	}
 }

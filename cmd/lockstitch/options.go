@@ -31,6 +31,7 @@ const (
 	scopeStore                     // whoever reads the object store
 	scopeReplica                   // serve and dev
 	scopeServe                     // serve only: dev brings its own
+	scopeAdmin                     // whoever asks a replica how it is
 )
 
 // bound says what is wrong with a value, or "" if nothing is.
@@ -204,7 +205,7 @@ var options = []option{
 	{"public_url", "", "URL at which clients reach the API; download URLs are built from it (default: http://localhost and the port)", httpURL, scopeReplica, false},
 	{"http_tls_cert_file", "", "PEM file of the API's certificate; without it the API speaks plain HTTP", none, scopeReplica, false},
 	{"http_tls_key_file", "", "PEM file of its key", none, scopeReplica, false},
-	{"admin_listen", "localhost:9644", "address of /metrics, /healthz and /readyz, host:port", listenAddress, scopeReplica, false},
+	{"admin_listen", "localhost:9644", "address of /metrics, /healthz and /readyz, host:port", listenAddress, scopeReplica | scopeAdmin, false},
 	{"pprof", false, "serve /debug/pprof/ on the admin address", none, scopeReplica, false},
 
 	{"clients", []Client{}, "who may ask for tokens: ID:SECRET:ACCOUNT or ID:sha256:HEX:ACCOUNT, separated by commas; in YAML a list of {id, secret | secret_file | secret_sha256, account}", none, scopeServe, true},

@@ -8,6 +8,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"runtime/debug"
 	"strings"
@@ -81,6 +82,7 @@ func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica
 	if err := r.listen(); err != nil {
 		return nil, err
 	}
+	r.serveAdmin()
 	if r.store, err = openStore(ctx, s.Replica); err != nil {
 		return nil, err
 	}
@@ -152,15 +154,24 @@ func (r *replica) localURL() string {
 
 // openStore opens the configured store, or the one in the data directory.
 func openStore(ctx context.Context, s ReplicaSettings) (objects.Store, error) {
-	url := s.StoreURL
-	if url == "" {
-		dir, err := filepath.Abs(filepath.Join(s.DataDir, "objects"))
-		if err != nil {
-			return nil, err
-		}
-		url = "file://" + filepath.ToSlash(dir)
+	addr, err := storeAddress(s)
+	if err != nil {
+		return nil, err
 	}
-	return objects.Open(ctx, url)
+	return objects.Open(ctx, addr)
+}
+
+// storeAddress is the store's URL; of the one in the data directory unless
+// another is configured.
+func storeAddress(s ReplicaSettings) (string, error) {
+	if s.StoreURL != "" {
+		return s.StoreURL, nil
+	}
+	dir, err := filepath.Abs(filepath.Join(s.DataDir, "objects"))
+	if err != nil {
+		return "", err
+	}
+	return (&url.URL{Scheme: "file", Path: filepath.ToSlash(dir)}).String(), nil
 }
 
 // checkTopics refuses to start on topics that cannot work, and warns of what
@@ -272,8 +283,7 @@ func (s *Settings) apiConfig() api.Config {
 
 // Run works until ctx ends or a part fails, then shuts down: the API stops
 // accepting and lets downloads finish, the runner hands its reports back, the
-// consumer cuts a last time and leaves the group. The admin listener answers
-// until all that is done. A clean stop returns nil.
+// consumer cuts a last time and leaves the group. A clean stop returns nil.
 func (r *replica) Run(ctx context.Context) error {
 	defer r.close()
 	// The heap stays below the limit with room for what the runtime does not
@@ -282,17 +292,6 @@ func (r *replica) Run(ctx context.Context) error {
 	debug.SetMemoryLimit(int64(r.s.Replica.MemoryLimit) / 16 * 13)
 	defer debug.SetMemoryLimit(math.MaxInt64)
 	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
-
-	admin := &http.Server{Handler: r.adminHandler(), ReadHeaderTimeout: 10 * time.Second}
-	adminDone := make(chan struct{})
-	go func() {
-		defer close(adminDone)
-		_ = admin.Serve(r.admin)
-	}()
-	defer func() {
-		_ = admin.Close()
-		<-adminDone
-	}()
 
 	var g rungroup.Group
 	stop, stopped := context.WithCancel(ctx)
@@ -306,9 +305,12 @@ func (r *replica) Run(ctx context.Context) error {
 	r.addPart(&g, "standing orders", r.rolling.Run)
 	r.log.Info("replica started", "api", r.localURL(), "admin", "http://"+r.admin.Addr().String(), "group", r.s.Replica.Group)
 	close(r.ready)
-	err := g.Run()
-	r.log.Info("replica stopped", "err", err)
-	return err
+	if err := g.Run(); err != nil {
+		r.log.Error("replica stopped", "err", err)
+		return err
+	}
+	r.log.Info("replica stopped")
+	return nil
 }
 
 // addPart runs one part until the group ends.
@@ -320,36 +322,4 @@ func (r *replica) addPart(g *rungroup.Group, name string, f func(context.Context
 		}
 		return nil
 	}, func(error) { cancel() })
-}
-
-// addAPI serves the API until the group ends, then lets calls in flight finish
-// for shutdown_timeout.
-func (r *replica) addAPI(g *rungroup.Group) {
-	srv := api.NewServer(r.handler, r.log)
-	drained := make(chan struct{})
-	g.Add(func() error {
-		var err error
-		if h := r.s.HTTP; h.TLSCertFile != "" {
-			err = srv.ServeTLS(r.api, h.TLSCertFile, h.TLSKeyFile)
-		} else {
-			err = srv.Serve(r.api)
-		}
-		if !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("API listener: %w", err)
-		}
-		<-drained
-		return nil
-	}, func(error) {
-		// In a goroutine of its own: the consumer must not wait for a slow
-		// reader of a large file. drained is waited for above.
-		go func() {
-			defer close(drained)
-			ctx, cancel := context.WithTimeout(context.Background(), r.s.Replica.ShutdownTimeout)
-			defer cancel()
-			if err := srv.Shutdown(ctx); err != nil {
-				r.log.Warn("calls in flight were cut off", "after", r.s.Replica.ShutdownTimeout)
-				_ = srv.Close()
-			}
-		}()
-	})
 }

@@ -322,6 +322,10 @@ makes the same records. Prints what was made as one line of JSON.`,
 				return usage(err)
 			}
 			defer cl.Close()
+			// A producer would wait for brokers for ever.
+			if err := ping(c.Context(), cl, s); err != nil {
+				return err
+			}
 			t := newTraffic(cfg)
 			if !skipBasics {
 				if err := t.basics(c.Context(), cl); err != nil {

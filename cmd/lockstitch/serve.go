@@ -1,9 +1,14 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
+	"strings"
 
 	"github.com/spf13/cobra"
+
+	"lockstitch/state/objects"
 )
 
 const serveScope = scopeKafka | scopeTopics | scopeStore | scopeReplica | scopeServe
@@ -15,7 +20,8 @@ func (a *app) serveCommand() *cobra.Command {
 		Short: "Run one replica against a Kafka cluster and an object store",
 		Long: `Runs one replica: it consumes its share of the partitions and answers any call of
 the API. Start as many as you like with the same settings; they share the work
-through the consumer group, and each needs a data_dir of its own. A replica can be killed at any time and its data directory thrown away.
+through the consumer group, and each needs a data_dir of its own. A replica can
+be killed at any time and its data directory thrown away.
 
 Every setting is a flag, a variable and a key of the YAML file:
 
@@ -28,7 +34,12 @@ Before the first start, make the topics with "lockstitch topics create" and a
 signing key with "openssl rand -hex 32".
 
 On SIGTERM the replica stops accepting calls, lets downloads finish
-(shutdown_timeout), makes what it has read durable and leaves the group.`,
+(shutdown_timeout), makes what it has read durable and leaves the group. A second
+signal kills it, which loses nothing.
+
+Exit status 0: stopped by a signal, or the configuration is valid. 1: failed; the
+last line says why. 2: wrong usage or configuration. 130: stopped before it had
+started.`,
 		Example: `  lockstitch serve --brokers kafka-1:9092,kafka-2:9092 \
       --store-url 's3://lockstitch?region=eu-north-1' \
       --public-url https://exports.example.com \
@@ -42,7 +53,11 @@ On SIGTERM the replica stops accepting calls, lets downloads finish
 			if err != nil {
 				return err
 			}
+			s.advise(log)
 			if check {
+				if err := checkStore(c.Context(), s.Replica); err != nil {
+					return usage(err)
+				}
 				_, err := fmt.Fprintln(a.out, "the configuration is valid")
 				return err
 			}
@@ -56,4 +71,30 @@ On SIGTERM the replica stops accepting calls, lets downloads finish
 	addFlags(c.Flags(), serveScope)
 	c.Flags().BoolVar(&check, "check-config", false, "validate the settings, without connecting to anything, and exit")
 	return c
+}
+
+// checkStore opens a bucket, which contacts nothing but looks at the URL and its
+// parameters. A directory is not opened: that would make it.
+func checkStore(ctx context.Context, s ReplicaSettings) error {
+	if s.StoreURL == "" || strings.HasPrefix(s.StoreURL, "file:") {
+		return nil
+	}
+	store, err := objects.Open(ctx, s.StoreURL)
+	if err != nil {
+		return fmt.Errorf("store_url: %w", err)
+	}
+	return store.Close()
+}
+
+// advise warns of settings that are valid and rarely meant.
+func (s *Settings) advise(log *slog.Logger) {
+	if s.Replica.StoreURL == "" {
+		log.Warn("store_url is not set: what is stored lies in the data directory, which then must not be lost and which other replicas cannot read", "data_dir", s.Replica.DataDir)
+	}
+	if s.HTTP.PublicURL == "" {
+		log.Warn("public_url is not set: download URLs name localhost and work on this machine only")
+	}
+	if len(s.Auth.Clients) == 0 && s.Auth.IssuerJWKSURL == "" {
+		log.Warn("neither clients nor issuer_jwks_url is set: nobody can call the API")
+	}
 }

@@ -49,10 +49,20 @@ func (a *app) withClient(c *cobra.Command, fn func(ctx context.Context, cl *kgo.
 	defer cl.Close()
 	ctx, cancel := context.WithTimeout(c.Context(), askTimeout)
 	defer cancel()
+	if err := ping(ctx, cl, s); err != nil {
+		return err
+	}
+	return fn(ctx, cl, s)
+}
+
+// ping fails if no broker answers.
+func ping(ctx context.Context, cl *kgo.Client, s *Settings) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
 	if err := cl.Ping(ctx); err != nil {
 		return unreachable(s, err)
 	}
-	return fn(ctx, cl, s)
+	return nil
 }
 
 // unreachable says what to do when no broker answers.
@@ -74,9 +84,13 @@ func (a *app) topicsCreateCommand() *cobra.Command {
   lockstitch.reports       ` + fmt.Sprint(kafka.DefaultReportPartitions) + ` partitions, compacted
   lockstitch.dead-letters  1 partition, kept for ever
 
-Topics that exist are left as they are; "topics check" looks at them. The number
-of partitions is the number of replicas that can share the work. It can be
-raised later, but then all profiles have to be produced again.`,
+Topics that exist are left as they are, so that it may run again and again;
+"topics check" looks at them. Nothing is made if an event or profile topic exists
+with another number of partitions. The number of partitions is the number of
+replicas that can share the work. It can be raised later, but then all profiles
+have to be produced again.
+
+Exit status 0: all topics exist now. 1: failed. 2: wrong usage or configuration.`,
 		Example: `  lockstitch topics create --brokers localhost:9092 --partitions 12 --replication-factor 3`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -114,7 +128,8 @@ says what is there, what should be, and what goes wrong if it stays. It also
 reads the first and newest records of each partition of the profiles, to see
 whether their keys belong there: they do not after partitions were added.
 
-Exit status 0: nothing found. 1: something found.`,
+Exit status 0: nothing found. 1: something found, or the brokers cannot be asked.
+2: wrong usage or configuration.`,
 		Example: `  lockstitch topics check --brokers localhost:9092`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -160,31 +175,31 @@ func (a *app) topicsAdoptCommand() *cobra.Command {
 Its partitions are not consumed until somebody says that it is meant: positions
 of the old topic would skip records of the new one. This command says so, for all
 input topics whose id has changed. The new topic is read from its start; rows
-that came from the old one stay and sort before those of the new one.`,
+that came from the old one stay and sort before those of the new one. Replicas
+that run take notice within seconds.
+
+Exit status 0: adopted, or nothing to adopt. 1: failed. 2: wrong usage or
+configuration.`,
 		Example: `  lockstitch topics adopt --brokers localhost:9092`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			s, log, err := a.settings(c, scopeKafka|scopeTopics)
-			if err != nil {
-				return err
-			}
-			opts, err := s.Kafka.Config().Opts()
-			if err != nil {
-				return usage(err)
-			}
-			ctx, cancel := context.WithTimeout(c.Context(), askTimeout)
-			defer cancel()
-			changed, err := catalog.Adopt(ctx, opts, s.Topics.TopicNames(), log)
-			for _, t := range changed {
-				fmt.Fprintf(a.out, "adopted %s\n", t)
-			}
-			if err != nil {
-				return fmt.Errorf("adopting topics: %w", err)
-			}
-			if len(changed) == 0 {
-				fmt.Fprintln(a.out, "nothing to adopt: all topics are the ones that were known")
-			}
-			return nil
+			return a.withClient(c, func(ctx context.Context, _ *kgo.Client, s *Settings) error {
+				opts, err := s.Kafka.Config().Opts()
+				if err != nil {
+					return usage(err)
+				}
+				changed, err := catalog.Adopt(ctx, opts, s.Topics.TopicNames(), a.logger(s.Log))
+				for _, t := range changed {
+					fmt.Fprintf(a.out, "adopted %s\n", t)
+				}
+				if err != nil {
+					return fmt.Errorf("adopting topics: %w", err)
+				}
+				if len(changed) == 0 {
+					fmt.Fprintln(a.out, "nothing to adopt: all topics are the ones that were known")
+				}
+				return nil
+			})
 		},
 	}
 	addFlags(c.Flags(), scopeKafka|scopeTopics)

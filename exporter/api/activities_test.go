@@ -1,7 +1,10 @@
 package api
 
 import (
+	"encoding/json"
 	"fmt"
+	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -94,7 +97,7 @@ func TestActivities(t *testing.T) {
 	if a := r.do("GET", "/emails/sections/empty/activities", "a", ""); string(a.body) != `{"items":[]}` {
 		t.Fatalf("%s", a.body)
 	}
-	for _, p := range []string{"sections/nope/activities", "section/%00/activities", "sections/%ff/activities", "sections/%2e%2e/activities", "sections/s1/activities/nope", "sections/s1/activities/%ff"} {
+	for _, p := range []string{"sections/nope/activities", "section/%00/activities", "sections/%ff/activities", "sections/%2e%2e/activities", "sections/s1/activities/nope", "section/s1/activities/nope", "sections/s1/activities/%ff"} {
 		r.problem(r.do("GET", "/emails/"+p, "a", ""), 404, "not-found")
 	}
 	r.problem(r.do("GET", "/emails/sections/s1/activities", "b", ""), 404, "not-found") // another account's
@@ -107,6 +110,75 @@ func TestActivities(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.problem(r.do("GET", "/emails/sections/s1/activities", "a", ""), 503, "unavailable")
+}
+
+// Ids are whatever the events say: each can be asked for, percent-encoded.
+func TestActivityIDs(t *testing.T) {
+	r := newRig(t, nil)
+	ids := []string{"7", "a/b", "a b", "a+b", "50%", "%2F", "..", ".", "?x#y", "é👩‍👧", "a;b=c", "\"q\"", "\n", "x\x00", strings.Repeat("long", 300)}
+	sections := []string{"s1", "../s", "ö/%"}
+	for i, section := range sections {
+		value, err := json.Marshal(map[string]any{"kind": "section", "account_id": "acme", "discriminator": section, "name": "n"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.define(string(value))
+		var samples []sample
+		for n, id := range ids {
+			samples = append(samples, sample{section, id, id, id, event.Type(n % int(event.NumTypes)), time.Duration(n) * time.Hour})
+		}
+		r.keep(fmt.Sprint(i), samples...)
+	}
+	encode := func(s string) string { return strings.ReplaceAll(url.PathEscape(s), ".", "%2E") }
+	for _, section := range sections {
+		for _, word := range []string{"section", "sections"} {
+			at := "/emails/" + word + "/" + encode(section) + "/activities"
+			var l ActivityList
+			r.do("GET", at, "a", "").json(t, &l)
+			if len(l.Items) != len(ids) {
+				t.Fatalf("%s: %d activities", at, len(l.Items))
+			}
+			for n, id := range ids { // the latest event first
+				if l.Items[n].ActivityID != id {
+					t.Errorf("%s: activity %d is %q, want %q", at, n, l.Items[n].ActivityID, id)
+				}
+				var one Activity
+				a := r.do("GET", at+"/"+encode(id), "a", "")
+				if a.StatusCode != 200 {
+					t.Errorf("%s: %d %s", a.Request.URL, a.StatusCode, a.body)
+					continue
+				}
+				a.json(t, &one)
+				if one.ActivityID != id || one.Name != id || len(one.Splits) != 1 || one.Splits[0].SplitID != id {
+					t.Errorf("%q: %+v", id, one)
+				}
+			}
+		}
+	}
+	// Names of the counts are the types of the seed's list.
+	a := r.do("GET", "/emails/sections/s1/activities/7", "a", "")
+	if !strings.Contains(string(a.body), `"counts":{"SENT":1,"DELIVERED":0,"OPENED":0,"CLICKED":0,"BOUNCED":0,"UNSUBSCRIBED":0,"ABUSE":0}`) {
+		t.Errorf("%s", a.body)
+	}
+	// Paging meets each once, whatever stands in the ids.
+	got, token := 0, ""
+	for {
+		var l ActivityList
+		r.do("GET", "/emails/sections/s1/activities?limit=4"+token, "a", "").json(t, &l)
+		for _, item := range l.Items {
+			if got >= len(ids) || item.ActivityID != ids[got] {
+				t.Fatalf("item %d is %q", got, item.ActivityID)
+			}
+			got++
+		}
+		if l.NextPageToken == "" {
+			break
+		}
+		token = "&page_token=" + l.NextPageToken
+	}
+	if got != len(ids) {
+		t.Errorf("%d items on all pages", got)
+	}
 }
 
 func TestSummaryCacheStaysInItsBudget(t *testing.T) {

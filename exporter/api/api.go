@@ -50,6 +50,7 @@ type Reports interface {
 	CatchUp(ctx context.Context, account string) error
 	Submit(ctx context.Context, req *report.Request, maxPending int) (*report.Report, error)
 	Get(account, id string) (*report.Report, bool)
+	ByKey(account, key string, at time.Time) (*report.Report, bool)
 	List(account string, limit int, pageToken string) (items []*report.Report, next string, err error)
 	Cancel(ctx context.Context, account, id string) error
 	Orders

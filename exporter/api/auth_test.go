@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -93,49 +94,74 @@ func forge(t *testing.T, method jwt.SigningMethod, key any, change func(header m
 	return s
 }
 
-func TestAccessTokens(t *testing.T) {
-	previous := auth.Key{ID: "k0", Secret: []byte(strings.Repeat("p", 32))}
-	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+// issuer is an external identity provider with one key, "e1".
+type issuer struct {
+	key       *ecdsa.PrivateKey
+	srv       *httptest.Server
+	reachable atomic.Bool
+}
+
+func newIssuer(t *testing.T) *issuer {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	reachable := true
-	jwks := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if !reachable {
+	point, err := key.PublicKey.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	is := &issuer{key: key}
+	is.reachable.Store(true)
+	is.srv = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if !is.reachable.Load() {
 			w.WriteHeader(500)
 			return
-		}
-		point, err := ec.PublicKey.Bytes()
-		if err != nil {
-			t.Error(err)
 		}
 		b64 := base64.RawURLEncoding.EncodeToString
 		_ = json.NewEncoder(w).Encode(map[string]any{"keys": []any{map[string]any{
 			"kty": "EC", "crv": "P-256", "kid": "e1", "alg": "ES256", "use": "sig", "x": b64(point[1:33]), "y": b64(point[33:]),
 		}}})
 	}))
-	t.Cleanup(jwks.Close)
+	t.Cleanup(is.srv.Close)
+	return is
+}
+
+func (is *issuer) accept(c *Config) {
+	c.Issuers = []auth.Issuer{{Name: "https://id.example", JWKSURL: is.srv.URL, Audience: "exports", AccountClaim: "https://example/account", Algorithms: []string{"ES256"}}}
+	c.IssuerHTTP = is.srv.Client()
+}
+
+// claims makes what is right for a token of the issuer, but for a change.
+func (is *issuer) claims(change func(h map[string]any, c jwt.MapClaims)) func(map[string]any, jwt.MapClaims) {
+	return func(h map[string]any, c jwt.MapClaims) {
+		clear(c)
+		c["iss"], c["aud"], c["sub"], c["exp"], c["https://example/account"] = "https://id.example", "exports", "someone", time.Now().Add(time.Hour).Unix(), "acme"
+		h["kid"] = "e1"
+		if change != nil {
+			change(h, c)
+		}
+	}
+}
+
+func TestAccessTokens(t *testing.T) {
+	previous := auth.Key{ID: "k0", Secret: []byte(strings.Repeat("p", 32))}
+	is := newIssuer(t)
+	ec, ext := is.key, is.claims
 	r := newRig(t, func(c *Config, _ *Deps) {
 		c.SigningKeys = append(c.SigningKeys, previous)
-		c.Issuers = []auth.Issuer{{Name: "https://id.example", JWKSURL: jwks.URL, Audience: "exports", AccountClaim: "https://example/account", Algorithms: []string{"ES256"}}}
-		c.IssuerHTTP = jwks.Client()
+		is.accept(c)
 	})
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
 	hs, k := jwt.SigningMethodHS256, testKey.Secret
 	set := func(name string, v any) func(map[string]any, jwt.MapClaims) {
 		return func(_ map[string]any, c jwt.MapClaims) { c[name] = v }
 	}
 	head := func(name string, v any) func(map[string]any, jwt.MapClaims) {
 		return func(h map[string]any, _ jwt.MapClaims) { h[name] = v }
-	}
-	ext := func(change func(h map[string]any, c jwt.MapClaims)) func(map[string]any, jwt.MapClaims) {
-		return func(h map[string]any, c jwt.MapClaims) {
-			clear(c)
-			c["iss"], c["aud"], c["sub"], c["exp"], c["https://example/account"] = "https://id.example", "exports", "someone", time.Now().Add(time.Hour).Unix(), "acme"
-			h["kid"] = "e1"
-			if change != nil {
-				change(h, c)
-			}
-		}
 	}
 	es := jwt.SigningMethodES256
 	none := forge(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, nil)
@@ -147,6 +173,9 @@ func TestAccessTokens(t *testing.T) {
 		{"good", good, 200},
 		{"signed with the previous key", forge(t, hs, previous.Secret, head("kid", "k0")), 200},
 		{"expired", forge(t, hs, k, set("exp", time.Now().Add(-time.Second).Unix())), 401},
+		{"not yet valid", forge(t, hs, k, set("nbf", time.Now().Add(time.Hour).Unix())), 401},
+		{"no issuer", forge(t, hs, k, func(_ map[string]any, c jwt.MapClaims) { delete(c, "iss") }), 401},
+		{"no audience", forge(t, hs, k, func(_ map[string]any, c jwt.MapClaims) { delete(c, "aud") }), 401},
 		{"no exp", forge(t, hs, k, func(_ map[string]any, c jwt.MapClaims) { delete(c, "exp") }), 401},
 		{"forged", forge(t, hs, []byte(strings.Repeat("z", 32)), nil), 401},
 		{"previous key under the current kid", forge(t, hs, previous.Secret, nil), 401},
@@ -168,6 +197,15 @@ func TestAccessTokens(t *testing.T) {
 		{"external", forge(t, es, ec, ext(nil)), 200},
 		{"external expired", forge(t, es, ec, ext(set("exp", time.Now().Add(-time.Minute).Unix()))), 401},
 		{"external without exp", forge(t, es, ec, ext(func(_ map[string]any, c jwt.MapClaims) { delete(c, "exp") })), 401},
+		{"external not yet valid", forge(t, es, ec, ext(set("nbf", time.Now().Add(time.Hour).Unix()))), 401},
+		{"external without kid", forge(t, es, ec, ext(func(h map[string]any, _ jwt.MapClaims) { delete(h, "kid") })), 401},
+		{"external, alg none", forge(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, ext(nil)), 401},
+		{"external, an algorithm that is not allowed", forge(t, jwt.SigningMethodES384, p384, ext(nil)), 401},
+		{"external with our account claim only", forge(t, es, ec, ext(func(_ map[string]any, c jwt.MapClaims) {
+			delete(c, "https://example/account")
+			c["account"] = "acme"
+		})), 401},
+		{"external, account a number", forge(t, es, ec, ext(set("https://example/account", 7))), 401},
 		{"external without aud", forge(t, es, ec, ext(func(_ map[string]any, c jwt.MapClaims) { delete(c, "aud") })), 401},
 		{"external, another aud", forge(t, es, ec, ext(set("aud", "other"))), 401},
 		{"external without account", forge(t, es, ec, ext(func(_ map[string]any, c jwt.MapClaims) { delete(c, "https://example/account") })), 401},
@@ -193,7 +231,7 @@ func TestAccessTokens(t *testing.T) {
 	r.problem(r.do("GET", "/emails/reports", "", ""), 401, "unauthorized")
 
 	// Keys that cannot be read again are used on, for a day.
-	reachable = false
+	is.reachable.Store(false)
 	long := forge(t, es, ec, ext(set("exp", time.Now().Add(100*time.Hour).Unix())))
 	r.ahead.Store(int64(time.Hour))
 	if a := r.do("GET", "/emails/reports", "", "", "Authorization", "Bearer "+long); a.StatusCode != 200 {
@@ -201,6 +239,39 @@ func TestAccessTokens(t *testing.T) {
 	}
 	r.ahead.Store(int64(25 * time.Hour))
 	r.problem(r.do("GET", "/emails/reports", "", "", "Authorization", "Bearer "+long), 503, "unavailable")
+}
+
+// A token that cannot be decided on is not refused: its owner would throw it away.
+func TestIssuerAway(t *testing.T) {
+	is := newIssuer(t)
+	r := newRig(t, func(c *Config, _ *Deps) { is.accept(c) })
+	list := func(token string) answer {
+		return r.do("GET", "/emails/reports", "", "", "Authorization", "Bearer "+token)
+	}
+	good := forge(t, jwt.SigningMethodES256, is.key, is.claims(nil))
+	rotated := forge(t, jwt.SigningMethodES256, is.key, is.claims(func(h map[string]any, _ jwt.MapClaims) { h["kid"] = "e2" }))
+	is.reachable.Store(false)
+	for range 2 { // asked, and remembered
+		r.problem(list(good), 503, "unavailable")
+	}
+	if a := r.do("GET", "/emails/reports", "a", ""); a.StatusCode != 200 {
+		t.Fatalf("our own token: %d", a.StatusCode)
+	}
+	is.reachable.Store(true)
+	r.ahead.Store(int64(time.Minute))
+	if a := list(good); a.StatusCode != 200 {
+		t.Fatalf("%d %s", a.StatusCode, a.body)
+	}
+	r.problem(list(rotated), 401, "unauthorized")
+	// A key id that is not among the keys may be a new one.
+	is.reachable.Store(false)
+	r.ahead.Store(int64(2 * time.Minute))
+	for range 2 {
+		r.problem(list(rotated), 503, "unavailable")
+		if a := list(good); a.StatusCode != 200 {
+			t.Fatalf("%d %s", a.StatusCode, a.body)
+		}
+	}
 }
 
 func TestConfigIsChecked(t *testing.T) {

@@ -122,9 +122,10 @@ func (s *server) serveFile(c *call, rep *report.Report) error {
 	h.Set("ETag", `"`+res.SHA256+`"`)
 	h.Set("Repr-Digest", "sha-256=:"+base64.StdEncoding.EncodeToString(digest)+":")
 	h.Set("Cache-Control", "private, no-store, no-transform")
-	if strings.Contains(c.r.Header.Get("Range"), ",") {
-		// Several ranges would be several requests to the store, thousands if a
-		// client likes; a server may send the whole instead (RFC 9110, 14.2).
+	if rng := c.r.Header.Get("Range"); c.r.Method != http.MethodGet || !strings.HasPrefix(rng, "bytes=") || strings.Contains(rng, ",") {
+		// Ranges of other methods and in other units must be ignored (RFC 9110,
+		// 14.2). Several ranges would be several requests to the store, thousands
+		// if a client likes; a server may send the whole instead.
 		c.r.Header.Del("Range")
 	}
 	w := &fileWriter{ResponseWriter: c.w, size: res.Bytes}
@@ -148,7 +149,7 @@ func (w *fileWriter) WriteHeader(code int) {
 	var p *Problem
 	switch code {
 	case http.StatusRequestedRangeNotSatisfiable:
-		p = kindRange.problem(fmt.Sprintf("The file has %d bytes.", w.size))
+		p = kindRange.problem(fmt.Sprintf("The file has %d bytes.", w.size)).with("Content-Range", fmt.Sprintf("bytes */%d", w.size))
 	case http.StatusPreconditionFailed:
 		p = kindPrecondition.problem("The file is not the one that If-Match names.")
 	default:

@@ -8,12 +8,15 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"lockstitch/exporter/auth"
+	"lockstitch/state/event"
 	"lockstitch/state/objects"
 )
 
@@ -56,7 +59,8 @@ func TestDownloadHeadersAndRanges(t *testing.T) {
 		{[]string{"Range", "bytes=1-2,4-5"}, 200, 0, n}, // several: the whole
 		{[]string{"Range", "bytes=7-", "If-Range", etag}, 206, 7, n},
 		{[]string{"Range", "bytes=7-", "If-Range", `"other"`}, 200, 0, n},
-		{[]string{"Range", "lines=1-2"}, 416, 0, 0},
+		{[]string{"Range", "lines=1-2"}, 200, 0, n}, // a unit that is not known
+		{[]string{"Range", "bytes=2-1"}, 416, 0, 0},
 		{[]string{"Range", fmt.Sprintf("bytes=%d-", n)}, 416, 0, 0},
 		{[]string{"If-None-Match", etag}, 304, 0, 0},
 		{[]string{"If-Match", `"other"`}, 412, 0, 0},
@@ -71,10 +75,21 @@ func TestDownloadHeadersAndRanges(t *testing.T) {
 			r.problem(a, 412, "precondition-failed")
 		case string(a.body) != string(file[c.from:c.to]):
 			t.Errorf("%v: wrong bytes, %d of them", c.headers, len(a.body))
+		case c.code == 206 && (a.Header.Get("Content-Range") != fmt.Sprintf("bytes %d-%d/%d", c.from, c.to-1, n) || a.ContentLength != int64(c.to-c.from)):
+			t.Errorf("%v: Content-Range %q, Content-Length %d", c.headers, a.Header.Get("Content-Range"), a.ContentLength)
+		}
+		// They are of the whole file, whatever part of it is sent.
+		if digest := "sha-256=:" + base64.StdEncoding.EncodeToString(sum[:]) + ":"; c.code < 400 && (a.Header.Get("ETag") != etag || a.Header.Get("Repr-Digest") != digest) {
+			t.Errorf("%v: ETag %q, Repr-Digest %q", c.headers, a.Header.Get("ETag"), a.Header.Get("Repr-Digest"))
 		}
 	}
-	if a := r.do("GET", st.FileDownloadURL, "", "", "Range", fmt.Sprintf("bytes=%d-", n)); a.Header.Get("Content-Range") != fmt.Sprintf("bytes */%d", n) {
-		t.Errorf("416 with Content-Range %q", a.Header.Get("Content-Range"))
+	if a := r.do("HEAD", st.FileDownloadURL, "", "", "Range", "bytes=0-0"); a.StatusCode != 200 || a.ContentLength != int64(n) {
+		t.Errorf("HEAD with a Range: %d, %d", a.StatusCode, a.ContentLength)
+	}
+	for _, rng := range []string{fmt.Sprintf("bytes=%d-", n), "bytes=2-1"} {
+		if a := r.do("GET", st.FileDownloadURL, "", "", "Range", rng); a.Header.Get("Content-Range") != fmt.Sprintf("bytes */%d", n) {
+			t.Errorf("%s: 416 with Content-Range %q", rng, a.Header.Get("Content-Range"))
+		}
 	}
 }
 
@@ -125,6 +140,37 @@ func TestFileGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.problem(r.do("GET", st.FileDownloadURL, "", ""), 410, "file-gone")
+}
+
+// A store that cannot be reached says nothing about the file.
+func TestStoreAway(t *testing.T) {
+	r := newRig(t, nil)
+	r.define(definitions...)
+	r.keep("1", sample{"s1", "x", "x", "n", event.Sent, time.Minute})
+	st, file := r.finished()
+	if err := os.Rename(r.dir, r.dir+".away"); err != nil {
+		t.Fatal(err)
+	}
+	r.problem(r.do("GET", st.FileDownloadURL, "", ""), 503, "unavailable")
+	r.problem(r.do("GET", "/emails/sections/s1/activities", "a", ""), 503, "unavailable")
+	if now := r.status("a", st.ReportID); now.Status != "completed" {
+		t.Fatalf("%+v", now)
+	}
+	if err := os.Rename(r.dir+".away", r.dir); err != nil {
+		t.Fatal(err)
+	}
+	if a := r.do("GET", st.FileDownloadURL, "", ""); a.StatusCode != 200 || string(a.body) != string(file) {
+		t.Fatalf("%d", a.StatusCode)
+	}
+	// A file of another size is not the one that was promised.
+	rep, _ := r.table.Get("acme", st.ReportID)
+	if err := os.Truncate(filepath.Join(r.dir, rep.Result.Object), 100); err != nil {
+		t.Fatal(err)
+	}
+	p := r.problem(r.do("GET", st.FileDownloadURL, "", ""), 500, "internal-error")
+	if strings.Contains(p.Detail, "exports/") {
+		t.Errorf("%s", p.Detail)
+	}
 }
 
 func TestDownloadLimit(t *testing.T) {

@@ -30,7 +30,7 @@ func newDocument(cfg Config) *huma.OpenAPI {
 	}
 	// The limits are settings, so the schema cannot be a tag of the type.
 	doc.Components.Schemas.Schema(reflect.TypeFor[ExportRequest](), true, "")
-	props := doc.Components.Schemas.Map()["ExportRequest"].Properties
+	props := doc.Components.Schemas.Map()["ExportRequest"].OneOf[0].Properties // shared by both shapes
 	props["additional_attribute_mappings"].MaxItems = &cfg.Limits.Attributes
 	props["additional_attribute_mappings"].Description = "Attributes to add as columns, in this order; each at most once."
 	props["additional_tag_mappings"].MaxItems = &cfg.Limits.Tags
@@ -103,8 +103,8 @@ func (d describe) problems(statuses ...int) map[string]*huma.Response {
 	out := make(map[string]*huma.Response)
 	for _, status := range append(statuses, 500) {
 		about := ""
-		for _, k := range kinds {
-			if k.status != status || k == kindFileTooLarge || k == kindBarrier {
+		for _, k := range answerKinds {
+			if k.status != status {
 				continue
 			}
 			if about != "" {

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"lockstitch/state/report"
 )
 
 // Problem is an error answer (RFC 9457).
@@ -74,21 +76,28 @@ var (
 		"The failure was logged. Trying again may help."}
 	kindUnavailable = kind{"unavailable", 503, "Not available at the moment",
 		"Kafka or the object store cannot be reached, so that no answer could be trusted. Try again after `Retry-After`."}
-
-	// Of a report's `error`, written by whoever rendered it; listed here so that
-	// one table describes all types.
-	kindFileTooLarge = kind{"file-too-large", 413, "The export would be too large",
-		"In the `error` of a report: the file would exceed the size limit. Request a shorter window or fewer columns."}
-	kindBarrier = kind{"barrier-timeout", 503, "The input was not processed in time",
-		"In the `error` of a report: some partitions did not pass the position that the report waits for. Nothing was exported, as the file would have been short. Request it again."}
 )
 
-// kinds lists all of them for /docs.
-var kinds = []kind{
+// Of a report's `error`; listed here so that one table describes all types.
+var (
+	kindFileTooLarge = ofReport(report.TooLarge, "The file would exceed the size limit. Request a shorter window or fewer columns. A report with `after` ends earlier instead, unless a single row is too large.")
+	kindBarrier      = ofReport(report.Barrier, "Some partitions did not pass the position that the report waits for. Nothing was exported, as the file would have been short. Request it again.")
+	kindDamaged      = ofReport(report.Damaged, "Stored events that the export would hold are damaged or missing. Nothing was exported, as the file would have been short. The operator has to look into it.")
+)
+
+func ofReport(k report.ProblemKind, about string) kind {
+	return kind{k.Word, k.Status, k.Title, "In the `error` of a report: " + about}
+}
+
+// answerKinds are what calls are refused with.
+var answerKinds = []kind{
 	kindInvalid, kindUnauthorized, kindForbidden, kindNotFound, kindMethod, kindGone, kindPrecondition,
 	kindTooLarge, kindSections, kindMediaType, kindRange, kindIdempotency, kindRate, kindPending, kindRolling,
-	kindInternal, kindUnavailable, kindFileTooLarge, kindBarrier,
+	kindInternal, kindUnavailable,
 }
+
+// kinds lists all of them for /docs.
+var kinds = append(answerKinds[:len(answerKinds):len(answerKinds)], kindFileTooLarge, kindBarrier, kindDamaged)
 
 func (k kind) problem(detail string) *Problem {
 	return &Problem{Type: k.uri(), Title: k.title, Status: k.status, Detail: detail}

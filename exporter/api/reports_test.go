@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-
-	"lockstitch/state/report"
 )
 
 var definitions = []string{
@@ -68,11 +66,7 @@ func TestFlow(t *testing.T) {
 		t.Fatalf("barrier %v", q.Barrier)
 	}
 
-	err := r.table.WriteProgress(t.Context(), "acme", st.ReportID, report.Progress{Version: report.Version, At: time.Now(), SegmentsTotal: 4, SegmentsDone: 1,
-		Waiting: []report.Waiting{{Topic: "email-events", Partition: 1, Offset: 5, Position: 3, Reason: "behind"}}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	r.progress("acme", st.ReportID)
 	st = r.status("a", st.ReportID)
 	if st.Status != "processing" || st.Progress.SegmentsTotal != 4 || len(st.Waiting) != 1 || st.Waiting[0].Reason != "behind" || st.FileDownloadURL != "" {
 		t.Fatalf("%+v", st)
@@ -142,6 +136,14 @@ func TestRefusedRequests(t *testing.T) {
 		{"unknown tag", `{"start_at":"%","additional_tag_mappings":[{"version_id":"10"}]}`, "/additional_tag_mappings/0/version_id"},
 		{"76 attributes", `{"start_at":"%","additional_attribute_mappings":` + many(76) + `}`, "/additional_attribute_mappings"},
 		{"26 tags", `{"start_at":"%","additional_tag_mappings":` + many(26) + `}`, "/additional_tag_mappings"},
+		{"unknown member of a mapping", `{"start_at":"%","additional_tag_mappings":[{"version_id":"20","x":1}]}`, "/additional_tag_mappings/0/x"},
+		{"mapping of 20 digits", `{"start_at":"%","additional_tag_mappings":[{"version_id":"00000000000000000020"}]}`, "/additional_tag_mappings/0/version_id"},
+		{"tag twice", `{"start_at":"%","additional_tag_mappings":[{"version_id":"20"},{"section_discriminator":"s1","discriminator":"vip"}]}`, "/additional_tag_mappings/1"},
+		{"unknown member of a filter", `{"start_at":"%","segment_filter":{"segment_discriminators":{"w":"seg-w"},"filter":"w","x":1}}`, "/segment_filter/x"},
+		{"unknown segment behind an unused name", `{"start_at":"%","segment_filter":{"segment_discriminators":{"w":"seg-w","v":"seg-x"},"filter":"w"}}`, "/segment_filter/segment_discriminators/v"},
+		{"filter of blanks", `{"start_at":"%","segment_filter":{"segment_discriminators":{"w":"seg-w"},"filter":" "}}`, "/segment_filter/filter"},
+		{"deep filter", `{"start_at":"%","segment_filter":{"segment_discriminators":{"w":"seg-w"},"filter":"` + strings.Repeat("!", 100) + `w"}}`, "/segment_filter/filter"},
+		{"long filter", `{"start_at":"%","segment_filter":{"segment_discriminators":{"w":"seg-w"},"filter":"w` + strings.Repeat(" &w", 4000) + `"}}`, "/segment_filter/filter"},
 		{"filter no object", `{"start_at":"%","segment_filter":"seg-w"}`, "/segment_filter"},
 		{"filter empty", `{"start_at":"%","segment_filter":{}}`, "/segment_filter/filter"},
 		{"unknown segment", `{"start_at":"%","segment_filter":{"segment_discriminator":"seg-x"}}`, "/segment_filter/segment_discriminator"},
@@ -163,6 +165,20 @@ func TestRefusedRequests(t *testing.T) {
 	}
 	if got := r.table.Pending(); len(got) != 0 {
 		t.Fatalf("%d reports were written", len(got))
+	}
+
+	// Everything that is wrong is named, and the unknown by its name.
+	p := r.problem(r.do("POST", "/emails/reports", "a", `{"start_at":"x","end_at":5,"spreadsheet_safe":1,"more":{}}`), 400, "invalid-request")
+	var at []string
+	for _, e := range p.Errors {
+		at = append(at, e.Pointer)
+	}
+	if fmt.Sprint(at) != "[/more /start_at /end_at /spreadsheet_safe]" {
+		t.Errorf("errors at %v", at)
+	}
+	p = r.problem(r.do("POST", "/emails/reports", "a", strings.Replace(recently(), "}", `,"segment_filter":{"segment_discriminator":"seg-x"},"additional_tag_mappings":[{"version_id":"77"}]}`, 1)), 400, "invalid-request")
+	if len(p.Errors) != 2 || !strings.Contains(p.Errors[0].Detail, "77") || !strings.Contains(p.Errors[1].Detail, "seg-x") {
+		t.Errorf("%+v", p.Errors)
 	}
 
 	big := `{"start_at":"` + strings.Repeat("x", 100_001) + `"}`
@@ -188,28 +204,40 @@ func TestRefusedRequests(t *testing.T) {
 	r.problem(r.do("POST", "/emails/reports", "b", recently()), 413, "too-many-sections")
 }
 
-func TestIdempotencyAndPending(t *testing.T) {
-	r := newRig(t, func(c *Config, _ *Deps) { c.Limits.Pending = 2 })
-	body := recently()
-	first := r.request("a", body, "Idempotency-Key", "k")
-	// The same said otherwise.
-	again := r.request("a", strings.Replace(body, "Z", ".000+00:00", 1), "Idempotency-Key", "k")
-	if first.ReportID != again.ReportID {
-		t.Fatal("a repeat made another report")
+// What is unusual but legal: names that the filter does not use, an attribute
+// and a tag of one version id, the same segment under two names, one segment.
+func TestUnusualRequests(t *testing.T) {
+	r := newRig(t, nil)
+	r.define(definitions...)
+	r.define(`{"kind":"tag","account_id":"acme","version_id":"9","discriminator":"nine","section":"s1","name":"n"}`)
+	start := strings.TrimSuffix(recently(), "}")
+	for more, want := range map[string]string{
+		`,"segment_filter":{"segment_discriminators":{"w":"seg-w","e":"seg-e"},"filter":"w"}`:                                                    "map[w:seg-w] w",
+		`,"segment_filter":{"segment_discriminators":{"a":"seg-w","b":"seg-w"},"filter":" !( a )|b\t"}`:                                          "map[a:seg-w b:seg-w]  !( a )|b\t",
+		`,"segment_filter":{"segment_discriminator":"seg-e"}`:                                                                                    "map[segment:seg-e] segment",
+		`,"additional_attribute_mappings":[{"version_id":"0000000000000000009"}],"additional_tag_mappings":[{"version_id":"9"}]`:                 "map[] ",
+		`,"additional_attribute_mappings":[{"version_id":"9"},{"version_id":"10"}],"additional_tag_mappings":[],"end_at":"9999-01-01T00:00:00Z"`: "",
+	} {
+		a := r.do("POST", "/emails/reports", "a", start+more+"}")
+		if want == "" {
+			r.problem(a, 400, "invalid-request")
+			continue
+		}
+		var st Status
+		a.json(t, &st)
+		rep, ok := r.table.Get("acme", st.ReportID)
+		if a.StatusCode != 202 || !ok {
+			t.Fatalf("%s: %d %s", more, a.StatusCode, a.body)
+		}
+		if q := rep.Request.Question; fmt.Sprintf("%v %s", q.Audiences, q.Filter) != strings.ReplaceAll(want, "\\t", "\t") {
+			t.Errorf("%s: %v %q", more, q.Audiences, q.Filter)
+		}
+		for _, c := range rep.Request.Question.Attributes {
+			if c.VersionID != "9" {
+				t.Errorf("%s: attribute %+v", more, c)
+			}
+		}
 	}
-	if other := r.request("b", body, "Idempotency-Key", "k"); other.ReportID == first.ReportID {
-		t.Fatal("keys of two accounts are the same")
-	}
-	r.problem(r.do("POST", "/emails/reports", "a", strings.Replace(body, "}", `,"spreadsheet_safe":true}`, 1), "Idempotency-Key", "k"), 422, "idempotency-key-reused")
-	second := r.request("a", body)
-	r.problem(r.do("POST", "/emails/reports", "a", body), 429, "too-many-pending")
-	if a := r.do("DELETE", "/emails/reports/"+second.ReportID, "a", ""); a.StatusCode != 204 {
-		t.Fatal(a.StatusCode)
-	}
-	if st := r.status("a", second.ReportID); st.Status != "cancelled" {
-		t.Fatal(st.Status)
-	}
-	r.request("a", body)
 }
 
 func TestListAndOwnership(t *testing.T) {
@@ -255,18 +283,9 @@ func TestListAndOwnership(t *testing.T) {
 	}
 }
 
-func TestErrorsAndMethods(t *testing.T) {
+func TestMethods(t *testing.T) {
 	r := newRig(t, nil)
 	id := r.request("a", recently()).ReportID
-	_, err := r.table.WriteResult(t.Context(), "acme", id, report.Result{Version: report.Version, Attempt: id, At: time.Now(), Expires: time.Now().Add(time.Hour),
-		Problem: &report.Problem{Type: "/problems/file-too-large", Title: "t", Status: 413, Detail: "shorter"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	st := r.status("a", id)
-	if st.Status != "error" || st.Error == nil || st.Error.Type != "/problems/file-too-large" || st.FileDownloadURL != "" || st.Rows != nil {
-		t.Fatalf("%+v", st)
-	}
 	for path, allow := range map[string]string{
 		"/emails/reports": "GET, HEAD, POST", "/emails/reports/" + id: "DELETE, GET, HEAD",
 		"/oauth/token": "POST", "/docs": "GET, HEAD", "/emails/section/s/activities": "GET, HEAD",
@@ -277,16 +296,4 @@ func TestErrorsAndMethods(t *testing.T) {
 			t.Errorf("%s: Allow %q, want %q", path, a.Header.Get("Allow"), allow)
 		}
 	}
-}
-
-// A replica that cannot ask Kafka gives no answer about reports.
-func TestKafkaAway(t *testing.T) {
-	r := newRig(t, func(c *Config, _ *Deps) { c.KafkaTimeout = 200 * time.Millisecond })
-	id := r.request("a", recently()).ReportID
-	r.cluster.Close()
-	r.problem(r.do("POST", "/emails/reports", "a", recently()), 503, "unavailable")
-	r.problem(r.do("GET", "/emails/reports", "a", ""), 503, "unavailable")
-	r.problem(r.do("GET", "/emails/reports/"+id, "a", ""), 503, "unavailable")
-	r.problem(r.do("DELETE", "/emails/reports/"+id, "a", ""), 503, "unavailable")
-	r.problem(r.do("GET", "/emails/sections/s1/activities", "a", ""), 503, "unavailable")
 }

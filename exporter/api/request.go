@@ -1,6 +1,7 @@
 package api
 
 import (
+	"maps"
 	"sort"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -42,10 +43,15 @@ type Mapping struct {
 
 // TransformSchema says that an export has a window or begins after a position.
 func (ExportRequest) TransformSchema(_ huma.Registry, s *huma.Schema) *huma.Schema {
-	s.OneOf = []*huma.Schema{
-		{Required: []string{"start_at"}, Not: &huma.Schema{Required: []string{"after"}}},
-		{Required: []string{"after"}, Not: &huma.Schema{Required: []string{"end_at"}}},
+	shape := func(required string, without ...string) *huma.Schema {
+		props := maps.Clone(s.Properties)
+		for _, name := range without {
+			delete(props, name)
+		}
+		return &huma.Schema{Type: huma.TypeObject, Properties: props, Required: []string{required}, AdditionalProperties: false}
 	}
+	s.OneOf = []*huma.Schema{shape("start_at", "after"), shape("after", "start_at", "end_at")}
+	s.Properties, s.Required, s.AdditionalProperties = nil, nil, nil
 	return s
 }
 

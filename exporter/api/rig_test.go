@@ -11,16 +11,17 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"go.uber.org/goleak"
 
 	"lockstitch/exporter/auth"
 	"lockstitch/state/catalog"
@@ -29,8 +30,6 @@ import (
 	"lockstitch/state/objects"
 	"lockstitch/state/report"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var testKey = auth.Key{ID: "k1", Secret: []byte("0123456789abcdef0123456789abcdef")}
 
@@ -44,6 +43,7 @@ type rig struct {
 	client  *kgo.Client
 	table   *report.Table
 	store   objects.Store
+	dir     string // of the store
 	slices  *sliceList
 	cfg     Config
 	deps    Deps
@@ -52,6 +52,7 @@ type rig struct {
 	tokens  map[string]string
 	metrics *prometheus.Registry
 	handler http.Handler
+	doc     *huma.OpenAPI // what answers must be like
 }
 
 // sliceList is a catalog of segments that the test has stored.
@@ -80,17 +81,9 @@ func newRig(t *testing.T, adjust func(*Config, *Deps)) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.client.Close)
-	log := slog.New(slog.DiscardHandler)
-	if r.table, err = report.Open(t.Context(), report.Config{Opts: r.opts, Topic: "lockstitch.reports", Log: log}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(r.table.Close)
-	view, err := definition.Open(t.Context(), definition.Config{Opts: r.opts, Topic: "definitions", Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(view.Close)
-	if r.store, err = objects.Open(t.Context(), "file://"+t.TempDir()); err != nil {
+	view := r.openTables(r.metrics)
+	r.dir = filepath.Join(t.TempDir(), "store")
+	if r.store, err = objects.Open(t.Context(), "file://"+r.dir); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.store.Close() })
@@ -105,7 +98,7 @@ func newRig(t *testing.T, adjust func(*Config, *Deps)) *rig {
 		},
 	}
 	r.deps = Deps{
-		Reports: r.table, Definitions: view, Catalog: r.slices, Store: r.store, Log: log, Registerer: r.metrics,
+		Reports: r.table, Definitions: view, Catalog: r.slices, Store: r.store, Log: slog.New(slog.DiscardHandler), Registerer: r.metrics,
 		Now: func() time.Time { return time.Now().Add(time.Duration(r.ahead.Load())) },
 		Ends: func(ctx context.Context) ([]report.End, error) {
 			ends, err := kafka.Ends(ctx, r.client, "email-events")
@@ -122,18 +115,52 @@ func newRig(t *testing.T, adjust func(*Config, *Deps)) *rig {
 	if adjust != nil {
 		adjust(&r.cfg, &r.deps)
 	}
+	r.serve(srv)
+	return r
+}
+
+// openTables opens the tables that a replica follows.
+func (r *rig) openTables(reg prometheus.Registerer) *definition.View {
+	r.t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	var err error
+	if r.table, err = report.Open(r.t.Context(), report.Config{Opts: r.opts, Topic: "lockstitch.reports", Log: log, Registerer: reg}); err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(r.table.Close)
+	view, err := definition.Open(r.t.Context(), definition.Config{Opts: r.opts, Topic: "definitions", Log: log})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(view.Close)
+	return view
+}
+
+func (r *rig) serve(srv *httptest.Server) {
+	r.t.Helper()
 	h, err := New(r.cfg, r.deps)
 	if err != nil {
-		t.Fatal(err)
+		r.t.Fatal(err)
 	}
-	r.handler = h
-	srv.Config = NewServer(h, log)
+	r.handler, r.doc = h, newTestDocument(r.cfg)
+	srv.Config = NewServer(h, r.deps.Log)
 	srv.Start()
-	t.Cleanup(func() {
+	r.t.Cleanup(func() {
 		http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 		srv.Close()
 	})
-	return r
+}
+
+// replica starts a second replica of the same installation.
+func (r *rig) replica() *rig {
+	r.t.Helper()
+	other := *r
+	other.deps.Definitions = other.openTables(nil)
+	other.deps.Reports, other.deps.Registerer = other.table, nil
+	srv := httptest.NewUnstartedServer(nil)
+	other.url = "http://" + srv.Listener.Addr().String()
+	other.serve(srv)
+	return &other
 }
 
 // answer is a response read to its end.
@@ -176,7 +203,12 @@ func (r *rig) do(method, path, client, body string, headers ...string) answer {
 func (r *rig) send(req *http.Request) answer {
 	r.t.Helper()
 	// Not the default client's transparent decompression, not its redirects.
-	resp, err := http.DefaultTransport.RoundTrip(req)
+	return r.read(http.DefaultTransport.RoundTrip(req))
+}
+
+// read reads an answer to its end.
+func (r *rig) read(resp *http.Response, err error) answer {
+	r.t.Helper()
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -185,7 +217,9 @@ func (r *rig) send(req *http.Request) answer {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return answer{resp, b}
+	a := answer{resp, b}
+	r.checkDescribed(a)
+	return a
 }
 
 func (r *rig) token(client string) string {
@@ -235,6 +269,18 @@ func (r *rig) define(values ...string) {
 	}
 }
 
+// undefine takes definitions back.
+func (r *rig) undefine(values ...string) {
+	r.t.Helper()
+	for _, v := range values {
+		sum := sha256.Sum256([]byte(v))
+		rec := &kgo.Record{Topic: "definitions", Key: []byte(hex.EncodeToString(sum[:]))}
+		if err := r.client.ProduceSync(r.t.Context(), rec).FirstErr(); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
 // request asks for an export and returns its status.
 func (r *rig) request(client, body string, headers ...string) Status {
 	r.t.Helper()
@@ -250,12 +296,27 @@ func (r *rig) request(client, body string, headers ...string) Status {
 func (r *rig) status(client, id string) Status {
 	r.t.Helper()
 	a := r.do("GET", "/emails/reports/"+id, client, "")
-	if a.StatusCode != 200 {
-		r.t.Fatalf("%d %s", a.StatusCode, a.body)
+	if a.StatusCode != 200 || a.Header.Get("x-apsis-auth") != "" {
+		r.t.Fatalf("%d %v %s", a.StatusCode, a.Header, a.body)
 	}
 	var st Status
 	a.json(r.t, &st)
 	return st
+}
+
+func (r *rig) delete(client, id string) {
+	r.t.Helper()
+	if a := r.do("DELETE", "/emails/reports/"+id, client, ""); a.StatusCode != 204 || len(a.body) > 0 {
+		r.t.Fatalf("%d %s", a.StatusCode, a.body)
+	}
+}
+
+// list is the first page of the account's reports.
+func (r *rig) list(client string) []*Status {
+	r.t.Helper()
+	var l ReportList
+	r.do("GET", "/emails/reports", client, "").json(r.t, &l)
+	return l.Items
 }
 
 // complete stores a file for a report as its runner would.
@@ -274,6 +335,28 @@ func (r *rig) complete(account, id string, file []byte) {
 	})
 	if err != nil || !won {
 		r.t.Fatal(won, err)
+	}
+}
+
+// fail ends a report in an error.
+func (r *rig) fail(account, id string, p *report.Problem) {
+	r.t.Helper()
+	now := time.Now().UTC()
+	won, err := r.table.WriteResult(r.t.Context(), account, id, report.Result{
+		Version: report.Version, Attempt: ulid.Make().String(), At: now, Problem: p, Expires: now.Add(24 * time.Hour),
+	})
+	if err != nil || !won {
+		r.t.Fatal(won, err)
+	}
+}
+
+// progress says how far a report is.
+func (r *rig) progress(account, id string) {
+	r.t.Helper()
+	err := r.table.WriteProgress(r.t.Context(), account, id, report.Progress{At: time.Now(), SegmentsTotal: 4, SegmentsDone: 1, Rows: 7, Bytes: 99,
+		Waiting: []report.Waiting{{Topic: "email-events", Partition: 1, Offset: 5, Position: 3, Reason: "behind"}}})
+	if err != nil {
+		r.t.Fatal(err)
 	}
 }
 

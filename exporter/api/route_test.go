@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"lockstitch/state/catalog"
+	"lockstitch/state/report"
 )
 
 // panicky is a catalog with a defect.
@@ -55,7 +56,7 @@ lockstitch_http_requests_total{code="500",method="GET",route="/emails/sections/{
 // URLs come from the setting, whatever a request says about hosts.
 func TestPublicURL(t *testing.T) {
 	r := newRig(t, func(c *Config, _ *Deps) { c.PublicURL = "https://exports.example/api" })
-	a := r.do("POST", "/emails/reports", "a", recently(), "X-Forwarded-Host", "evil.example", "X-Forwarded-Proto", "ftp", "Forwarded", "host=evil.example")
+	a := r.do("POST", "/emails/reports", "a", recently(), "X-Forwarded-Host", "evil.example", "X-Forwarded-Proto", "ftp", "Forwarded", "host=evil.example", "X-Forwarded-For", "1.2.3.4")
 	var st Status
 	a.json(t, &st)
 	if got := a.Header.Get("Location"); got != "https://exports.example/api/emails/reports/"+st.ReportID {
@@ -87,7 +88,7 @@ func TestPages(t *testing.T) {
 	}
 	a = r.do("GET", "/docs", "", "")
 	page := string(a.body)
-	for _, want := range []string{"spreadsheet_safe", "header_auth=true", "retry that reaches another partition", "/problems/file-gone", "/emails/reports/{report_id}/file", r.url + "/oauth/token"} {
+	for _, want := range []string{"spreadsheet_safe", "header_auth=true", "retry that reaches another partition", `{"after":"beginning"}`, "/problems/file-gone", "/emails/reports/{report_id}/file", r.url + "/oauth/token"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("/docs does not say %q", want)
 		}
@@ -103,6 +104,11 @@ func TestPages(t *testing.T) {
 	for _, k := range kinds {
 		if !strings.Contains(page, fmt.Sprintf(`id="problem-%s"`, k.word)) {
 			t.Errorf("/docs does not explain %s", k.word)
+		}
+	}
+	for _, k := range report.ProblemKinds {
+		if !strings.Contains(page, fmt.Sprintf(`id="problem-%s"`, k.Word)) {
+			t.Errorf("/docs does not explain %s", k.Word)
 		}
 	}
 }

@@ -66,7 +66,7 @@ func (s *server) status(rep *report.Report) (*Status, error) {
 	}
 	if p := rep.Progress; p != nil {
 		st.Progress = Progress{SegmentsDone: p.SegmentsDone, SegmentsTotal: p.SegmentsTotal, Rows: p.Rows, Bytes: p.Bytes}
-		if rep.Result == nil {
+		if rep.Pending() {
 			for _, w := range p.Waiting {
 				st.Waiting = append(st.Waiting, Waiting(w))
 			}

@@ -47,35 +47,26 @@ func (s *server) submit(c *call) error {
 	if err != nil {
 		return err
 	}
-	body, _, err := c.readBody(s.cfg.Limits.BodyBytes, mediaJSON)
+	sent, _, err := c.readBody(s.cfg.Limits.BodyBytes, mediaJSON)
 	if err != nil {
 		return err
 	}
-	wire, err := decodeExport(body, s.cfg.Limits)
+	wire, err := decodeExport(sent, s.cfg.Limits)
 	if err != nil {
 		return err
 	}
-	var after []report.End
-	if wire.After != "" {
-		after, err = positionAfter(s.cursors, c.account, wire.After)
-	} else {
-		err = checkWindow(*wire.StartAt, wire.EndAt, timeOf(s.now()), s.cfg.Limits.WindowMonths)
+	body, hash, err := canonical(wire)
+	if err != nil {
+		return err
+	}
+	now := s.now().UTC().Truncate(time.Millisecond)
+	q, again, err := s.repeated(c, key, hash, now)
+	if err == nil && !again {
+		q, err = s.question(c, wire, now)
 	}
 	if err != nil {
 		return err
 	}
-	if err := s.within(c, "The definitions", s.deps.Definitions.CatchUp); err != nil {
-		return err
-	}
-	acc := s.deps.Definitions.Account(c.account)
-	if n := len(acc.Sections()); n > s.cfg.Limits.Sections {
-		return kindSections.problem(fmt.Sprintf("The account has %d sections; exports are possible up to %d.", n, s.cfg.Limits.Sections))
-	}
-	q, err := resolve(wire, acc)
-	if err != nil {
-		return err
-	}
-	q.After = after
 
 	// Before the ends are read, not after: everything acknowledged before this
 	// moment is below them.
@@ -87,11 +78,11 @@ func (s *server) submit(c *call) error {
 	if err != nil {
 		return err
 	}
-	req, err := newRequest(c.account, key, wire, q, s.cfg.BarrierTimeout)
-	if err != nil {
-		return err
-	}
-	rep, err := s.write(c, req)
+	rep, err := s.write(c, &report.Request{
+		Version: report.Version, ID: ulid.Make().String(), Account: c.account,
+		CreatedAt: now, IdempotencyKey: key, BodyHash: hash,
+		Body: body, Question: q, BarrierDeadline: q.CompleteThrough.Add(s.cfg.BarrierTimeout),
+	})
 	if err != nil {
 		return err
 	}
@@ -119,19 +110,53 @@ func idempotencyKey(h http.Header) (string, error) {
 	return key, nil
 }
 
-func newRequest(account, key string, wire *ExportRequest, q report.Question, barrierTimeout time.Duration) (*report.Request, error) {
-	// Canonical: members in the order of the type, times normalised. Bodies that
-	// ask for the same are the same.
-	echo, err := json.Marshal(wire)
+// canonical is a body with its members in the order of the type and times
+// normalised, and its hash: bodies that ask for the same are the same.
+func canonical(wire *ExportRequest) (body []byte, hash string, err error) {
+	body, err = json.Marshal(wire)
 	if err != nil {
-		return nil, fmt.Errorf("encoding a request: %w", err)
+		return nil, "", fmt.Errorf("encoding a request: %w", err)
 	}
-	sum := sha256.Sum256(echo)
-	return &report.Request{
-		Version: report.Version, ID: ulid.Make().String(), Account: account,
-		CreatedAt: q.CompleteThrough, IdempotencyKey: key, BodyHash: hex.EncodeToString(sum[:]),
-		Body: echo, Question: q, BarrierDeadline: q.CompleteThrough.Add(barrierTimeout),
-	}, nil
+	sum := sha256.Sum256(body)
+	return body, hex.EncodeToString(sum[:]), nil
+}
+
+// repeated is the question of an earlier request with the same key and body.
+// Time and definitions may have moved on since; a repeat is still one.
+func (s *server) repeated(c *call, key, hash string, now time.Time) (q report.Question, again bool, err error) {
+	if key == "" {
+		return q, false, nil
+	}
+	if err := s.catchUp(c); err != nil {
+		return q, false, err
+	}
+	if earlier, ok := s.deps.Reports.ByKey(c.account, key, now); ok && earlier.Request.BodyHash == hash {
+		return earlier.Request.Question, true, nil
+	}
+	return q, false, nil
+}
+
+// question checks a request against clock and definitions and resolves it.
+func (s *server) question(c *call, wire *ExportRequest, now time.Time) (q report.Question, err error) {
+	var after []report.End
+	if wire.After != "" {
+		after, err = positionAfter(s.cursors, c.account, wire.After)
+	} else {
+		err = checkWindow(*wire.StartAt, wire.EndAt, timeOf(now), s.cfg.Limits.WindowMonths)
+	}
+	if err != nil {
+		return q, err
+	}
+	if err := s.within(c, "The definitions", s.deps.Definitions.CatchUp); err != nil {
+		return q, err
+	}
+	acc := s.deps.Definitions.Account(c.account)
+	if n := len(acc.Sections()); n > s.cfg.Limits.Sections {
+		return q, kindSections.problem(fmt.Sprintf("The account has %d sections; exports are possible up to %d.", n, s.cfg.Limits.Sections))
+	}
+	q, err = resolve(wire, acc)
+	q.After = after
+	return q, err
 }
 
 func (s *server) write(c *call, req *report.Request) (*report.Report, error) {
@@ -144,6 +169,8 @@ func (s *server) write(c *call, req *report.Request) (*report.Report, error) {
 			refused = limited(kindPending, 30*time.Second, fmt.Sprintf("The account has %d exports without result. Wait for one to finish, or cancel one.", s.cfg.Limits.Pending))
 		case errors.Is(err, report.ErrIdempotencyClash):
 			refused = kindIdempotency.problem("The Idempotency-Key was used within the last 24 hours with another body.")
+		case errors.Is(err, report.ErrTooLarge):
+			refused = invalid(FieldError{Detail: fmt.Sprintf("the request, with the names of all that it asks for, would be larger than the %d bytes that can be stored; ask for fewer attributes, tags and segments", report.MaxRequest)})
 		default:
 			return err
 		}

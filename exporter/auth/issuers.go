@@ -78,6 +78,7 @@ type external struct {
 	kids  map[string]bool
 	read  time.Time // when the keys were read
 	tried time.Time // when reading was last tried
+	err   error     // what came of it
 }
 
 func newExternal(cfg Issuer, client *http.Client, now func() time.Time) *external {
@@ -122,22 +123,19 @@ func (e *external) verify(ctx context.Context, token string) (Identity, error) {
 }
 
 // keysFor gives the issuer's keys, read anew when they are old or do not hold
-// the key id. An error only if there are none at all.
+// the key id. An error if nothing can be said of the key id: there are no keys,
+// or it is not among old ones and new ones cannot be read.
 func (e *external) keysFor(ctx context.Context, kid string) (keyfunc.Keyfunc, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := e.now()
 	wanted := e.keys == nil || now.Sub(e.read) >= jwksMaxAge || !e.kids[kid]
-	var err error
 	if wanted && (e.tried.IsZero() || now.Sub(e.tried) >= jwksMinAge) {
 		e.tried = now
-		err = e.fetch(ctx, now)
+		e.err = e.fetch(ctx, now)
 	}
-	if e.keys == nil || now.Sub(e.read) >= jwksMaxStale {
-		if err == nil {
-			err = errors.New("reading them failed a moment ago")
-		}
-		return nil, err
+	if e.keys == nil || now.Sub(e.read) >= jwksMaxStale || (e.err != nil && !e.kids[kid]) {
+		return nil, e.err
 	}
 	return e.keys, nil
 }

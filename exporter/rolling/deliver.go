@@ -77,10 +77,11 @@ func (e *DamagedError) Error() string {
 //
 // then, beside it, a manifest with the ending .json. The day is the UTC day that
 // the period lies in; the number has no leading zeros. The file is streamed, and
-// visible only once its digest was found to be right. Nothing is overwritten:
-// what is there already with the same bytes counts as delivered, so that Deliver
-// can be repeated after any interruption; anything else is an *OccupiedError. A
-// file that is not what it should be is a *DamagedError.
+// visible only once its digest was found to be right. Nothing is overwritten: a
+// file that is there with the same bytes, or a manifest of the same file, counts
+// as delivered, so that Deliver can be repeated after any interruption; anything
+// else is an *OccupiedError. A file that is not what it should be is a
+// *DamagedError.
 func Deliver(ctx context.Context, dest, src objects.Store, f File) error {
 	name := f.path()
 	m, err := f.manifest()
@@ -88,8 +89,8 @@ func Deliver(ctx context.Context, dest, src objects.Store, f File) error {
 		return err
 	}
 	// Once the manifest is there the file may have been taken away again.
-	done, err := holds(ctx, dest, name+".json", m)
-	if err != nil || done {
+	there, err := hasManifest(ctx, dest, name+".json", f)
+	if err != nil || there {
 		return err
 	}
 	if err := deliverFile(ctx, dest, src, f, name+".csv.gz"); err != nil {
@@ -97,7 +98,7 @@ func Deliver(ctx context.Context, dest, src objects.Store, f File) error {
 	}
 	err = dest.Put(ctx, name+".json", m)
 	if errors.Is(err, objects.ErrExists) {
-		_, err = holds(ctx, dest, name+".json", m)
+		_, err = hasManifest(ctx, dest, name+".json", f)
 	}
 	return err
 }
@@ -136,10 +137,13 @@ func stamp(t time.Time) string {
 	return t.UTC().Format("2006-01-02T15:04:05.000Z")
 }
 
-// holds tells whether dest has an object of these bytes. One of other bytes is
-// an error.
-func holds(ctx context.Context, dest objects.Store, name string, want []byte) (bool, error) {
-	r, err := dest.Open(ctx, name, 0, int64(len(want))+1)
+// maxManifest bounds what is read of a manifest; ours are smaller by far.
+const maxManifest = 1 << 20
+
+// hasManifest tells whether dest has the file's manifest. It need not be the
+// same text: another version or another key for cursors may have written it.
+func hasManifest(ctx context.Context, dest objects.Store, name string, f File) (bool, error) {
+	r, err := dest.Open(ctx, name, 0, maxManifest)
 	if errors.Is(err, objects.ErrNotExist) {
 		return false, nil
 	}
@@ -147,11 +151,12 @@ func holds(ctx context.Context, dest objects.Store, name string, want []byte) (b
 		return false, err
 	}
 	defer r.Close()
-	have, err := io.ReadAll(io.LimitReader(r, int64(len(want))+1))
+	text, err := io.ReadAll(io.LimitReader(r, maxManifest))
 	if err != nil {
 		return false, err
 	}
-	if !bytes.Equal(have, want) {
+	var m manifest
+	if json.Unmarshal(text, &m) != nil || m.OrderID != f.Order || m.Number != f.Number || m.Bytes != f.Bytes || m.SHA256 != f.SHA256 {
 		return false, &OccupiedError{name}
 	}
 	return true, nil

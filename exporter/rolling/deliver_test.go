@@ -169,6 +169,33 @@ func TestDeliverOverwritesNothing(t *testing.T) {
 	}
 }
 
+// TestDeliverKnowsAnOlderManifest: the texts of cursors depend on the signing
+// keys, and a delivery may be repeated after these were changed.
+func TestDeliverKnowsAnOlderManifest(t *testing.T) {
+	d := newDelivery(t)
+	if err := d.deliver(); err != nil {
+		t.Fatal(err)
+	}
+	from, to := d.file.From, d.file.To
+	d.file.From, d.file.To = "f2", "t2"
+	if err := d.deliver(); err != nil {
+		t.Fatal(err)
+	}
+	d.file.From, d.file.To = from, to
+	d.whole()
+	var taken *OccupiedError
+	for _, change := range []func(*File){
+		func(f *File) { f.Bytes-- },
+		func(f *File) { f.SHA256 = strings.Repeat("0", 64) },
+	} {
+		other := d.file
+		change(&other)
+		if err := Deliver(t.Context(), d.dest, d.src, other); !errors.As(err, &taken) {
+			t.Errorf("the manifest of another file counts: %v", err)
+		}
+	}
+}
+
 func TestDeliverRefusesADamagedFile(t *testing.T) {
 	for what, change := range map[string]func(*File){
 		"digest": func(f *File) { f.SHA256 = strings.Repeat("0", 64) },

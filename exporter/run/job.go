@@ -170,7 +170,7 @@ func filesOf(rep *report.Report) string {
 }
 
 // problemOf is the error a report ends in, or nil if the attempt is to be
-// repeated. Types are listed in the API's documentation.
+// repeated.
 func (r *Runner) problemOf(err error, rep *report.Report, missing int) *report.Problem {
 	var corrupt *segment.CorruptError
 	var version *segment.VersionError
@@ -180,10 +180,10 @@ func (r *Runner) problemOf(err error, rep *report.Report, missing int) *report.P
 		if rep.Request.Question.Rolling {
 			advice = "The events at one position of the input do not fit. Request fewer attributes and tags."
 		}
-		return &report.Problem{Type: "/problems/file-too-large", Title: "The file would be too large", Status: 413,
-			Detail: fmt.Sprintf("The file would exceed %d bytes. %s", r.cfg.MaxBytes, advice)}
+		return report.TooLarge.Problem(fmt.Sprintf("The file would exceed %d bytes. %s", r.cfg.MaxBytes, advice))
 	case errors.As(err, &corrupt), errors.As(err, &version), errors.Is(err, objects.ErrNotExist) && missing >= missingTries:
-		return &report.Problem{Type: "/problems/stored-data-damaged", Title: "Stored data is damaged", Status: 500, Detail: err.Error()}
+		// What exactly is damaged is in the log; it says nothing to who asked.
+		return report.Damaged.Problem("Stored events that the export would hold are damaged or missing, and an export is never short. The damage was logged.")
 	}
 	return nil
 }

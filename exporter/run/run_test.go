@@ -217,7 +217,7 @@ func TestBarrierTimeoutEndsInErrorNamingThePartition(t *testing.T) {
 	w.runner(tab, w.store, nil)
 	r := w.submit(tab, 5, 0)
 	r = w.await(tab, r.Request.ID, report.StatusError)
-	if p := r.Result.Problem; p.Type != "/problems/barrier-timeout" || !strings.Contains(p.Detail, "events/0") {
+	if p := r.Result.Problem; p.Type != "/problems/barrier-timeout" || p.Status != 503 || !strings.Contains(p.Detail, "events/0") {
 		t.Errorf("problem %+v", p)
 	}
 }
@@ -228,7 +228,7 @@ func TestTooLargeAndDamagedEndInErrors(t *testing.T) {
 	tab := w.table()
 	stop := w.runner(tab, w.store, func(c *Config) { c.MaxBytes = 100 })
 	r := w.submit(tab, 100, time.Hour)
-	if r = w.await(tab, r.Request.ID, report.StatusError); r.Result.Problem.Type != "/problems/file-too-large" {
+	if r = w.await(tab, r.Request.ID, report.StatusError); r.Result.Problem.Type != "/problems/file-too-large" || !strings.Contains(r.Result.Problem.Detail, "exceed 100 bytes. Request a shorter window") {
 		t.Errorf("problem %+v", r.Result.Problem)
 	}
 	stop()
@@ -239,7 +239,7 @@ func TestTooLargeAndDamagedEndInErrors(t *testing.T) {
 		}
 	}
 	r = w.submit(tab, 100, time.Hour)
-	if r = w.await(tab, r.Request.ID, report.StatusError); r.Result.Problem.Type != "/problems/stored-data-damaged" {
+	if r = w.await(tab, r.Request.ID, report.StatusError); r.Result.Problem.Type != "/problems/stored-data-damaged" || strings.Contains(r.Result.Problem.Detail, "segments/") {
 		t.Errorf("problem %+v", r.Result.Problem)
 	}
 	if n := w.files(); n != 0 {

@@ -66,6 +66,10 @@ func TestOneMember(t *testing.T) {
 		if err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
+		// Neither a time nor a machine shows.
+		if h := z.Header; !bytes.Equal(file.Bytes()[:10], []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}) || !h.ModTime.IsZero() || h.Name != "" || h.Comment != "" || h.Extra != nil {
+			t.Fatalf("seed %d: header %x, %+v", seed, file.Bytes()[:10], h)
+		}
 		z.Multistream(false)
 		got, err := io.ReadAll(z)
 		if err != nil || rest.Len() != 0 {

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -20,6 +23,10 @@ const (
 	keepTombstone = 7 * day             // contract 1: delete.retention.ms of compacted topics
 	minMessage    = 1_000_012           // bytes; the greatest records written (dead letters) stay below 1 MB
 	maxMessage    = 1 << 20             // bytes; what Create asks for
+
+	// With as many copies two can be asked to have an acknowledged record while
+	// one broker is away. With two copies that would stop writes.
+	minInsyncFrom = 3
 
 	// DefaultReportPartitions is what Create gives the reports topic. All
 	// reports of one account are in one partition.
@@ -55,6 +62,7 @@ const (
 	costTombstone = "a replica that was away for longer misses deletions and has to rebuild its view more often than it should"
 	costMessage   = "records of up to 1 MB are written here; the brokers would refuse them and the cut would stop"
 	costCompacted = "the topic is read from its start by every replica: without compaction it grows without end"
+	costInsync    = "a record is acknowledged when one broker has it: its loss loses what was acknowledged, although there are more copies"
 	costExpiry    = "records expire although nothing has replaced them: what is known of a profile, a segment or a report would be lost"
 )
 
@@ -110,7 +118,8 @@ type CreateOptions struct {
 
 // Create makes the topics that do not exist, with the settings of the contract
 // (section 1), and names them. Topics that exist are left as they are: Check
-// says what is wrong with them.
+// says what is wrong with them. Nothing is made beside an event or profile topic
+// that has another number of partitions: all of them need the same.
 func Create(ctx context.Context, cl *kgo.Client, t Topics, o CreateOptions) ([]string, error) {
 	if o.Partitions < 1 {
 		return nil, fmt.Errorf("creating topics: %d partitions; want at least 1", o.Partitions)
@@ -119,6 +128,9 @@ func Create(ctx context.Context, cl *kgo.Client, t Topics, o CreateOptions) ([]s
 		o.ReportPartitions = DefaultReportPartitions
 	}
 	adm := kadm.NewClient(cl)
+	if err := t.sameCounts(ctx, cl, o.Partitions); err != nil {
+		return nil, err
+	}
 	var created []string
 	for _, l := range t.layouts() {
 		parts := l.partitions
@@ -137,7 +149,7 @@ func Create(ctx context.Context, cl *kgo.Client, t Topics, o CreateOptions) ([]s
 				configs[s.name] = kadm.StringPtr(s.set)
 			}
 		}
-		if o.ReplicationFactor >= 3 {
+		if o.ReplicationFactor >= minInsyncFrom {
 			// With acks=all an acknowledged record survives the loss of a disk.
 			configs["min.insync.replicas"] = kadm.StringPtr("2")
 		}
@@ -150,7 +162,109 @@ func Create(ctx context.Context, cl *kgo.Client, t Topics, o CreateOptions) ([]s
 			created = append(created, l.topic)
 		}
 	}
-	return created, nil
+	return created, awaitTopics(ctx, cl, created)
+}
+
+// visibleTime bounds how long brokers may take to learn of new topics.
+const visibleTime = 30 * time.Second
+
+// awaitTopics waits until every broker knows the topics and their leaders: who
+// starts right after Create may ask any of them, and a broker learns of a topic
+// some time after the controller has answered that it is there.
+func awaitTopics(ctx context.Context, cl *kgo.Client, topics []string) error {
+	if len(topics) == 0 {
+		return nil
+	}
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		for _, b := range cl.DiscoveredBrokers() {
+			if err := knows(ctx, b, topics); err != nil {
+				return struct{}{}, err
+			}
+		}
+		return struct{}{}, nil
+	}, backoff.WithMaxElapsedTime(visibleTime))
+	if err != nil {
+		return fmt.Errorf("the topics were created, but not every broker knows them yet: %w", err)
+	}
+	return nil
+}
+
+// knows says by its error whether a broker lacks one of the topics or a leader.
+// A broker that does not answer misleads nobody.
+func knows(ctx context.Context, b *kgo.Broker, topics []string) error {
+	req := kmsg.NewPtrMetadataRequest()
+	for _, name := range topics {
+		rt := kmsg.NewMetadataRequestTopic()
+		rt.Topic = kmsg.StringPtr(name)
+		req.Topics = append(req.Topics, rt)
+	}
+	resp, err := b.Request(ctx, req)
+	if err != nil {
+		return ctx.Err()
+	}
+	for _, t := range resp.(*kmsg.MetadataResponse).Topics {
+		err := kerr.ErrorForCode(t.ErrorCode)
+		for _, p := range t.Partitions {
+			err = errors.Join(err, kerr.ErrorForCode(p.ErrorCode))
+		}
+		if err != nil {
+			return fmt.Errorf("topic %s: %w", *t.Topic, err)
+		}
+	}
+	return nil
+}
+
+// metadata asks for topics, which need not exist, and how many brokers there are.
+// It asks directly: the admin client would answer from its cache.
+func metadata(ctx context.Context, cl *kgo.Client, names []string) (topics map[string]*kmsg.MetadataResponseTopic, brokers int, err error) {
+	req := kmsg.NewPtrMetadataRequest()
+	for _, name := range names {
+		rt := kmsg.NewMetadataRequestTopic()
+		rt.Topic = kmsg.StringPtr(name)
+		req.Topics = append(req.Topics, rt)
+	}
+	resp, err := req.RequestWith(ctx, cl)
+	if err != nil {
+		return nil, 0, err
+	}
+	topics = make(map[string]*kmsg.MetadataResponseTopic, len(names))
+	for i := range resp.Topics {
+		if resp.Topics[i].Topic != nil {
+			topics[*resp.Topics[i].Topic] = &resp.Topics[i]
+		}
+	}
+	return topics, len(resp.Brokers), nil
+}
+
+// sameCounts refuses to make event or profile topics with n partitions beside
+// ones that have another number.
+func (t Topics) sameCounts(ctx context.Context, cl *kgo.Client, n int32) error {
+	names := append(append([]string{}, t.Events...), t.Profiles)
+	have, _, err := metadata(ctx, cl, names)
+	if err != nil {
+		return fmt.Errorf("creating topics: %w", err)
+	}
+	var missing, other []string
+	for _, name := range names {
+		d := have[name]
+		if d == nil {
+			return fmt.Errorf("creating topics: the brokers did not answer for %s", name)
+		}
+		err := kerr.ErrorForCode(d.ErrorCode)
+		switch {
+		case errors.Is(err, kerr.UnknownTopicOrPartition):
+			missing = append(missing, name)
+		case err != nil:
+			return fmt.Errorf("creating topics: topic %s: %w", name, err)
+		case int32(len(d.Partitions)) != n:
+			other = append(other, fmt.Sprintf("%s has %d partitions", name, len(d.Partitions)))
+		}
+	}
+	if len(missing) == 0 || len(other) == 0 {
+		return nil
+	}
+	return fmt.Errorf("nothing was made: %s would get %d partitions, but %s; all need the same, as an event finds its profile in the partition of its own number",
+		strings.Join(missing, ", "), n, strings.Join(other, ", "))
 }
 
 // Finding is one thing that Check found wrong.
@@ -177,26 +291,14 @@ func Check(ctx context.Context, cl *kgo.Client, t Topics) ([]Finding, error) {
 	for _, l := range layouts {
 		names = append(names, l.topic)
 	}
-	// Asked directly: the admin client would answer from its cache.
-	req := kmsg.NewPtrMetadataRequest()
-	for _, name := range names {
-		rt := kmsg.NewMetadataRequestTopic()
-		rt.Topic = kmsg.StringPtr(name)
-		req.Topics = append(req.Topics, rt)
-	}
-	meta, err := req.RequestWith(ctx, cl)
+	described, brokers, err := metadata(ctx, cl, names)
 	if err != nil {
 		return nil, fmt.Errorf("checking topics: %w", err)
-	}
-	described := make(map[string]*kmsg.MetadataResponseTopic)
-	for i := range meta.Topics {
-		if meta.Topics[i].Topic != nil {
-			described[*meta.Topics[i].Topic] = &meta.Topics[i]
-		}
 	}
 	var found []Finding
 	var existing []string
 	counts := make(map[string]int32)
+	replicas := make(map[string]int)
 	for _, l := range layouts {
 		d := described[l.topic]
 		if d == nil {
@@ -213,6 +315,9 @@ func Check(ctx context.Context, cl *kgo.Client, t Topics) ([]Finding, error) {
 		}
 		existing = append(existing, l.topic)
 		counts[l.topic] = int32(len(d.Partitions))
+		if len(d.Partitions) > 0 {
+			replicas[l.topic] = len(d.Partitions[0].Replicas)
+		}
 		if l.partitions > 0 && int(l.partitions) != len(d.Partitions) {
 			cost := "definitions are ordered across all accounts only within one partition"
 			if l.topic == t.Catalog {
@@ -221,13 +326,13 @@ func Check(ctx context.Context, cl *kgo.Client, t Topics) ([]Finding, error) {
 			found = append(found, Finding{Topic: l.topic, Setting: "partitions", Have: strconv.Itoa(len(d.Partitions)),
 				Want: strconv.Itoa(int(l.partitions)), Cost: cost, Fatal: true})
 		}
-		if len(meta.Brokers) > 1 && len(d.Partitions) > 0 && len(d.Partitions[0].Replicas) == 1 {
+		if brokers > 1 && len(d.Partitions) > 0 && len(d.Partitions[0].Replicas) == 1 {
 			found = append(found, Finding{Topic: l.topic, Setting: "replication", Have: "1", Want: "at least 2",
 				Cost: "one lost disk loses what was acknowledged"})
 		}
 	}
 	found = append(found, differingCounts(t, counts)...)
-	settings, err := checkSettings(ctx, adm, layouts, existing)
+	settings, err := checkSettings(ctx, adm, layouts, existing, replicas)
 	if err != nil {
 		return nil, err
 	}
@@ -252,7 +357,9 @@ func differingCounts(t Topics, counts map[string]int32) []Finding {
 	return found
 }
 
-func checkSettings(ctx context.Context, adm *kadm.Client, layouts []layout, existing []string) ([]Finding, error) {
+// checkSettings compares the settings of the topics that exist; replicas says how
+// many copies each has.
+func checkSettings(ctx context.Context, adm *kadm.Client, layouts []layout, existing []string, replicas map[string]int) ([]Finding, error) {
 	if len(existing) == 0 {
 		return nil, nil
 	}
@@ -277,7 +384,11 @@ func checkSettings(ctx context.Context, adm *kadm.Client, layouts []layout, exis
 		if !ok {
 			continue
 		}
-		for _, s := range l.settings {
+		settings := l.settings
+		if replicas[l.topic] >= minInsyncFrom {
+			settings = append(slices.Clip(settings), atLeast("min.insync.replicas", 2, 2, costInsync))
+		}
+		for _, s := range settings {
 			v, ok := m[s.name]
 			if !ok {
 				v = "not set"

@@ -8,11 +8,19 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 func fakeClient(t *testing.T) (*kgo.Client, context.Context) {
+	t.Helper()
+	cl, _, ctx := fakeCluster(t)
+	return cl, ctx
+}
+
+func fakeCluster(t *testing.T) (*kgo.Client, *kfake.Cluster, context.Context) {
 	t.Helper()
 	c, err := kfake.NewCluster(kfake.NumBrokers(1))
 	if err != nil {
@@ -26,7 +34,38 @@ func fakeClient(t *testing.T) (*kgo.Client, context.Context) {
 	t.Cleanup(cl.Close)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	t.Cleanup(cancel)
-	return cl, ctx
+	return cl, c, ctx
+}
+
+// A broker learns of a topic some time after the controller has made it; whoever
+// starts behind Create must not be told that the topic is missing.
+func TestCreateWaitsUntilBrokersKnowTheTopics(t *testing.T) {
+	cl, cluster, ctx := fakeCluster(t)
+	topics := DefaultTopics()
+	behind := 3
+	cluster.ControlKey(int16(kmsg.Metadata), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		req := kreq.(*kmsg.MetadataRequest)
+		if len(req.Topics) != 6 || behind == 0 {
+			cluster.KeepControl()
+			return nil, nil, false
+		}
+		if behind--; behind > 0 {
+			cluster.KeepControl()
+		}
+		resp := req.ResponseKind().(*kmsg.MetadataResponse)
+		for _, rt := range req.Topics {
+			st := kmsg.NewMetadataResponseTopic()
+			st.Topic, st.ErrorCode = rt.Topic, kerr.UnknownTopicOrPartition.Code
+			resp.Topics = append(resp.Topics, st)
+		}
+		return resp, nil, true
+	})
+	if _, err := Create(ctx, cl, topics, CreateOptions{Partitions: 2, ReplicationFactor: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if behind != 0 {
+		t.Fatalf("Create returned while a broker had still to learn of the topics")
+	}
 }
 
 func TestCreateMakesWhatCheckAccepts(t *testing.T) {
@@ -128,5 +167,56 @@ func TestCreateRefusesNoPartitions(t *testing.T) {
 	cl, ctx := fakeClient(t)
 	if _, err := Create(ctx, cl, DefaultTopics(), CreateOptions{}); err == nil {
 		t.Fatal("0 partitions were accepted")
+	}
+}
+
+// The default number of partitions beside topics that have another one would
+// make topics that do not fit together.
+func TestCreateMakesNothingThatDoesNotFit(t *testing.T) {
+	cl, ctx := fakeClient(t)
+	topics := DefaultTopics()
+	adm := kadm.NewClient(cl)
+	if _, err := adm.CreateTopic(ctx, 6, 1, nil, "email-events"); err != nil {
+		t.Fatal(err)
+	}
+	made, err := Create(ctx, cl, topics, CreateOptions{Partitions: 12, ReplicationFactor: 1})
+	if err == nil || len(made) > 0 || !strings.Contains(err.Error(), "email-events has 6 partitions") || !strings.Contains(err.Error(), "profiles would get 12") {
+		t.Fatalf("made %v, %v", made, err)
+	}
+	if made, err := Create(ctx, cl, topics, CreateOptions{Partitions: 6, ReplicationFactor: 1}); err != nil || len(made) != 5 {
+		t.Fatalf("made %v, %v", made, err)
+	}
+	// Nothing is missing that the number is about.
+	if made, err := Create(ctx, cl, topics, CreateOptions{Partitions: 12, ReplicationFactor: 1}); err != nil || len(made) != 0 {
+		t.Fatalf("made %v, %v", made, err)
+	}
+}
+
+func TestCheckFindsAcknowledgementByOneOfThreeCopies(t *testing.T) {
+	c, err := kfake.NewCluster(kfake.NumBrokers(3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	topics := DefaultTopics()
+	if _, err := Create(ctx, cl, topics, CreateOptions{Partitions: 1, ReplicationFactor: 3}); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := Check(ctx, cl, topics); err != nil || len(found) > 0 {
+		t.Fatalf("after Create: %v %v", found, err)
+	}
+	if _, err := kadm.NewClient(cl).AlterTopicConfigs(ctx, []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "min.insync.replicas", Value: kadm.StringPtr("1")}}, "profiles"); err != nil {
+		t.Fatal(err)
+	}
+	found, err := Check(ctx, cl, topics)
+	if err != nil || len(found) != 1 || found[0].Topic != "profiles" || found[0].Setting != "min.insync.replicas" || found[0].Fatal {
+		t.Errorf("%v %v", found, err)
 	}
 }

@@ -24,8 +24,11 @@ type DedupEntry struct {
 
 // DedupMarker says which part of a stream and partition the lane's entries
 // cover: every event kept at offsets below Next, as far as the horizon reaches.
+// The horizon also decides in which generation an entry is found: entries that
+// were written under another one are of no use.
 type DedupMarker struct {
-	Next int64 `json:"next"`
+	Next    int64 `json:"next"`
+	Horizon int64 `json:"horizon"` // ms
 }
 
 // Generation is the number of the deduplication generation that a log time

@@ -27,6 +27,9 @@ type ProfileMarker struct {
 	TopicID segment.TopicID `json:"topic_id"`
 	Next    int64           `json:"next"` // every record below has been applied
 	At      time.Time       `json:"at"`   // when that was last the end of the partition
+	// Pruned is the greatest floor with which versions were put: some that only
+	// events below this Kafka time (ms) can ask for are gone. 0: none.
+	Pruned int64 `json:"pruned,omitempty"`
 }
 
 // Version is one version of a profile.

@@ -92,12 +92,28 @@ func (s *fileStore) path(name string) (string, error) {
 	return filepath.Join(s.root, filepath.Join(parts...)), nil
 }
 
+// missing tells whether there is no file of the name that was asked for.
+func missing(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
+}
+
+// there is an error if the store's own directory is gone, a volume that is not
+// mounted for example: then nothing is known about its objects.
+func (s *fileStore) there() error {
+	if _, err := os.Stat(filepath.Join(s.root, tempDir)); err != nil {
+		return errors.New("the directory of the store is not there")
+	}
+	return nil
+}
+
 func (s *fileStore) err(op, name string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
-		err = fmt.Errorf("%w", ErrNotExist)
+	case missing(err):
+		if err = s.there(); err == nil {
+			err = fmt.Errorf("%w", ErrNotExist)
+		}
 	case errors.Is(err, fs.ErrExist):
 		err = fmt.Errorf("%w", ErrExists)
 	}
@@ -305,8 +321,10 @@ func (s *fileStore) Delete(ctx context.Context, name string) error {
 		return nil
 	}
 	err = os.Remove(path)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-		return nil
+	if missing(err) {
+		if err = s.there(); err == nil {
+			return nil
+		}
 	}
 	if err != nil {
 		return s.err("deleting", name, err)
@@ -337,8 +355,10 @@ func (s *fileStore) List(ctx context.Context, prefix string, fn func(Info) error
 // walk lists dir, whose objects' names begin with base.
 func (s *fileStore) walk(ctx context.Context, dir, base, prefix string, fn func(Info) error) error {
 	f, err := os.Open(dir)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-		return nil
+	if missing(err) {
+		if err = s.there(); err == nil {
+			return nil
+		}
 	}
 	if err != nil {
 		return s.err("listing", prefix, err)

@@ -116,6 +116,44 @@ func TestDeleteRemovesEmptyDirectories(t *testing.T) {
 	}
 }
 
+// A directory that is gone, a volume that is not mounted, is no store without
+// objects.
+func TestDirectoryGone(t *testing.T) {
+	s, root := openTestFile(t)
+	if err := s.Put(t.Context(), "a/b", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	away := root + ".away"
+	if err := os.Rename(root, away); err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string, err error) {
+		t.Helper()
+		if err == nil || errors.Is(err, ErrNotExist) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	for _, name := range []string{"a/b", "nothing"} {
+		_, err := s.Open(t.Context(), name, 0, -1)
+		check("Open "+name, err)
+		_, err = s.Stat(t.Context(), name)
+		check("Stat "+name, err)
+		check("Delete "+name, s.Delete(t.Context(), name))
+	}
+	check("List", s.List(t.Context(), "", func(Info) error { return nil }))
+	check("List a/", s.List(t.Context(), "a/", func(Info) error { return nil }))
+	check("Put", s.Put(t.Context(), "c", nil))
+	if err := os.Rename(away, root); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Stat(t.Context(), "a/b"); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Stat(t.Context(), "nothing"); !errors.Is(err, ErrNotExist) {
+		t.Error(err)
+	}
+}
+
 func TestOpenRefuses(t *testing.T) {
 	for _, url := range []string{"", "ftp://x", "file://host/dir", "file:relative", "file:///x?y=z", "s3://", "s3://b?no_such=1", "gs://", "azblob://", "s3://b/../c", "http://u:hunter2@h/\x7f?sig=hunter2", "://hunter2"} {
 		s, err := Open(context.Background(), url)

@@ -135,14 +135,6 @@ type Progress struct {
 	Waiting       []Waiting `json:"waiting,omitempty"`
 }
 
-// Problem is a report's failure as an RFC 9457 problem object.
-type Problem struct {
-	Type   string `json:"type"`
-	Title  string `json:"title"`
-	Status int    `json:"status"`
-	Detail string `json:"detail"`
-}
-
 // Result is the outcome of one attempt at a report.
 type Result struct {
 	Version int       `json:"v"`

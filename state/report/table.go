@@ -26,9 +26,15 @@ import (
 var (
 	ErrTooManyPending   = errors.New("too many pending reports")
 	ErrIdempotencyClash = errors.New("the idempotency key was used with another request")
+	ErrTooLarge         = errors.New("the request is too large to be stored")
 	ErrNotFound         = errors.New("no such report")
 	ErrBadPageToken     = errors.New("page token is not one of this list")
 )
+
+// MaxRequest bounds the JSON of a Request in bytes, so that its record stays
+// below what brokers accept by default (1 MB). Names of definitions and lists of
+// versions, which go into it, have no bound of their own.
+const MaxRequest = 900_000
 
 // withdrawTime bounds the attempt to take back a request whose fate is unknown.
 const withdrawTime = 5 * time.Second
@@ -146,6 +152,11 @@ func (t *Table) write(ctx context.Context, partition int32, key string, value an
 	if err != nil {
 		return 0, fmt.Errorf("encoding %s: %w", key, err)
 	}
+	return t.store(ctx, partition, key, data)
+}
+
+// store is write for what is encoded already.
+func (t *Table) store(ctx context.Context, partition int32, key string, data []byte) (int64, error) {
 	next, err := t.produce(ctx, partition, &kgo.Record{Key: []byte(key), Value: data})
 	if err != nil {
 		return 0, err
@@ -158,7 +169,7 @@ func (t *Table) write(ctx context.Context, partition int32, key string, value an
 // body (its Request.ID differs). Races are settled by the order of the records:
 // ErrTooManyPending if maxPending (0: no limit) requests of the account were
 // pending before it, ErrIdempotencyClash if the key was used for another body
-// within 24 h.
+// within 24 h. ErrTooLarge if the request has more than MaxRequest bytes.
 //
 // On any other error it is unknown whether the request was stored; it is
 // withdrawn as far as the brokers can be reached.
@@ -176,7 +187,14 @@ func (t *Table) Submit(ctx context.Context, req *Request, maxPending int) (*Repo
 	if r, err := t.refusal(&q); r != nil || err != nil {
 		return r, err
 	}
-	if _, err := t.write(ctx, p, KeyRequest+q.ID, &q); err != nil {
+	data, err := json.Marshal(&q)
+	if err != nil {
+		return nil, fmt.Errorf("encoding report %s: %w", q.ID, err)
+	}
+	if len(data) > MaxRequest {
+		return nil, fmt.Errorf("report %s: %w: %d bytes, at most %d", q.ID, ErrTooLarge, len(data), MaxRequest)
+	}
+	if _, err := t.store(ctx, p, KeyRequest+q.ID, data); err != nil {
 		t.withdraw(p, q.ID)
 		return nil, fmt.Errorf("report %s: it is unknown whether the request was stored: %w", q.ID, err)
 	}
@@ -213,8 +231,7 @@ func (t *Table) refusal(q *Request) (*Report, error) {
 	if a == nil {
 		return nil, nil
 	}
-	if first := a.keys[q.IdempotencyKey]; q.IdempotencyKey != "" && first != nil && !first.withdrawn &&
-		q.CreatedAt.Sub(first.report.Request.CreatedAt) < IdempotencyTime {
+	if first := a.remembers(q.IdempotencyKey, q.CreatedAt); first != nil {
 		if first.report.Request.BodyHash != q.BodyHash || first.repeated || q.CreatedAt.Sub(first.report.Request.CreatedAt) > time.Hour {
 			return repeat(first.report, q)
 		}
@@ -224,6 +241,19 @@ func (t *Table) refusal(q *Request) (*Report, error) {
 		return nil, ErrTooManyPending
 	}
 	return nil, nil
+}
+
+// ByKey returns the report that an idempotency key of the account stands for at
+// a time, as the view has it.
+func (t *Table) ByKey(account, key string, at time.Time) (*Report, bool) {
+	t.view.mu.RLock()
+	defer t.view.mu.RUnlock()
+	if a := t.view.accounts[account]; a != nil {
+		if first := a.remembers(key, at); first != nil {
+			return first.report, true
+		}
+	}
+	return nil, false
 }
 
 // withdraw takes a request back in the background.

@@ -207,8 +207,7 @@ func (v *view) request(rec *kgo.Record, id string) error {
 		v.accounts[q.Account] = a
 	}
 	if q.IdempotencyKey != "" {
-		first := a.keys[q.IdempotencyKey]
-		if first != nil && !first.withdrawn && q.CreatedAt.Sub(first.report.Request.CreatedAt) < IdempotencyTime {
+		if first := a.remembers(q.IdempotencyKey, q.CreatedAt); first != nil {
 			e.void, e.original = true, first
 			if first.report.Request.BodyHash == q.BodyHash {
 				first.repeated = true
@@ -227,6 +226,16 @@ func (v *view) request(rec *kgo.Record, id string) error {
 	a.pending++
 	v.pending[id] = e
 	return nil
+}
+
+// remembers is the request that an idempotency key stands for at a time; nil:
+// none.
+func (a *account) remembers(key string, at time.Time) *entry {
+	first := a.keys[key]
+	if key == "" || first == nil || first.withdrawn || at.Sub(first.report.Request.CreatedAt) >= IdempotencyTime {
+		return nil
+	}
+	return first
 }
 
 // change does fn and keeps the indexes right.

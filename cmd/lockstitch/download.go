@@ -1,0 +1,191 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"lockstitch/exporter/api"
+)
+
+// sink is where a download goes. Errors of its methods are of this machine:
+// trying again does not cure them.
+type sink interface {
+	io.Writer
+	size() int64          // bytes it holds
+	restart() error       // forget them: they belong to another file
+	sum() (string, error) // SHA-256 of them, hex
+	keep() error          // they are the whole file
+	drop() error          // they are damaged
+	io.Closer
+}
+
+// openSink opens FILE.part, with what an earlier call has left there, or
+// standard output for "-". It does so before anything is asked of the server.
+func (a *app) openSink(out string) (sink, error) {
+	if out == "-" {
+		return &streamSink{w: a.out, hash: sha256.New()}, nil
+	}
+	if info, err := os.Stat(out); err == nil && info.IsDir() {
+		return nil, usage(fmt.Errorf("--output %s: is a directory; name a file in it", out))
+	}
+	f, err := os.OpenFile(out+".part", os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, usage(fmt.Errorf("--output: the file cannot be written: %w", err))
+	}
+	n, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &fileSink{f: f, n: n, name: out}, nil
+}
+
+// fileSink is FILE.part, which becomes FILE.
+type fileSink struct {
+	f    *os.File
+	n    int64
+	name string
+}
+
+func (s *fileSink) Write(p []byte) (int, error) {
+	n, err := s.f.Write(p)
+	s.n += int64(n)
+	return n, err
+}
+
+func (s *fileSink) size() int64 { return s.n }
+
+func (s *fileSink) restart() error {
+	if err := s.f.Truncate(0); err != nil {
+		return err
+	}
+	s.n = 0
+	_, err := s.f.Seek(0, io.SeekStart)
+	return err
+}
+
+// sum reads the file again: what an earlier call left counts too.
+func (s *fileSink) sum() (string, error) {
+	h := sha256.New()
+	if _, err := io.Copy(h, io.NewSectionReader(s.f, 0, s.n)); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+func (s *fileSink) keep() error {
+	if err := s.f.Sync(); err != nil {
+		return err
+	}
+	return os.Rename(s.f.Name(), s.name)
+}
+
+func (s *fileSink) drop() error { return os.Remove(s.f.Name()) }
+
+// Close leaves no empty file behind.
+func (s *fileSink) Close() error {
+	err := s.f.Close()
+	if s.n == 0 {
+		_ = s.drop()
+	}
+	return err
+}
+
+// streamSink passes the file on while it arrives. A download that breaks off is
+// resumed where it was; what has gone out cannot be taken back.
+type streamSink struct {
+	w    io.Writer
+	n    int64
+	hash hash.Hash
+}
+
+func (s *streamSink) Write(p []byte) (int, error) {
+	n, err := s.w.Write(p)
+	s.n += int64(n)
+	_, _ = s.hash.Write(p[:n]) // never fails
+	return n, err
+}
+
+func (s *streamSink) size() int64 { return s.n }
+
+func (s *streamSink) restart() error {
+	if s.n > 0 {
+		return fmt.Errorf("the file has changed on the server after %d bytes of it were written out", s.n)
+	}
+	return nil
+}
+
+func (s *streamSink) sum() (string, error) { return hex.EncodeToString(s.hash.Sum(nil)), nil }
+func (s *streamSink) keep() error          { return nil }
+func (s *streamSink) drop() error          { return nil }
+func (s *streamSink) Close() error         { return nil }
+
+// fetch downloads the file of a completed report into to, resuming what is
+// there, and verifies it. As long as bytes arrive it goes on, however long that
+// takes.
+func (x *exportClient) fetch(ctx context.Context, st *api.Status, to sink, b *bar) error {
+	if to.size() > *st.Bytes {
+		if err := to.restart(); err != nil {
+			return err
+		}
+	}
+	for to.size() < *st.Bytes {
+		_, err := backoff.Retry(ctx, func() (struct{}, error) {
+			before := to.size()
+			err := x.fetchOnce(ctx, st, to, b)
+			var local *backoff.PermanentError
+			if err != nil && to.size() > before && !errors.As(err, &local) {
+				err = nil // it moves: the time to give up starts anew
+			}
+			return struct{}{}, permanent(err)
+		}, backoff.WithMaxElapsedTime(cmp.Or(x.giveUp, giveUpAfter)))
+		if err != nil {
+			return err
+		}
+	}
+	got, err := to.sum()
+	if err != nil {
+		return err
+	}
+	if got != st.SHA256 {
+		return errors.Join(fmt.Errorf("what arrived has SHA-256 %s, not %s, and must not be used", got, st.SHA256), to.drop())
+	}
+	return to.keep()
+}
+
+// fetchOnce asks for the status, which gives a fresh credential, and downloads
+// as much as it can.
+func (x *exportClient) fetchOnce(ctx context.Context, st *api.Status, to sink, b *bar) error {
+	fresh, err := x.status(ctx, st.ReportID)
+	if err != nil {
+		return err
+	}
+	if fresh.Status != "completed" {
+		return backoff.Permanent(&endedError{id: st.ReportID, how: "is " + fresh.Status})
+	}
+	from := to.size()
+	b.set(from, *st.Bytes)
+	w := writerFunc(func(p []byte) (int, error) {
+		n, err := to.Write(p)
+		b.set(to.size(), *st.Bytes)
+		if err != nil {
+			err = backoff.Permanent(err)
+		}
+		return n, err
+	})
+	err = x.download(ctx, fresh, from, w)
+	if errors.Is(err, errChanged) {
+		if rerr := to.restart(); rerr != nil {
+			return backoff.Permanent(rerr)
+		}
+	}
+	return err
+}

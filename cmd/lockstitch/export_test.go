@@ -1,0 +1,326 @@
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/tls"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"lockstitch/exporter/api"
+)
+
+// anything is a request for all that produce makes.
+var anything = []string{"--start-at", "2026-09-01T00:00:00Z"}
+
+// completed asks for an export of everything and waits for it.
+func completed(ctx context.Context, t *testing.T, x *exportClient) *api.Status {
+	t.Helper()
+	start := mustTime(t, anything[1])
+	st, err := x.request(ctx, api.ExportRequest{StartAt: &start})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st, err = x.follow(ctx, st, func(api.Status) {}); err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+func mustTime(t *testing.T, s string) api.Time {
+	t.Helper()
+	at, ok := api.ParseTime(s)
+	if !ok {
+		t.Fatal(s)
+	}
+	return at
+}
+
+// files is a proxy that treats downloads as handle says; handle gets the number
+// of the download, from 1, and a function that passes it on.
+func files(t *testing.T, y *system, handle func(n int, w http.ResponseWriter, r *http.Request, pass func(http.ResponseWriter))) (base string, count func() int) {
+	t.Helper()
+	target, err := url.Parse(y.r.localURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n atomic.Int32
+	inner := httputil.NewSingleHostReverseProxy(target)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handle(int(n.Add(1)), w, r, func(w http.ResponseWriter) { inner.ServeHTTP(w, r) })
+	}))
+	t.Cleanup(srv.Close)
+	return startProxied(t, y, srv.URL), func() int { return int(n.Load()) }
+}
+
+func TestExportToStandardOutput(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	counts := y.produce(ctx, 11, 500)
+	base, _ := files(t, y, func(n int, w http.ResponseWriter, _ *http.Request, pass func(http.ResponseWriter)) {
+		if n > 1 {
+			pass(w)
+			return
+		}
+		pass(&shortWriter{ResponseWriter: w, left: 1000})
+		panic(http.ErrAbortHandler)
+	})
+	args := append([]string{"export", "--url", base, "--client-id", "demo", "--client-secret", "demo-secret", "-o", "-"}, anything...)
+	status, out, errs := command(ctx, nil, args...)
+	if status != 0 || !strings.Contains(errs, "SHA-256 verified") {
+		t.Fatalf("exit %d: %s", status, errs)
+	}
+	if strings.Contains(errs, "\r") {
+		t.Errorf("a progress bar without a terminal: %q", errs)
+	}
+	z, err := gzip.NewReader(strings.NewReader(out))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, err := csv.NewReader(z).ReadAll()
+	if err != nil || len(rows)-1 != counts.Events {
+		t.Errorf("%d rows of %d events, %v", len(rows)-1, counts.Events, err)
+	}
+	if _, err := os.Stat("-"); err == nil {
+		t.Error(`a file named "-" was made`)
+	}
+}
+
+// What cannot be right is found before anything is asked of the server: nobody
+// answers at this address, and the error is not that.
+func TestExportFindsMistakesBeforeItAsks(t *testing.T) {
+	dir := t.TempDir()
+	secret, empty := writeFile(t, "secret", "s\n"), writeFile(t, "empty", "\n")
+	for line, want := range map[string]string{
+		"--client-secret s -o " + dir + "/no/such/f":                           "cannot be written",
+		"--client-secret s -o " + dir:                                          "is a directory",
+		"--client-secret s -o f --report r --attribute 1":                      "without --attribute, --start-at",
+		"--client-secret s -o f --ca-file " + secret:                           "holds no PEM certificate",
+		"--client-secret s -o f --client-secret-file " + secret:                "use one of them",
+		"-o f --client-secret-file /does/not/exist":                            "--client-secret-file: reading a secret: open /does/not/exist",
+		"-o f --client-secret-file " + empty:                                   "is empty",
+		"-o f --token-file /does/not/exist":                                    "--token-file: reading a secret",
+		"-o f":                                                                 "missing: --client-secret",
+		"--client-secret s":                                                    "missing: --output",
+		"--client-secret s -o f --only-segment a --filter b":                   "goes without",
+		"--client-secret s -o f --end-at 2026-09-01T00:00:00+02:00":            "--end-at",
+		"--client-secret s -o " + dir + "/f --url http://localhost:1/?token=1": "without query",
+	} {
+		args := append(append([]string{"export", "--url", "http://localhost:1", "--client-id", "c"}, anything...), strings.Fields(line)...)
+		status, _, errs := command(t.Context(), nil, args...)
+		if status != 2 || !strings.Contains(errs, want) {
+			t.Errorf("%s: exit %d, %q should say %q", line, status, errs, want)
+		}
+	}
+	args := append([]string{"export", "--url", "http://localhost:1", "--client-id", "c", "-o", dir + "/f"}, anything...)
+	status, _, errs := command(t.Context(), []string{"LOCKSTITCH_CLIENT_SECRET_FILE=" + secret}, args...)
+	if status != 1 || !strings.Contains(errs, "http://localhost:1 cannot be reached") || !strings.Contains(errs, "check --url") {
+		t.Errorf("exit %d: %s", status, errs)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
+	}
+}
+
+func TestExportWithATokenAndASecretFile(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	x := &exportClient{url: y.r.localURL(), id: "demo", secret: "demo-secret"}
+	if err := x.authorize(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, env := range [][]string{
+		{"LOCKSTITCH_TOKEN=" + x.token},
+		{"LOCKSTITCH_TOKEN_FILE=" + writeFile(t, "token", x.token+"\n")},
+		{"LOCKSTITCH_CLIENT_ID=demo", "LOCKSTITCH_CLIENT_SECRET_FILE=" + writeFile(t, "secret", "demo-secret\r\n")},
+	} {
+		args := append([]string{"export", "--url", y.r.localURL(), "-o", filepath.Join(t.TempDir(), "f")}, anything...)
+		if status, _, errs := command(ctx, env, args...); status != 0 {
+			t.Errorf("%.30s: exit %d: %s", env[0], status, errs)
+		}
+	}
+	// The server's own words, once.
+	status, _, errs := command(ctx, []string{"LOCKSTITCH_TOKEN=" + x.token}, "export", "--url", y.r.localURL(), "-o", filepath.Join(t.TempDir(), "f"),
+		"--start-at", "2026-01-01T00:00:00Z", "--end-at", "2026-12-01T00:00:00Z")
+	if status != 1 || strings.Count(errs, "at most 3 calendar months") != 1 {
+		t.Errorf("exit %d: %s", status, errs)
+	}
+}
+
+// Whoever interrupts an export is told how to go on, and can.
+func TestInterruptedExportGoesOn(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	y.produce(ctx, 12, 500)
+	ictx, interrupt := context.WithCancel(ctx)
+	base, _ := files(t, y, func(n int, w http.ResponseWriter, r *http.Request, pass func(http.ResponseWriter)) {
+		if n > 1 {
+			pass(w)
+			return
+		}
+		pass(&shortWriter{ResponseWriter: w, left: 100})
+		interrupt()
+		<-r.Context().Done()
+	})
+	env := []string{"LOCKSTITCH_CLIENT_ID=demo", "LOCKSTITCH_CLIENT_SECRET=demo-secret"}
+	out := filepath.Join(t.TempDir(), "it's.csv.gz")
+	status, _, errs := command(ictx, env, append([]string{"export", "--url", base, "-o", out}, anything...)...)
+	_, again, ok := strings.Cut(errs, "\n  lockstitch ")
+	if status != 130 || !strings.Contains(errs, "lockstitch: interrupted") || !ok || strings.Contains(errs, "demo-secret") {
+		t.Fatalf("exit %d: %s", status, errs)
+	}
+	words := strings.Fields(again)
+	if last := len(words) - 1; words[last] != shellWord(out) {
+		t.Fatalf("%q is not one word for a shell", words[last])
+	} else {
+		words[last] = out
+	}
+	if status, _, errs := command(ctx, env, words...); status != 0 || !strings.Contains(errs, "SHA-256 verified") {
+		t.Errorf("%s: exit %d: %s", again, status, errs)
+	}
+}
+
+// A server that stops sending without closing the connection, and breaks, do not
+// end a download as long as something arrives in between.
+func TestDownloadThatStallsIsResumed(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	y.produce(ctx, 13, 1000)
+	const broken = 4
+	base, count := files(t, y, func(n int, w http.ResponseWriter, r *http.Request, pass func(http.ResponseWriter)) {
+		if n > broken {
+			pass(w)
+			return
+		}
+		pass(&shortWriter{ResponseWriter: w, left: 1000})
+		<-r.Context().Done()
+	})
+	x := &exportClient{url: base, id: "demo", secret: "demo-secret", stall: 200 * time.Millisecond, giveUp: time.Nanosecond}
+	st := completed(ctx, t, x)
+	var out bytes.Buffer
+	to, err := (&app{out: &out}).openSink("-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := x.fetch(ctx, st, to, &bar{}); err != nil {
+		t.Fatal(err)
+	}
+	if int64(out.Len()) != *st.Bytes || count() != broken+1 {
+		t.Errorf("%d of %d bytes in %d downloads", out.Len(), *st.Bytes, count())
+	}
+}
+
+// A full disk is not cured by trying again.
+func TestDownloadThatCannotBeWrittenEnds(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	y.produce(ctx, 14, 1000)
+	base, count := files(t, y, func(_ int, w http.ResponseWriter, _ *http.Request, pass func(http.ResponseWriter)) { pass(w) })
+	x := &exportClient{url: base, id: "demo", secret: "demo-secret"}
+	st := completed(ctx, t, x)
+	full := errors.New("no space left")
+	to, err := (&app{out: writerFunc(func(p []byte) (int, error) { return 1, full })}).openSink("-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := x.fetch(ctx, st, to, &bar{}); !errors.Is(err, full) || count() != 1 {
+		t.Errorf("%d downloads, %v", count(), err)
+	}
+}
+
+func TestDamagedDownloadIsNotKept(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	y.produce(ctx, 15, 300)
+	x := &exportClient{url: y.r.localURL(), id: "demo", secret: "demo-secret"}
+	st := completed(ctx, t, x)
+	out := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(out+".part", make([]byte, *st.Bytes), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"export", "--url", x.url, "--client-id", "demo", "--client-secret", "demo-secret", "--report", st.ReportID, "-o", out}
+	if status, _, errs := command(ctx, nil, args...); status != 1 || !strings.Contains(errs, "must not be used") {
+		t.Errorf("exit %d: %s", status, errs)
+	}
+	if _, err := os.Stat(out); err == nil {
+		t.Error("the damaged file was kept")
+	}
+	if status, _, errs := command(ctx, nil, args...); status != 0 {
+		t.Errorf("again: exit %d: %s", status, errs)
+	}
+}
+
+// An answer to the request that gets lost is asked for again, and is about the
+// same report.
+func TestExportRequestWhoseAnswerIsLost(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	target, err := url.Parse(y.r.localURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lost sync.Once
+	p := httputil.NewSingleHostReverseProxy(target)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost && r.URL.Path == "/emails/reports" {
+			lost.Do(func() {
+				p.ServeHTTP(httptest.NewRecorder(), r)
+				panic(http.ErrAbortHandler)
+			})
+		}
+		p.ServeHTTP(w, r)
+	}))
+	defer srv.Close()
+	x := &exportClient{url: srv.URL, id: "demo", secret: "demo-secret"}
+	st := completed(ctx, t, x)
+	var list struct{ Items []api.Status }
+	if err := x.call(ctx, http.MethodGet, "/emails/reports", "", "", &list); err != nil {
+		t.Fatal(err)
+	}
+	if len(list.Items) != 1 || list.Items[0].ReportID != st.ReportID {
+		t.Errorf("%d reports: %+v", len(list.Items), list.Items)
+	}
+}
+
+// An error that names a time to wait still says what was wrong.
+func TestErrorsToTryAgainAfter(t *testing.T) {
+	err := permanent(&problemError{status: 503, detail: "Kafka cannot be reached", retry: 5 * time.Second})
+	var after *backoff.RetryAfterError
+	if !errors.As(err, &after) || after.Duration != 5*time.Second || !strings.Contains(err.Error(), "Kafka cannot be reached") {
+		t.Errorf("%v", err)
+	}
+	var never *backoff.PermanentError
+	if err := permanent(&problemError{status: 410}); !errors.As(err, &never) {
+		t.Errorf("%v is tried again", err)
+	}
+	if err := permanent(fmt.Errorf("download: %w", &tls.CertificateVerificationError{Err: errors.New("unknown authority")})); !errors.As(err, &never) {
+		t.Errorf("%v is tried again", err)
+	}
+	never = nil
+	if err := permanent(io.ErrUnexpectedEOF); errors.As(err, &never) {
+		t.Errorf("%v is not tried again", err)
+	}
+}

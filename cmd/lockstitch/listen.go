@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	rungroup "github.com/oklog/run"
+
+	"lockstitch/exporter/api"
+)
+
+// serveAdmin answers on the admin address from now on until everything else is
+// closed: a replica that starts or stops slowly says so.
+func (r *replica) serveAdmin() {
+	srv := &http.Server{Handler: r.adminHandler(), ReadHeaderTimeout: 10 * time.Second}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = srv.Serve(r.admin)
+	}()
+	r.onClose(func() {
+		_ = srv.Close()
+		<-done
+	})
+}
+
+// addAPI serves the API until the group ends, then lets calls in flight finish
+// for shutdown_timeout.
+func (r *replica) addAPI(g *rungroup.Group) {
+	srv := api.NewServer(r.handler, r.log)
+	drained := make(chan struct{})
+	g.Add(func() error {
+		var err error
+		if h := r.s.HTTP; h.TLSCertFile != "" {
+			pair := &renewedPair{cert: h.TLSCertFile, key: h.TLSKeyFile, log: r.log}
+			srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: pair.get}
+			err = srv.ServeTLS(r.api, "", "")
+		} else {
+			err = srv.Serve(r.api)
+		}
+		if !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("API listener: %w", err)
+		}
+		<-drained
+		return nil
+	}, func(error) {
+		// In a goroutine of its own: the consumer must not wait for a slow
+		// reader of a large file. drained is waited for above.
+		go func() {
+			defer close(drained)
+			ctx, cancel := context.WithTimeout(context.Background(), r.s.Replica.ShutdownTimeout)
+			defer cancel()
+			if err := srv.Shutdown(ctx); err != nil {
+				r.log.Warn("calls in flight were cut off", "after", r.s.Replica.ShutdownTimeout)
+				_ = srv.Close()
+			}
+		}()
+	})
+}
+
+// renewedPair reads a certificate and its key at every handshake, so that renewed
+// ones need no restart. While the files do not fit together, as in the middle of
+// a renewal, the last good pair counts.
+type renewedPair struct {
+	cert, key string // PEM files
+	log       *slog.Logger
+
+	mu   sync.Mutex
+	last *tls.Certificate
+	bad  bool // the files were unusable at the last handshake
+}
+
+func (p *renewedPair) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(p.cert, p.key)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err == nil {
+		p.last, p.bad = &pair, false
+		return p.last, nil
+	}
+	if !p.bad {
+		p.log.Error("the API's certificate cannot be read; the one before is used", "err", err)
+		p.bad = true
+	}
+	if p.last == nil {
+		return nil, err
+	}
+	return p.last, nil
+}

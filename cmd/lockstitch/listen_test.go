@@ -1,0 +1,189 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// certificate writes a self-signed one for localhost and its key to the paths.
+func certificate(t *testing.T, serial int64, cert, key string) {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, &k.PublicKey, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, b := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: keyDER}} {
+		if err := os.WriteFile(path, pem.EncodeToMemory(b), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// The API speaks HTTPS, export trusts it by --ca-file, and a renewed certificate
+// counts without a restart; half a renewal does no harm.
+func TestHTTPSWithARenewedCertificate(t *testing.T) {
+	t.Parallel()
+	ctx, dir := testContext(t), t.TempDir()
+	cert, key := filepath.Join(dir, "c.pem"), filepath.Join(dir, "c.key")
+	certificate(t, 1, cert, key)
+	y := startSystem(t, t.TempDir(), func(s *Settings) { s.HTTP.TLSCertFile, s.HTTP.TLSKeyFile = cert, key })
+	counts := y.produce(ctx, 16, 200)
+	base := strings.Replace(y.r.localURL(), "127.0.0.1", "localhost", 1)
+	text, _ := y.export(ctx, base, append([]string{"--ca-file", cert}, anything...)...)
+	if strings.Count(text, "\n") < counts.Events {
+		t.Errorf("%d lines of %d events", strings.Count(text, "\n"), counts.Events)
+	}
+	serial := func() int64 {
+		t.Helper()
+		c, err := tls.Dial("tcp", y.r.api.Addr().String(), &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		return c.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
+	}
+	if n := serial(); n != 1 {
+		t.Errorf("certificate %d", n)
+	}
+	certificate(t, 2, cert, key)
+	if n := serial(); n != 2 {
+		t.Errorf("certificate %d after it was renewed", n)
+	}
+	certificate(t, 3, cert, filepath.Join(dir, "other.key"))
+	if n := serial(); n != 2 {
+		t.Errorf("certificate %d while it is renewed", n)
+	}
+}
+
+// A replica that still starts is alive and not ready, and says so.
+func TestAdminAnswersWhileStarting(t *testing.T) {
+	r := &replica{s: &Settings{HTTP: HTTPSettings{Listen: "localhost:0", AdminListen: "localhost:0"}}, log: slog.New(slog.DiscardHandler),
+		reg: prometheus.NewRegistry(), stopping: make(chan struct{}), ready: make(chan struct{})}
+	defer r.close()
+	if err := r.listen(); err != nil {
+		t.Fatal(err)
+	}
+	r.serveAdmin()
+	y := &system{t: t, r: r}
+	if status, body := y.admin("/healthz"); status != 200 {
+		t.Errorf("/healthz: %d %s", status, body)
+	}
+	if status, body := y.admin("/readyz"); status != 503 || !strings.Contains(body, "starting") {
+		t.Errorf("/readyz: %d %s", status, body)
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+func TestReadyzWhenKafkaIsAway(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	listen := "--admin-listen=" + y.r.admin.Addr().String()
+	<-y.r.ready
+	if status, out, errs := command(ctx, nil, "healthcheck", listen); status != 0 || out != "ready\n" {
+		t.Errorf("healthcheck: exit %d: %s%s", status, out, errs)
+	}
+	y.b.cluster.Close()
+	if status, body := y.admin("/readyz"); status != 503 || !strings.Contains(body, "catalog cannot be read") || !strings.Contains(body, y.b.addr) {
+		t.Errorf("/readyz: %d %s", status, body)
+	}
+	if status, _, errs := command(ctx, nil, "healthcheck", listen); status != 1 || !strings.Contains(errs, "not ready: the catalog cannot be read") {
+		t.Errorf("healthcheck: exit %d: %s", status, errs)
+	}
+	if status, _ := y.admin("/healthz"); status != 200 {
+		t.Errorf("/healthz: %d", status)
+	}
+}
+
+func TestHealthcheckOfNobody(t *testing.T) {
+	if status, _, errs := command(context.Background(), nil, "healthcheck", "--admin-listen", ":1"); status != 1 || !strings.Contains(errs, "refused") {
+		t.Errorf("exit %d: %s", status, errs)
+	}
+	if status, _, errs := command(context.Background(), []string{"LOCKSTITCH_ADMIN_LISTEN=nonsense"}, "healthcheck"); status != 2 || !strings.Contains(errs, "admin_listen") {
+		t.Errorf("exit %d: %s", status, errs)
+	}
+}
+
+// What is valid and rarely meant is said; what the store's URL gets wrong is
+// found without a connection; no secret shows anywhere.
+func TestCheckConfigAdvisesAndLooksAtTheStore(t *testing.T) {
+	const secret = "hush-0123456789abcdef0123456789abcdef"
+	check := func(store string, more ...string) (int, string) {
+		args := append([]string{"serve", "--check-config", "--brokers", "localhost:1", "--signing-keys", "k1:" + secret, "--store-url", store, "--data-dir", t.TempDir()}, more...)
+		status, out, errs := command(t.Context(), []string{"LOCKSTITCH_KAFKA_PASSWORD=" + secret}, args...)
+		if strings.Contains(out+errs, "hush") {
+			t.Errorf("a secret shows: %s%s", out, errs)
+		}
+		return status, out + errs
+	}
+	status, said := check("")
+	for _, want := range []string{"store_url is not set", "public_url is not set", "nobody can call the API", "is valid"} {
+		if status != 0 || !strings.Contains(said, want) {
+			t.Errorf("exit %d: %q lacks %q", status, said, want)
+		}
+	}
+	if status, said := check("s3://bucket?region=eu-north-1", "--public-url=https://x.example.com", "--clients=a:"+secret+":c"); status != 0 || said != "the configuration is valid\n" {
+		t.Errorf("exit %d: %s", status, said)
+	}
+	dir := filepath.Join(t.TempDir(), "objects")
+	if status, said := check("file://" + dir); status != 0 {
+		t.Errorf("exit %d: %s", status, said)
+	}
+	if _, err := os.Stat(dir); err == nil {
+		t.Error("checking made the store's directory")
+	}
+	for _, store := range []string{"s3://bucket?regoin=hush", "s3://?region=hush", "s3://u:hush@bucket?use_path_style=maybe&x=hush"} {
+		if status, said := check(store); status != 2 || !strings.Contains(said, "store_url") {
+			t.Errorf("%s: exit %d: %s", store, status, said)
+		}
+	}
+}
+
+func TestShellWord(t *testing.T) {
+	for word, want := range map[string]string{"a-b_c.csv": "a-b_c.csv", "": "''", "p w&d$x": "'p w&d$x'", "it's": `'it'\''s'`, "a\nb": "'a\nb'", "~": "'~'", "*": "'*'"} {
+		if got := shellWord(word); got != want {
+			t.Errorf("%q is written %s, want %s", word, got, want)
+		}
+	}
+}
+
+func TestWhatDevPrintsCanBePasted(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	ctx, stop := context.WithCancel(ctx)
+	out := newWatch("or all of it in one command", stop)
+	status := run(ctx, &app{out: out, err: newWatch("", nil)}, []string{"dev", "--data-dir", t.TempDir(), "--kafka-listen", "localhost:0", "--http-listen", "localhost:0",
+		"--admin-listen", "localhost:0", "--client", "a b:it's $5:acme", "--client", "b:sha256:" + strings.Repeat("ab", 32) + ":acme"})
+	want := fmt.Sprintf("--data-urlencode client_id=%s --data-urlencode client_secret=%s", `'a b'`, `'it'\''s $5'`)
+	if status != 0 || !strings.Contains(out.text(), want) || !strings.Contains(out.text(), `--client-secret 'it'\''s $5'`) {
+		t.Errorf("exit %d: %s", status, out.text())
+	}
+}

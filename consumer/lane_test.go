@@ -1,0 +1,278 @@
+package consumer
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/state/kafka"
+	"lockstitch/state/local"
+)
+
+var quietLog = slog.New(slog.DiscardHandler)
+
+// deadLetters reads all committed dead letters.
+func (w *world) deadLetters() []*kgo.Record {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), 30*time.Second)
+	defer cancel()
+	tail := make(chan *kgo.Record, 10_000)
+	tl, err := kafka.StartTail(ctx, kafka.TailConfig{Opts: w.opts, Topic: w.topics.DeadLetters, Apply: func(r *kgo.Record) { tail <- r }, Log: quietLog})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer tl.Close()
+	if err := tl.CatchUp(ctx); err != nil {
+		w.t.Fatal(err)
+	}
+	var out []*kgo.Record
+	for len(tail) > 0 {
+		out = append(out, <-tail)
+	}
+	return out
+}
+
+// versionsOn reads the versions of a profile on a disk that no replica uses.
+func (w *world) versionsOn(dir, profile string) []local.Version {
+	w.t.Helper()
+	cluster, err := clusterID(w.t.Context(), w.prod)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	db, err := local.Open(dir, cluster, "lockstitch", local.Options{Log: quietLog})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer db.Close()
+	versions, err := db.Lane(partitionOfKey(profile)).Versions([]byte(profile))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return versions
+}
+
+// await runs the condition in the turn loop until it holds.
+func (r *replica) await(t *testing.T, what string, ok func(c *Consumer) bool) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for time.Now().Before(deadline) {
+		got := make(chan bool, 1)
+		r.c.mail.post(func(context.Context) error {
+			got <- ok(r.c)
+			return nil
+		})
+		if <-got {
+			return
+		}
+		runtime.Gosched()
+	}
+	t.Fatal(what)
+}
+
+// While the profiles are read anew, cuts of the lane must not move their
+// position back: what was dead-lettered once would be again.
+func TestProfilesReadAnewAreNotDeadLetteredAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	often := func(c *Config) { c.FlushInterval = time.Nanosecond }
+	r := w.start(filepath.Join(t.TempDir(), "a"), often)
+	var records []*kgo.Record
+	for range pollRecords + 1 { // more than one turn reads
+		records = append(records, &kgo.Record{Topic: "profiles", Key: []byte("p1"), Value: []byte(profileOf("v"))})
+	}
+	if err := w.prod.ProduceSync(t.Context(), records...).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	w.produce("profiles", "p1", "[]")
+	w.settle(r.cat)
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.produce("profiles", "p1", profileOf("w"))
+	w.event("p1", "c1", "SENT")
+	r = w.start(filepath.Join(t.TempDir(), "b"), often)
+	w.settle(r.cat)
+	if dead := w.deadLetters(); len(dead) != 1 {
+		t.Errorf("%d dead letters for one malformed profile", len(dead))
+	}
+	if got := w.rows(r.cat); len(got) != 1 || got[0] != "c1 SENT w" {
+		t.Errorf("rows %v", got)
+	}
+}
+
+// A transaction that hangs on the profiles of one lane fills no memory and holds
+// up no other lane.
+func TestEventsThatWaitForProfilesAreBounded(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.start(filepath.Join(t.TempDir(), "d"), func(c *Config) { c.MemoryBytes = 8 << 20 })
+	r.await(t, "the lanes are not ready", func(c *Consumer) bool {
+		return len(c.lanes) == lanes && c.lanes[0].stage == ready && c.lanes[1].stage == ready
+	})
+	end := w.openTransaction("profiles", "p1", profileOf("v"))
+	p := partitionOfKey("p1")
+	const events, size = 600, 10_000 // four times what all buffers may hold
+	for i := range events {
+		w.produce("email-events", "p1", fmt.Sprintf(`{"correlation_id":"c%03d","type":"SENT","account_id":"acme","section":"s1","subject":%q}`, i, strings.Repeat("x", size)))
+	}
+	r.await(t, "fetching goes on", func(c *Consumer) bool { return c.lanes[p].paused })
+	other := "p2"
+	for i := 3; partitionOfKey(other) == p; i++ {
+		other = fmt.Sprint("p", i)
+	}
+	w.event(other, "other", "SENT")
+	r.await(t, "the other lane waits too", func(c *Consumer) bool { return c.lanes[1-p].inputs[0].committed.Next == 1 })
+	r.await(t, "more is held than the limit and one fetch", func(c *Consumer) bool {
+		return c.lanes[p].waitBytes > c.waitLimit() && c.lanes[p].waitBytes < c.waitLimit()+1<<20
+	})
+	end(kgo.TryCommit)
+	w.settle(r.cat)
+	if rows := w.rows(r.cat); len(rows) != events+1 {
+		t.Errorf("%d rows, want %d", len(rows), events+1)
+	}
+}
+
+// The horizon decides where an entry is found: a replica that is given another
+// one must not look for the old entries in vain.
+func TestDuplicatesAreKnownAfterTheHorizonChanged(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	dir := filepath.Join(t.TempDir(), "d")
+	r := w.start(dir, nil)
+	w.event("p1", "c1", "SENT")
+	w.settle(r.cat)
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	r = w.start(dir, func(c *Config) { c.DedupHorizon = 5 * 24 * time.Hour })
+	w.event("p1", "c1", "SENT")
+	w.settle(r.cat)
+	if rows := w.rows(r.cat); len(rows) != 1 {
+		t.Errorf("rows %v", rows)
+	}
+}
+
+// What a replica has pruned for one event topic, the backlog of another may ask
+// for: the bytes must be those that an empty disk would give.
+func TestANewEventTopicFindsVersionsThatWerePruned(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	dir := filepath.Join(t.TempDir(), "d")
+	now := time.Now()
+	r := w.start(dir, nil)
+	w.produceAt(now.Add(-10*time.Hour), "profiles", "p1", profileOf("v1"))
+	w.produceAt(now.Add(-5*time.Hour), "profiles", "p1", profileOf("v2"))
+	w.produceAt(now, "email-events", "p1", lagEvent)
+	w.settle(r.cat)
+	w.produceAt(now, "profiles", "p1", profileOf("v3"))
+	w.settle(r.cat)
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if versions := w.versionsOn(dir, "p1"); len(versions) != 2 {
+		t.Fatalf("%d versions are on the disk, want the two that were not pruned", len(versions))
+	}
+	w.topics.Events = append(w.topics.Events, "more-events")
+	if _, err := kafka.Create(t.Context(), w.prod, w.topics, kafka.CreateOptions{Partitions: lanes, ReplicationFactor: 1}); err != nil {
+		t.Fatal(err)
+	}
+	w.produceAt(now.Add(-20*time.Hour), "more-events", "p1", lagEvent)
+	r = w.start(dir, nil)
+	w.settle(r.cat)
+	if got := strings.Join(w.rows(r.cat), "\n"); got != "c1 SENT v1\nc1 SENT v2" {
+		t.Errorf("rows:\n%s", got)
+	}
+}
+
+func TestDeadLettersAreWhole(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.start(filepath.Join(t.TempDir(), "d"), nil)
+	big := w.client(kgo.DisableIdempotentWrite(), kgo.ProducerBatchMaxBytes(32<<20))
+	at := time.UnixMilli(1_790_000_000_123)
+	header := kgo.RecordHeader{Key: "h\xff", Value: []byte("v\x00")}
+	long := strings.Repeat("k", 950_000)
+	for _, rec := range []*kgo.Record{
+		{Key: []byte("k\xff"), Value: []byte("{small"), Headers: []kgo.RecordHeader{header}},
+		{Key: []byte("k\xff"), Value: []byte(strings.Repeat("v", 10_000_000)), Headers: []kgo.RecordHeader{header}},
+		{Key: []byte(long), Value: []byte("{long key"), Headers: []kgo.RecordHeader{header}},
+	} {
+		rec.Topic, rec.Timestamp = "email-events", at
+		if err := big.ProduceSync(t.Context(), rec).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.settle(r.cat)
+	dead := w.deadLetters()
+	if len(dead) != 3 {
+		t.Fatalf("%d dead letters", len(dead))
+	}
+	object := func(name string) []byte {
+		t.Helper()
+		rd, err := w.store.Open(t.Context(), name, 0, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rd.Close()
+		b, err := io.ReadAll(rd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	for _, d := range dead {
+		h := make(map[string]string)
+		for _, x := range d.Headers {
+			h[x.Key] = string(x.Value)
+		}
+		if h[headerTopic] != "email-events" || h[headerPartition] == "" || h[headerOffset] == "" || h[headerTimestamp] != "1790000000123" || h[headerReason] == "" || h[headerDetail] == "" {
+			t.Errorf("headers %v", h)
+		}
+		key, value, first := d.Key, d.Value, d.Headers[0]
+		if name := h[headerObject]; name != "" {
+			value = object(name)
+			sum := sha256.Sum256(value)
+			if h[headerSHA256] != hex.EncodeToString(sum[:]) || d.Value != nil {
+				t.Errorf("the SHA-256 of %s is wrong, or the value is there twice", name)
+			}
+		}
+		if name := h[headerRest]; name != "" {
+			var r rest
+			if err := json.Unmarshal(object(name), &r); err != nil {
+				t.Fatal(err)
+			}
+			key, first = r.Key, kgo.RecordHeader{Key: string(r.Headers[0].Key), Value: r.Headers[0].Value}
+		}
+		if first.Key != header.Key || string(first.Value) != string(header.Value) {
+			t.Errorf("header %q: %q", first.Key, first.Value)
+		}
+		switch {
+		case string(value) == "{small" && string(key) == "k\xff" && h[headerObject] == "":
+		case len(value) == 10_000_000 && string(key) == "k\xff" && h[headerReason] == "too_large":
+		case string(value) == "{long key" && string(key) == long:
+		default:
+			t.Errorf("a dead letter of key %.10q and value %.10q, %d and %d bytes, with %v", key, value, len(key), len(value), h)
+		}
+	}
+}
+
+// A record as it was fetched holds memory of all that was fetched with it.
+func TestDeadLettersHoldMemoryOfTheirOwn(t *testing.T) {
+	fetched := []byte("keyvaluevalue")
+	d := newDeadLetter(&kgo.Record{Key: fetched[:3], Value: fetched[3:8], Headers: []kgo.RecordHeader{{Key: "h", Value: fetched[8:]}}}, nil)
+	clear(fetched)
+	if string(d.rec.Key) != "key" || string(d.rec.Value) != "value" || string(d.rec.Headers[0].Value) != "value" {
+		t.Errorf("%q %q %q", d.rec.Key, d.rec.Value, d.rec.Headers[0].Value)
+	}
+}

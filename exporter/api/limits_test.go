@@ -1,0 +1,181 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"lockstitch/state/report"
+)
+
+// frozen stops the clock of the API, so that no allowance comes back while a
+// slow machine uses it up, and the time of acceptance is known.
+func frozen(at string) func(*Config, *Deps) {
+	return func(_ *Config, d *Deps) {
+		now := time.Now()
+		if v, ok := ParseTime(at); ok {
+			now = time.UnixMilli(int64(v)).Add(456_789 * time.Nanosecond)
+		}
+		d.Now = func() time.Time { return now }
+	}
+}
+
+// The limits that the contract names are the defaults, and each is allowed to be
+// reached.
+func TestDefaultLimits(t *testing.T) {
+	r := newRig(t, frozen(""))
+	body := recently()
+	for i := range 10 {
+		if st := r.request("a", body); i == 0 {
+			r.complete("acme", st.ReportID, someFile())
+			for range 60 {
+				if a := r.do("HEAD", r.status("a", st.ReportID).FileDownloadURL, "", ""); a.StatusCode != 200 {
+					t.Fatal(a.StatusCode)
+				}
+			}
+			r.problem(r.do("GET", r.status("a", st.ReportID).FileDownloadURL, "", ""), 429, "rate-limit")
+		}
+	}
+	r.request("a", body) // the tenth that is pending
+	for range 49 {
+		r.problem(r.do("POST", "/emails/reports", "a", body), 429, "too-many-pending")
+	}
+	r.problem(r.do("POST", "/emails/reports", "a", body), 429, "rate-limit") // the 61st request
+	r.request("b", body)                                                     // another account
+
+	credentials := `{"grant_type":"client_credentials","client_id":"nobody","client_secret":"x"}`
+	for range 10 {
+		r.problem(r.do("POST", "/oauth/token", "", credentials), 401, "unauthorized")
+	}
+	r.problem(r.do("POST", "/oauth/token", "", credentials), 429, "rate-limit")
+	r.problem(r.do("POST", "/oauth/token", "", strings.Replace(credentials, "nobody", "b", 1)), 401, "unauthorized")
+}
+
+func TestListLimits(t *testing.T) {
+	r := newRig(t, func(c *Config, _ *Deps) { c.Limits.Pending, c.Limits.ExportsPerMinute = 1000, 1000 })
+	for range 51 {
+		r.request("a", recently())
+	}
+	for query, want := range map[string]int{"": 50, "?limit=50": 50, "?limit=1": 1, "?limit=200": 51, "?limit=51": 51} {
+		var l ReportList
+		r.do("GET", "/emails/reports"+query, "a", "").json(t, &l)
+		if len(l.Items) != want || (l.NextPageToken == "") != (want == 51) {
+			t.Errorf("%q: %d items, next page %q", query, len(l.Items), l.NextPageToken)
+		}
+	}
+}
+
+// The window is measured to end_at or, without one, to the time of acceptance;
+// three calendar months exactly are allowed.
+func TestWindowOverHTTP(t *testing.T) {
+	r := newRig(t, func(c *Config, d *Deps) {
+		frozen("2026-05-28T12:00:00.123Z")(c, d)
+		c.Limits.Pending = 100
+	})
+	for _, c := range []struct {
+		start, end, pointer string // pointer "": accepted
+	}{
+		{"2026-02-28T12:00:00.123Z", "", ""},
+		{"2026-02-28T12:00:00.122Z", "", "/start_at"},
+		{"2025-11-30T00:00:00Z", "2026-02-28T00:00:00Z", ""},
+		{"2025-11-30T00:00:00Z", "2026-02-28T00:00:00.0009Z", ""}, // floored
+		{"2025-11-30T00:00:00Z", "2026-02-28T00:00:00.001Z", "/end_at"},
+		{"2023-11-30T00:00:00Z", "2024-02-29T00:00:00Z", ""},
+		{"2023-11-30T00:00:00Z", "2024-02-29T00:00:00.001Z", "/end_at"},
+		{"2026-01-31T00:00:00Z", "2026-04-30T00:00:00Z", ""},
+		{"2027-01-01T00:00:00Z", "", ""}, // in the future
+		{"2027-01-01T00:00:00Z", "2027-04-01T00:00:00Z", ""},
+		{"2027-01-01T00:00:00Z", "2027-01-01T00:00:00.001Z", ""},
+		{"2027-01-01T00:00:00Z", "2027-01-01T00:00:00.0009Z", "/end_at"}, // the same, floored
+		{"2027-01-01T00:00:00Z", "2026-12-31T00:00:00Z", "/end_at"},
+		{"1969-12-31T23:59:59.9999Z", "1970-01-01T00:00:00Z", ""},
+		{"0000-01-01T00:00:00Z", "0000-04-01T00:00:00Z", ""},
+		{"9999-12-31T23:59:59.998Z", "9999-12-31T23:59:59.999Z", ""},
+		{"9999-12-31T23:59:59.999Z", "", ""},
+		{"9999-12-31T23:59:59.999Z", "10000-01-01T00:00:00Z", "/end_at"},
+	} {
+		body := fmt.Sprintf(`{"start_at":%q}`, c.start)
+		if c.end != "" {
+			body = fmt.Sprintf(`{"start_at":%q,"end_at":%q}`, c.start, c.end)
+		}
+		a := r.do("POST", "/emails/reports", "a", body)
+		if c.pointer == "" && a.StatusCode != 202 {
+			t.Errorf("%s to %q: %d %s", c.start, c.end, a.StatusCode, a.body)
+		}
+		if c.pointer != "" {
+			if p := r.problem(a, 400, "invalid-request"); p.Errors[0].Pointer != c.pointer {
+				t.Errorf("%s to %q: %v", c.start, c.end, p.Errors)
+			}
+		}
+	}
+}
+
+// Times are taken in every form of RFC 3339 in UTC and written in one.
+func TestTimesOverHTTP(t *testing.T) {
+	r := newRig(t, func(c *Config, d *Deps) {
+		frozen("2026-05-28T12:00:00.123Z")(c, d)
+		c.Limits.Pending = 100
+	})
+	for in, want := range map[string]string{
+		"2026-05-01T00:00:00Z": "2026-05-01T00:00:00.000Z", "2026-05-01t00:00:00z": "2026-05-01T00:00:00.000Z",
+		"2026-05-01T00:00:00+00:00": "2026-05-01T00:00:00.000Z", "2026-05-01t00:00:00.5+00:00": "2026-05-01T00:00:00.500Z",
+		"2026-05-01T00:00:00.123456789Z": "2026-05-01T00:00:00.123Z", "2026-05-01T23:59:59.999999999Z": "2026-05-01T23:59:59.999Z",
+		"2026-05-01T00:00:00.1234567890Z": "", "2026-05-01T00:00:00.Z": "", "2026-05-01T00:00:00-00:00": "", "2026-05-01T00:00:00+01:00": "",
+		"2026-05-01T00:00:00": "", "2026-05-01 00:00:00Z": "", "2026-05-01": "", "2026-02-29T00:00:00Z": "", "2026-05-01T24:00:00Z": "",
+	} {
+		a := r.do("POST", "/emails/reports", "a", fmt.Sprintf(`{"start_at":%q}`, in))
+		if want == "" {
+			if p := r.problem(a, 400, "invalid-request"); p.Errors[0].Pointer != "/start_at" {
+				t.Errorf("%s: %v", in, p.Errors)
+			}
+			continue
+		}
+		text := string(a.body)
+		if a.StatusCode != 202 || !strings.Contains(text, `"request":{"start_at":"`+want+`"}`) ||
+			!strings.Contains(text, `"created_at":"2026-05-28T12:00:00.123Z"`) || !strings.Contains(text, `"complete_through":"2026-05-28T12:00:00.123Z"`) {
+			t.Errorf("%s: %d %s", in, a.StatusCode, a.body)
+		}
+	}
+}
+
+// Without the ends of the input nothing is accepted.
+func TestEndsCannotBeRead(t *testing.T) {
+	r := newRig(t, func(_ *Config, d *Deps) {
+		d.Ends = func(context.Context) ([]report.End, error) { return nil, errors.New("a partition has no leader") }
+	})
+	r.problem(r.do("POST", "/emails/reports", "a", recently()), 503, "unavailable")
+	if n := len(r.list("a")); n != 0 {
+		t.Fatalf("%d reports", n)
+	}
+}
+
+// The API speaks HTTP/2 too, a download included.
+func TestHTTP2(t *testing.T) {
+	r := newRig(t, nil)
+	st, file := r.finished()
+	var p http.Protocols
+	p.SetUnencryptedHTTP2(true)
+	tr := &http.Transport{Protocols: &p}
+	defer tr.CloseIdleConnections()
+	client := &http.Client{Transport: tr}
+	get := func(method, u, body string) answer {
+		req, err := http.NewRequestWithContext(t.Context(), method, u, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = "evil.example"
+		req.Header.Set("Authorization", "Bearer "+r.token("a"))
+		return r.read(client.Do(req))
+	}
+	if a := get("GET", st.FileDownloadURL, ""); a.ProtoMajor != 2 || a.StatusCode != 200 || string(a.body) != string(file) {
+		t.Fatalf("%s %d, %d bytes", a.Proto, a.StatusCode, len(a.body))
+	}
+	a := get("POST", r.url+"/emails/reports", recently())
+	if a.ProtoMajor != 2 || a.StatusCode != 202 || !strings.HasPrefix(a.Header.Get("Location"), r.url+"/emails/reports/") {
+		t.Fatalf("%s %d %v", a.Proto, a.StatusCode, a.Header)
+	}
+}
