@@ -11,7 +11,7 @@ import (
 
 // everyCall calls f with each operation of the document and a path for it.
 func (r *rig) everyCall(report string, f func(op *huma.Operation, path string)) {
-	fill := strings.NewReplacer("{report_id}", report, "{section_discriminator}", "s1", "{activity_id}", "x")
+	fill := strings.NewReplacer("{report_id}", report, "{section_discriminator}", "s1", "{activity_id}", "x", "{name}", "hourly", "{number}", "1")
 	for path, item := range r.doc.Paths {
 		for _, op := range operationsOf(item) {
 			f(op, fill.Replace(path))
@@ -74,8 +74,11 @@ func TestKafkaAway(t *testing.T) {
 			return // asks nobody
 		}
 		body := ""
-		if op.Method == http.MethodPost {
+		switch op.Method {
+		case http.MethodPost:
 			body = recently()
+		case http.MethodPut:
+			body = `{"every":"PT1H","start":"now"}`
 		}
 		r.problem(r.do(op.Method, path+"?"+token, "a", body), 503, "unavailable")
 	})
