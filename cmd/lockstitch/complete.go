@@ -45,7 +45,11 @@ func (s *Settings) complete(in scope) []error {
 		if s.HTTP.Listen == s.HTTP.AdminListen && !strings.HasSuffix(s.HTTP.Listen, ":0") {
 			fail("http_listen and admin_listen are both %q: metrics must not be on the API's address", s.HTTP.Listen)
 		}
-		errs = append(errs, checkDestinations(s.Replica.Destinations, s.Replica.StoreURL)...)
+		store, err := storeAddress(s.Replica)
+		if err != nil {
+			fail("data_dir: %w", err)
+		}
+		errs = append(errs, checkDestinations(s.Replica.Destinations, store)...)
 	}
 	if in&scopeServe != 0 {
 		errs = append(errs, s.Auth.complete()...)

@@ -2,8 +2,11 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"lockstitch/exporter/rolling"
 )
@@ -74,5 +77,34 @@ func TestDestinationIsForItsAccounts(t *testing.T) {
 	// Settings may change after an order was made.
 	if err := r.deliver(t.Context(), "lake", rolling.File{Account: "other"}); err == nil || !strings.Contains(err.Error(), "lake") {
 		t.Errorf("delivered for an account that may not use it: %v", err)
+	}
+}
+
+// A file goes to the destination that the settings name, for the accounts that
+// they name, and for no others.
+func TestDeliveryToAConfiguredDestination(t *testing.T) {
+	lake := t.TempDir()
+	y := startSystem(t, t.TempDir(), func(s *Settings) {
+		s.Replica.Destinations = []Destination{{Name: "lake", URL: "file://" + lake, Accounts: []string{"acme"}}}
+	})
+	if err := y.r.store.Put(t.Context(), "exports/f", []byte("file")); err != nil {
+		t.Fatal(err)
+	}
+	f := rolling.File{Account: "acme", Name: "x", Order: "01JX", Number: 3, Object: "exports/f", Bytes: 4,
+		SHA256: "3b9c358f36f0a31b6ad3e14f309c7cf198ac9246e8316f9ce543d5b19ac02b80", PeriodEnd: time.Date(2026, 5, 2, 0, 0, 0, 0, time.UTC)}
+	if err := y.r.deliver(t.Context(), "lake", f); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"x-3.csv.gz", "x-3.csv.gz.json", "x-3.json"} {
+		_, err := os.Stat(filepath.Join(lake, "acme", "x", "01JX", "2026", "05", "01", name))
+		if (err == nil) != (name != "x-3.csv.gz.json") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, c := range [][2]string{{"lake", "other"}, {"pond", "acme"}} {
+		f.Account = c[1]
+		if err := y.r.deliver(t.Context(), c[0], f); err == nil {
+			t.Errorf("account %s may write to %s", c[1], c[0])
+		}
 	}
 }

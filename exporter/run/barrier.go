@@ -3,6 +3,7 @@ package run
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,11 +55,26 @@ func (r *Runner) waitingFor(rep *report.Report) []report.Waiting {
 			continue // nothing was ever produced
 		}
 		pos, _ := r.deps.Catalog.Position(e.TopicID, e.Partition)
-		if pos.Next < e.Offset {
+		if pos.Next < e.Offset && !(rep.Request.Step != nil && r.over(e)) {
 			out = append(out, report.Waiting{Topic: e.Topic, Partition: e.Partition, Offset: e.Offset, Position: pos.Next, Reason: "not processed yet"})
 		}
 	}
 	return out
+}
+
+// over tells whether nothing more will ever be consumed of a partition, whatever
+// its end: its topic was made anew and adopted, and its lane has since cut as one
+// of the present topic, so that no earlier owner can cut any more. A report waits
+// for such an end until its deadline, since it would be short of what was
+// acknowledged; the step of a standing order would wait for ever.
+func (r *Runner) over(e report.End) bool {
+	ids := r.deps.Catalog.Adopted(e.Topic)
+	i := slices.Index(ids, e.TopicID)
+	if i < 0 || i == len(ids)-1 {
+		return false
+	}
+	_, cut := r.deps.Catalog.Position(ids[len(ids)-1], e.Partition)
+	return cut
 }
 
 // explain finds out why partitions are waited for.
