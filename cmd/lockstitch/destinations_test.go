@@ -2,8 +2,11 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"lockstitch/exporter/rolling"
 )
@@ -43,6 +46,7 @@ func TestDestinationsRefused(t *testing.T) {
 		`[{name: x, url: "http://u:hunter2@h", accounts: [a]}]`:                                    "url must be",
 		`[{name: x, url: "s3://hunter2", account: a}]`:                                             `there is no "account"`,
 		`[{name: x, url: "s3://store/?sig=hunter2", accounts: [a]}]`:                               "store itself",
+		`[{name: x, url: "s3://hunter2", accounts: [a, ""]}]`:                                      "none of them empty",
 		`[x:a]`:     "NAME:ACCOUNT|ACCOUNT:URL",
 		`{name: x}`: "must be a list",
 	} {
@@ -57,22 +61,31 @@ func TestDestinationsRefused(t *testing.T) {
 	}
 }
 
-func TestDestinationIsForItsAccounts(t *testing.T) {
-	r := &replica{s: &Settings{Replica: ReplicaSettings{Destinations: []Destination{{Name: "lake", URL: "file://" + t.TempDir(), Accounts: []string{"acme"}}}}}}
-	if err := r.openDestinations(t.Context()); err != nil {
+// A file goes to the destination that the settings name, for the accounts that
+// they name, and for no others.
+func TestDeliveryToAConfiguredDestination(t *testing.T) {
+	lake := t.TempDir()
+	y := startSystem(t, t.TempDir(), func(s *Settings) {
+		s.Replica.Destinations = []Destination{{Name: "lake", URL: "file://" + lake, Accounts: []string{"acme"}}}
+	})
+	if err := y.r.store.Put(t.Context(), "exports/f", []byte("file")); err != nil {
 		t.Fatal(err)
 	}
-	defer r.close()
-	for _, c := range []struct {
-		account, name string
-		want          bool
-	}{{"acme", "lake", true}, {"other", "lake", false}, {"acme", "sea", false}, {"", "lake", false}} {
-		if got := r.destinations.allows(c.account, c.name); got != c.want {
-			t.Errorf("%q may use %q: %v", c.account, c.name, got)
+	f := rolling.File{Account: "acme", Name: "x", Order: "01JX", Number: 3, Object: "exports/f", Bytes: 4,
+		SHA256: "3b9c358f36f0a31b6ad3e14f309c7cf198ac9246e8316f9ce543d5b19ac02b80", PeriodEnd: time.Date(2026, 5, 2, 0, 0, 0, 0, time.UTC)}
+	if err := y.r.deliver(t.Context(), "lake", f); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"x-3.csv.gz", "x-3.csv.gz.json", "x-3.json"} {
+		_, err := os.Stat(filepath.Join(lake, "acme", "x", "01JX", "2026", "05", "01", name))
+		if (err == nil) != (name != "x-3.csv.gz.json") {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
-	// Settings may change after an order was made.
-	if err := r.deliver(t.Context(), "lake", rolling.File{Account: "other"}); err == nil || !strings.Contains(err.Error(), "lake") {
-		t.Errorf("delivered for an account that may not use it: %v", err)
+	for _, c := range [][2]string{{"lake", "other"}, {"pond", "acme"}} {
+		f.Account = c[1]
+		if err := y.r.deliver(t.Context(), c[0], f); err == nil {
+			t.Errorf("account %s may write to %s", c[1], c[0])
+		}
 	}
 }

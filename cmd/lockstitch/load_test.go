@@ -120,6 +120,8 @@ func TestEveryRefusal(t *testing.T) {
 		{"--kafka-tls-cert-file=/does/not/exist", "TLS", "both"},
 		{"--kafka-oauth-token-url=ftp://x", "kafka_oauth_token_url", "must be a URL"},
 		{"--events-topics=", "events_topics", "must name at least one"},
+		{"--destinations=lake", "destinations", "NAME:ACCOUNT|ACCOUNT:URL"},
+		{"--max-rolling-exports=0", "max_rolling_exports", "must be at least 1"},
 		{"--events-topics=a,a", "events_topics", "twice"},
 		{"--profiles-topic=a b", "profiles_topic", "letters, digits"},
 		{"--definitions-topic=profiles", "definitions_topic", "topic of its own"},

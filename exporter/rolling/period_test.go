@@ -3,6 +3,8 @@ package rolling
 import (
 	"testing"
 	"time"
+
+	"lockstitch/state/report"
 )
 
 func TestParseEvery(t *testing.T) {
@@ -37,6 +39,31 @@ func TestBoundariesAreMultiplesSinceMidnightUTC(t *testing.T) {
 		zone := day.Add(c.at).In(time.FixedZone("", 5400))
 		if got := nextBoundary(zone, c.every); !got.Equal(day.Add(c.want)) || got.Location() != time.UTC {
 			t.Errorf("after %s every %s: %s", c.at, c.every, got)
+		}
+	}
+}
+
+// A step is due a little after its boundary, and not while something stands in
+// its way.
+func TestDue(t *testing.T) {
+	at := time.Date(2026, 5, 1, 12, 1, 0, 0, time.UTC).Add(Grace)
+	standing := func() *report.Standing {
+		return &report.Standing{Order: &report.Order{CreatedAt: at.Add(-Grace - time.Second)}, Settings: report.Settings{Every: time.Minute}}
+	}
+	if w, again := due(standing(), at.Add(-time.Nanosecond)); w.kind != nothing || !again.Equal(at) {
+		t.Errorf("before it: %v, again %s", w, again)
+	}
+	if w, _ := due(standing(), at); w.kind != step {
+		t.Errorf("at it: %v", w)
+	}
+	for what, f := range map[string]func(*report.Standing){
+		"paused": func(s *report.Standing) { s.Paused = true }, "deleted": func(s *report.Standing) { s.Deleted = true },
+		"error": func(s *report.Standing) { s.Trouble = &report.Trouble{} }, "pending": func(s *report.Standing) { s.Newest = &report.Report{Request: &report.Request{}} },
+	} {
+		s := standing()
+		f(s)
+		if w, again := due(s, at); w.kind != nothing || !again.IsZero() {
+			t.Errorf("%s: %v, again %s", what, w, again)
 		}
 	}
 }

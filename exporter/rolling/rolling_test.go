@@ -109,6 +109,7 @@ func TestChangePauseResume(t *testing.T) {
 	w.runner(w.table, nil)
 	w.generator(w.table, nil)
 	o := w.order(time.Minute, nil)
+	other := w.order(time.Minute, func(o *report.Order) { o.Name = "other" })
 	w.produce(0, noon, "a")
 	w.commit()
 	w.clock.set(noon.Add(time.Minute + Grace))
@@ -119,6 +120,7 @@ func TestChangePauseResume(t *testing.T) {
 	w.produce(0, noon.Add(70*time.Second), "b")
 	w.commit()
 	w.clock.set(noon.Add(7*time.Minute + Grace))
+	w.await(other.Order.ID, "12:07", doneTo(noon.Add(7*time.Minute)))
 	change := report.Settings{Revision: ulid.Make().String(), Every: 5 * time.Minute, Body: []byte("{}")}
 	if err := w.table.ChangeOrder(t.Context(), account, o.Order.ID, change); err != nil {
 		t.Fatal(err)
@@ -236,7 +238,7 @@ func TestADeletedOrderEndsAndItsFilesGo(t *testing.T) {
 		if w.objects() == 0 {
 			break
 		}
-		<-changed
+		w.happens("the removal of the files", changed)
 	}
 	again := w.order(time.Minute, nil)
 	w.commit()
@@ -359,7 +361,7 @@ func TestDelivery(t *testing.T) {
 	w.clock.set(noon.Add(3*time.Minute + Grace))
 	w.await(other.Order.ID, "12:03", doneTo(noon.Add(3*time.Minute)))
 	for range 3 {
-		<-tried
+		w.happens("a try at delivering", tried)
 	}
 	s, _ := w.table.Order(o.Order.ID)
 	if files, since := Lag(s, w.clock.Now()); s.Files() != 1 || s.Delivered != 0 || files != 3 || since < 2*time.Minute {
@@ -470,7 +472,7 @@ func TestCrashAtEveryStep(t *testing.T) {
 				w.await(o.Order.ID, at, func(s *report.Standing) bool { return s.Delivered == 1 })
 			default:
 				stopRunner = w.runner(dead, nil)
-				<-dies
+				w.happens("its death", dies)
 			}
 			stop()
 			if stopRunner != nil {

@@ -299,6 +299,18 @@ func (w *world) await(id, wish string, as func(*report.Standing) bool) *report.S
 	}
 }
 
+// happens waits for a channel.
+func (w *world) happens(what string, ch <-chan struct{}) {
+	w.t.Helper()
+	late := time.NewTimer(60 * time.Second)
+	defer late.Stop()
+	select {
+	case <-ch:
+	case <-late.C:
+		w.t.Fatalf("%s never happened", what)
+	}
+}
+
 // doneTo tells whether the period that ends at a time is done.
 func doneTo(end time.Time) func(*report.Standing) bool {
 	return func(s *report.Standing) bool {

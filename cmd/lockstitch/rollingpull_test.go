@@ -1,0 +1,304 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/oklog/ulid/v2"
+
+	"lockstitch/state/report"
+)
+
+// pulling is a system with a rolling export whose files the test makes.
+type pulling struct {
+	*system
+	environ []string
+	dir     string
+	files   map[int64][]byte
+}
+
+func startPulling(t *testing.T) *pulling {
+	t.Helper()
+	y := startSystem(t, t.TempDir(), func(s *Settings) { s.Limits.TokensPerMinute, s.Limits.DownloadsPerMinute = 1000, 1000 })
+	c := y.s.Auth.Clients[0]
+	return &pulling{
+		system: y, dir: t.TempDir(), files: make(map[int64][]byte),
+		environ: []string{"LOCKSTITCH_URL=" + y.r.localURL(), "LOCKSTITCH_CLIENT_ID=" + c.ID, "LOCKSTITCH_CLIENT_SECRET=" + string(c.Secret)},
+	}
+}
+
+func (y *pulling) rolling(ctx context.Context, args ...string) (status int, out, errs string) {
+	y.t.Helper()
+	return command(ctx, y.environ, append([]string{"rolling"}, args...)...)
+}
+
+func (y *pulling) must(args ...string) string {
+	y.t.Helper()
+	status, out, errs := y.rolling(y.t.Context(), args...)
+	if status != 0 {
+		y.t.Fatalf("rolling %v: exit %d, %s", args, status, errs)
+	}
+	return out
+}
+
+func (y *pulling) pull(flags ...string) (status int, errs string) {
+	y.t.Helper()
+	status, _, errs = y.rolling(y.t.Context(), append([]string{"pull", "x", "--dir", y.dir}, flags...)...)
+	return status, errs
+}
+
+// make finishes the next file, as the runner would. Its barrier is one that the
+// runner itself never reaches.
+func (y *pulling) make(life time.Duration) int64 {
+	y.t.Helper()
+	o, ok := y.r.reports.OrderNamed(y.s.Auth.Clients[0].Account, "x")
+	if !ok {
+		y.t.Fatal("there is no order x")
+	}
+	n := o.Files() + 1
+	file := bytes.Repeat(fmt.Appendf(nil, "file %d of %s\n", n, o.Order.ID), 5000)
+	sum := sha256.Sum256(file)
+	account := o.Order.Account
+	req := &report.Request{ID: ulid.Make().String(), Account: account, CreatedAt: time.Now().UTC(), Body: []byte("{}"),
+		Question: report.Question{Rolling: true, Barrier: []report.End{{Topic: "none", TopicID: [16]byte{9}, Offset: 1 << 40}}},
+		Step: &report.Step{Order: o.Order.ID, Name: "x", Revision: o.Settings.Revision, Seq: o.Seq() + 1, Files: n - 1,
+			PeriodEnd: time.Now().UTC().AddDate(1, 0, int(n)).Truncate(24 * time.Hour)}}
+	if _, err := y.r.reports.SubmitStep(y.t.Context(), req); err != nil {
+		y.t.Fatal(err)
+	}
+	res := report.Result{Attempt: "a", At: time.Now().UTC(), Expires: time.Now().UTC().Add(life), Object: "exports/test/" + req.ID,
+		Rows: 5000, Bytes: int64(len(file)), SHA256: hex.EncodeToString(sum[:])}
+	if err := y.r.store.Put(y.t.Context(), res.Object, file); err != nil {
+		y.t.Fatal(err)
+	}
+	if won, err := y.r.reports.WriteResult(y.t.Context(), account, req.ID, res); err != nil || !won {
+		y.t.Fatal(won, err)
+	}
+	y.files[n] = file
+	return n
+}
+
+func (y *pulling) path(n int64, suffix string) string {
+	return filepath.Join(y.dir, fmt.Sprintf("x-%d%s", n, suffix))
+}
+
+// whole checks that the directory has a file and its manifest, and no parts.
+func (y *pulling) whole(n int64) {
+	y.t.Helper()
+	got, err := os.ReadFile(y.path(n, ".csv.gz"))
+	if err != nil || !bytes.Equal(got, y.files[n]) {
+		y.t.Errorf("file %d: %d bytes, %v", n, len(got), err)
+	}
+	b, err := os.ReadFile(y.path(n, ".json"))
+	var m manifest
+	if err == nil {
+		err = json.Unmarshal(b, &m)
+	}
+	sum := sha256.Sum256(y.files[n])
+	if err != nil || m.Number != n || m.File != filepath.Base(y.path(n, ".csv.gz")) || m.SHA256 != hex.EncodeToString(sum[:]) || m.Rows != 5000 || m.OrderID == "" || m.Cursor.To == "" {
+		y.t.Errorf("manifest %d: %s, %v", n, b, err)
+	}
+	parts, err := filepath.Glob(filepath.Join(y.dir, "*.part"))
+	if err != nil || len(parts) != 0 {
+		y.t.Errorf("left behind: %v, %v", parts, err)
+	}
+}
+
+func TestPullMakesGoodWhatAKillHasLeft(t *testing.T) {
+	y := startPulling(t)
+	y.must("create", "x", "--every", "P1D", "--start", "now")
+	y.make(time.Hour)
+	n := y.make(time.Hour)
+	if status, errs := y.pull(); status != 0 {
+		t.Fatalf("exit %d, %s", status, errs)
+	}
+	y.whole(1)
+	y.whole(n)
+	data := y.files[n]
+	write := func(suffix string, b []byte) {
+		t.Helper()
+		if err := os.WriteFile(y.path(n, suffix), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for state, arrange := range map[string]func(){
+		"nothing":                       func() {},
+		"half of the download":          func() { write(".csv.gz.part", data[:len(data)/2]) },
+		"all of it":                     func() { write(".csv.gz.part", data) },
+		"more than all of it":           func() { write(".csv.gz.part", append(bytes.Clone(data), "x"...)) },
+		"the file without its manifest": func() { write(".csv.gz", data) },
+		"half of the manifest":          func() { write(".csv.gz", data); write(".json.part", []byte(`{"number"`)) },
+		"a damaged file":                func() { write(".csv.gz", data[1:]) },
+	} {
+		for _, suffix := range []string{".csv.gz", ".json"} {
+			if err := os.Remove(y.path(n, suffix)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		arrange()
+		if status, errs := y.pull(); status != 0 {
+			t.Errorf("%s: exit %d, %s", state, status, errs)
+		}
+		y.whole(n)
+	}
+	// Bytes that are not the file's are found out, removed and fetched anew.
+	for _, suffix := range []string{".csv.gz", ".json"} {
+		if err := os.Remove(y.path(n, suffix)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(".csv.gz.part", bytes.Repeat([]byte("x"), len(data)/2))
+	if status, errs := y.pull(); status != 1 || !strings.Contains(errs, "SHA-256") {
+		t.Errorf("a wrong part: exit %d, %s", status, errs)
+	}
+	if _, err := os.Stat(y.path(n, ".json")); err == nil {
+		t.Error("a wrong file has a manifest")
+	}
+	if status, errs := y.pull(); status != 0 {
+		t.Errorf("after a wrong part: exit %d, %s", status, errs)
+	}
+	y.whole(n)
+	// Files that were taken away are not fetched again.
+	for _, p := range []string{y.path(1, ".csv.gz"), y.path(1, ".json"), y.path(n, ".csv.gz")} {
+		if err := os.Remove(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n = y.make(time.Hour)
+	if status, errs := y.pull(); status != 0 {
+		t.Errorf("exit %d, %s", status, errs)
+	}
+	y.whole(n)
+	if _, err := os.Stat(y.path(1, ".csv.gz")); err == nil {
+		t.Error("a file that was taken away came back")
+	}
+}
+
+func TestPullSaysWhatItCannotMakeGood(t *testing.T) {
+	y := startPulling(t)
+	if status, errs := y.pull(); status != 1 || !strings.Contains(errs, "no such rolling export") {
+		t.Errorf("no such export: exit %d, %s", status, errs)
+	}
+	y.must("create", "x", "--every", "P1D", "--start", "now")
+	y.make(time.Hour)
+	if status, errs := y.pull(); status != 0 {
+		t.Fatalf("exit %d, %s", status, errs)
+	}
+	y.make(0) // has expired already
+	status, errs := y.pull()
+	if status != 1 || !strings.Contains(errs, "files 2 to 2 have expired") {
+		t.Errorf("all that follow have expired: exit %d, %s", status, errs)
+	}
+	y.make(time.Hour)
+	if status, errs = y.pull(); status != 1 || !strings.Contains(errs, "files 2 to 2 have expired") || !strings.Contains(errs, "--after 2") {
+		t.Errorf("a gap: exit %d, %s", status, errs)
+	}
+	if status, errs = y.pull("--after", "2"); status != 0 {
+		t.Errorf("after it: exit %d, %s", status, errs)
+	}
+	y.whole(3)
+
+	lock, err := vfs.Default.Lock(filepath.Join(y.dir, ".x.lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, errs = y.pull(); status != 1 || !strings.Contains(errs, "another pull") {
+		t.Errorf("two at a time: exit %d, %s", status, errs)
+	}
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	y.must("delete", "x")
+	y.must("create", "x", "--every", "P1D", "--start", "now")
+	y.make(time.Hour)
+	if status, errs = y.pull(); status != 1 || !strings.Contains(errs, "another rolling export") {
+		t.Errorf("the name used again: exit %d, %s", status, errs)
+	}
+	if err := os.WriteFile(y.path(3, ".json"), []byte("{}"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if status, errs = y.pull(); status != 1 || !strings.Contains(errs, "no manifest of pull") {
+		t.Errorf("a strange manifest: exit %d, %s", status, errs)
+	}
+}
+
+func TestPullFollows(t *testing.T) {
+	y := startPulling(t)
+	y.must("create", "x", "--every", "P1D", "--start", "now")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan string, 1)
+	go func() {
+		status, _, errs := y.rolling(ctx, "pull", "x", "--dir", y.dir, "--follow")
+		ended <- fmt.Sprintf("exit %d, %s", status, errs)
+	}()
+	for range 2 {
+		n := y.make(time.Hour)
+		deadline := time.Now().Add(30 * time.Second)
+		for {
+			if _, err := os.Stat(y.path(n, ".json")); err == nil {
+				break
+			}
+			select {
+			case how := <-ended:
+				t.Fatalf("it ended: %s", how)
+			case <-time.After(10 * time.Millisecond):
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("file %d never came", n)
+			}
+		}
+		y.whole(n)
+	}
+	cancel()
+	if how := <-ended; !strings.HasPrefix(how, "exit 0") {
+		t.Errorf("stopped: %s", how)
+	}
+}
+
+func TestRollingCommands(t *testing.T) {
+	y := startPulling(t)
+	out := y.must("create", "x", "--every", "PT15M", "--start", "beginning", "--empty-files", "--spreadsheet-safe")
+	if !strings.Contains(out, `"every": "PT15M"`) || !strings.Contains(out, `"empty_files": true`) || !strings.Contains(out, `"spreadsheet_safe": true`) {
+		t.Errorf("create: %s", out)
+	}
+	y.must("pause", "x")
+	if out = y.must("list"); !strings.Contains(out, "x     paused  PT15M") {
+		t.Errorf("list:\n%s", out)
+	}
+	y.must("resume", "x")
+	if out = y.must("show", "x"); !strings.Contains(out, `"state": "active"`) {
+		t.Errorf("show: %s", out)
+	}
+	y.must("delete", "x")
+	for line, want := range map[string]struct {
+		status int
+		text   string
+	}{
+		"show x":                               {1, "no such rolling export"},
+		"create x --every PT7M --start now":    {1, "/every"},
+		"create x --start now":                 {2, "missing: --every"},
+		"create x --every PT1M --filter women": {2, "--segment and --filter"},
+		"pull x":                               {2, "missing: --dir"},
+		"create":                               {2, "accepts 1 arg"},
+		"puse x":                               {2, "did you mean pause"},
+	} {
+		if status, _, errs := y.rolling(t.Context(), strings.Fields(line)...); status != want.status || !strings.Contains(errs, want.text) {
+			t.Errorf("rolling %s: exit %d, %s", line, status, errs)
+		}
+	}
+	if status, _, errs := command(t.Context(), nil, "rolling", "list"); status != 2 || !strings.Contains(errs, "missing: --url, --client-id, --client-secret") {
+		t.Errorf("exit %d, %s", status, errs)
+	}
+}
