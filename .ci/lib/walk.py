@@ -23,6 +23,9 @@ class Walker:
         self.error = None
         self.thread = threading.Thread(target=self._run, daemon=True)
 
+    def again(self, seed):
+        return Walker(f"{self.name}, again", self.client, self.body, self.arguments, seed)
+
     def _run(self):
         failing = None
         while True:
@@ -77,9 +80,14 @@ class Cursors:
             w.thread.start()
 
     def finish(self):
-        """The log has ended and nothing is killed any more: every walker goes on to the end."""
-        for w in self.walkers:
+        """The log has ended and nothing is killed any more: every walker goes on to the end, and three walk
+        all of the log, with whatever limit of the file size holds now."""
+        fresh = [w.again(self.suite.random.random()) for w in self.walkers[:3]]
+        for w in self.walkers + fresh:
             w.last_round.set()
+        for w in fresh:
+            w.thread.start()
+        self.walkers += fresh
         for w in self.walkers:
             w.thread.join(GIVE_UP + 60)
             self.suite.must(f"walker {w.name} came to the end: {len(w.files)} files, {sum(s['more'] for _, s in w.files)} of them ended early, asked {w.repeats} times anew",

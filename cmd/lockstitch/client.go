@@ -206,20 +206,20 @@ var errChanged = errors.New("the file has changed on the server")
 // errStalled says that a download was broken off because nothing arrived.
 var errStalled = errors.New("the server has sent nothing for too long")
 
-// download writes the file from byte from on.
-func (x *exportClient) download(ctx context.Context, st *api.Status, from int64, w io.Writer) error {
+// download writes the file at an address from byte from on.
+func (x *exportClient) download(ctx context.Context, address, sha256 string, from int64, w io.Writer) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stall := cmp.Or(x.stall, stallTimeout)
 	watch := time.AfterFunc(stall, func() { cancel(errStalled) })
 	defer watch.Stop()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, st.FileDownloadURL, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return err
 	}
 	if from > 0 {
 		req.Header.Set("Range", "bytes="+strconv.FormatInt(from, 10)+"-")
-		req.Header.Set("If-Range", `"`+st.SHA256+`"`) // the file's ETag
+		req.Header.Set("If-Range", `"`+sha256+`"`) // the file's ETag
 	}
 	resp, err := x.http.Do(req)
 	if err != nil {

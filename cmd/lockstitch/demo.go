@@ -121,7 +121,7 @@ func (a *app) demoTour(ctx context.Context, b *broker, r *replica, s *Settings, 
 		return err
 	}
 	var file bytes.Buffer
-	if err := x.download(ctx, st, 0, &file); err != nil {
+	if err := x.download(ctx, st.FileDownloadURL, st.SHA256, 0, &file); err != nil {
 		return err
 	}
 	pos, err := totals(ctx, r)

@@ -37,15 +37,24 @@ func (a *app) openSink(out string) (sink, error) {
 	if info, err := os.Stat(out); err == nil && info.IsDir() {
 		return nil, usage(fmt.Errorf("--output %s: is a directory; name a file in it", out))
 	}
-	f, err := os.OpenFile(out+".part", os.O_RDWR|os.O_CREATE, 0o644)
+	s, err := openFile(out)
 	if err != nil {
 		return nil, usage(fmt.Errorf("--output: the file cannot be written: %w", err))
+	}
+	return s, nil
+}
+
+// openFile opens FILE.part with what is there.
+func openFile(name string) (*fileSink, error) {
+	f, err := os.OpenFile(name+".part", os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
 	}
 	n, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &fileSink{f: f, n: n, name: out}, nil
+	return &fileSink{f: f, n: n, name: name}, nil
 }
 
 // fileSink is FILE.part, which becomes FILE.
@@ -128,19 +137,39 @@ func (s *streamSink) keep() error          { return nil }
 func (s *streamSink) drop() error          { return nil }
 func (s *streamSink) Close() error         { return nil }
 
-// fetch downloads the file of a completed report into to, resuming what is
-// there, and verifies it. As long as bytes arrive it goes on, however long that
-// takes.
-func (x *exportClient) fetch(ctx context.Context, st *api.Status, to sink, b *bar) error {
-	if to.size() > *st.Bytes {
+// remoteFile is a file that the API offers.
+type remoteFile struct {
+	bytes  int64
+	sha256 string                                                // hex
+	link   func(ctx context.Context) (address string, err error) // with a fresh credential
+}
+
+// file is that of a completed report.
+func (x *exportClient) file(st *api.Status) remoteFile {
+	return remoteFile{*st.Bytes, st.SHA256, func(ctx context.Context) (string, error) {
+		fresh, err := x.status(ctx, st.ReportID)
+		if err != nil {
+			return "", err
+		}
+		if fresh.Status != "completed" {
+			return "", backoff.Permanent(&endedError{id: st.ReportID, how: "is " + fresh.Status})
+		}
+		return fresh.FileDownloadURL, nil
+	}}
+}
+
+// fetch downloads a file into to, resuming what is there, and verifies it. As
+// long as bytes arrive it goes on, however long that takes.
+func (x *exportClient) fetch(ctx context.Context, f remoteFile, to sink, b *bar) error {
+	if to.size() > f.bytes {
 		if err := to.restart(); err != nil {
 			return err
 		}
 	}
-	for to.size() < *st.Bytes {
+	for to.size() < f.bytes {
 		_, err := backoff.Retry(ctx, func() (struct{}, error) {
 			before := to.size()
-			err := x.fetchOnce(ctx, st, to, b)
+			err := x.fetchOnce(ctx, f, to, b)
 			var local *backoff.PermanentError
 			if err != nil && to.size() > before && !errors.As(err, &local) {
 				err = nil // it moves: the time to give up starts anew
@@ -155,33 +184,29 @@ func (x *exportClient) fetch(ctx context.Context, st *api.Status, to sink, b *ba
 	if err != nil {
 		return err
 	}
-	if got != st.SHA256 {
-		return errors.Join(fmt.Errorf("what arrived has SHA-256 %s, not %s, and must not be used", got, st.SHA256), to.drop())
+	if got != f.sha256 {
+		return errors.Join(fmt.Errorf("what arrived has SHA-256 %s, not %s, and must not be used", got, f.sha256), to.drop())
 	}
 	return to.keep()
 }
 
-// fetchOnce asks for the status, which gives a fresh credential, and downloads
-// as much as it can.
-func (x *exportClient) fetchOnce(ctx context.Context, st *api.Status, to sink, b *bar) error {
-	fresh, err := x.status(ctx, st.ReportID)
+// fetchOnce downloads as much as it can.
+func (x *exportClient) fetchOnce(ctx context.Context, f remoteFile, to sink, b *bar) error {
+	address, err := f.link(ctx)
 	if err != nil {
 		return err
 	}
-	if fresh.Status != "completed" {
-		return backoff.Permanent(&endedError{id: st.ReportID, how: "is " + fresh.Status})
-	}
 	from := to.size()
-	b.set(from, *st.Bytes)
+	b.set(from, f.bytes)
 	w := writerFunc(func(p []byte) (int, error) {
 		n, err := to.Write(p)
-		b.set(to.size(), *st.Bytes)
+		b.set(to.size(), f.bytes)
 		if err != nil {
 			err = backoff.Permanent(err)
 		}
 		return n, err
 	})
-	err = x.download(ctx, fresh, from, w)
+	err = x.download(ctx, address, f.sha256, from, w)
 	if errors.Is(err, errChanged) {
 		if rerr := to.restart(); rerr != nil {
 			return backoff.Permanent(rerr)

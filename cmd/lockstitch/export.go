@@ -92,12 +92,7 @@ Exit status 0: the file is whole and verified. 1: failed. 2: wrong usage.
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.url, "url", "", "address of the API (LOCKSTITCH_URL)")
-	f.StringVar(&o.id, "client-id", "", "client id (LOCKSTITCH_CLIENT_ID)")
-	f.StringVar(&o.secret, "client-secret", "", "client secret (LOCKSTITCH_CLIENT_SECRET)")
-	f.StringVar(&o.secretFile, "client-secret-file", "", "file that holds the client secret")
-	f.StringVar(&o.tokenFile, "token-file", "", "file that holds an access token, instead of a client id and secret")
-	f.StringVar(&o.caFile, "ca-file", "", "PEM file of the authority that signed the API's certificate (default: the system's)")
+	o.connectFlags(f)
 	f.StringVar(&o.start, "start-at", "", "earliest server_time, RFC 3339 in UTC, such as 2026-05-01T00:00:00Z")
 	f.StringVar(&o.end, "end-at", "", "server_time to end before, RFC 3339 in UTC (default: everything acknowledged until now)")
 	f.StringVar(&o.after, "after", "", "instead of a window, everything since this cursor, or since the \"beginning\"; prints the next cursor")
@@ -142,8 +137,40 @@ func (a *app) credential(v *string, file, flag, name string) error {
 	return nil
 }
 
-// client checks the flags that every call needs.
+// client checks the flags that say what to export and where to.
 func (o *exportOptions) client(a *app) (*exportClient, error) {
+	var missing, from []string
+	if o.out == "" {
+		missing = append(missing, "--output")
+	}
+	for _, m := range []struct{ name, value string }{{"--start-at", o.start}, {"--after", o.after}, {"--cursor-file", o.cursorFile}, {"--report", o.report}} {
+		if m.value != "" {
+			from = append(from, m.name)
+		}
+	}
+	if len(from) == 0 {
+		missing = append(missing, "--start-at (or --after, --cursor-file, --report)")
+	}
+	x, err := o.connect(a, "export", missing...)
+	if err == nil && len(from) > 1 {
+		err = usage(fmt.Errorf("%s do not go together", strings.Join(from, " and ")))
+	}
+	return x, err
+}
+
+// connectFlags are those that every command has that calls the API.
+func (o *exportOptions) connectFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.url, "url", "", "address of the API (LOCKSTITCH_URL)")
+	f.StringVar(&o.id, "client-id", "", "client id (LOCKSTITCH_CLIENT_ID)")
+	f.StringVar(&o.secret, "client-secret", "", "client secret (LOCKSTITCH_CLIENT_SECRET)")
+	f.StringVar(&o.secretFile, "client-secret-file", "", "file that holds the client secret")
+	f.StringVar(&o.tokenFile, "token-file", "", "file that holds an access token, instead of a client id and secret")
+	f.StringVar(&o.caFile, "ca-file", "", "PEM file of the authority that signed the API's certificate (default: the system's)")
+}
+
+// connect checks the flags that every call needs; missing are other flags that
+// the command lacks.
+func (o *exportOptions) connect(a *app, command string, missing ...string) (*exportClient, error) {
 	if o.url == "" {
 		o.url = a.env("URL")
 	}
@@ -156,7 +183,6 @@ func (o *exportOptions) client(a *app) (*exportClient, error) {
 	if err := a.credential(&o.token, o.tokenFile, "token", "TOKEN"); err != nil {
 		return nil, err
 	}
-	var missing []string
 	need := func(name, value string) {
 		if value == "" {
 			missing = append(missing, name)
@@ -167,21 +193,8 @@ func (o *exportOptions) client(a *app) (*exportClient, error) {
 		need("--client-id", o.id)
 		need("--client-secret-file", o.secret)
 	}
-	var from []string
-	for _, m := range []struct{ name, value string }{{"--start-at", o.start}, {"--after", o.after}, {"--cursor-file", o.cursorFile}, {"--report", o.report}} {
-		if m.value != "" {
-			from = append(from, m.name)
-		}
-	}
-	if len(from) == 0 {
-		missing = append(missing, "--start-at (or --after, --cursor-file, --report)")
-	}
-	need("--output", o.out)
 	if len(missing) > 0 {
-		return nil, usage(fmt.Errorf("missing: %s (see `lockstitch export --help`)", strings.Join(missing, ", ")))
-	}
-	if len(from) > 1 {
-		return nil, usage(fmt.Errorf("%s do not go together", strings.Join(from, " and ")))
+		return nil, usage(fmt.Errorf("missing: %s (see `lockstitch %s --help`)", strings.Join(missing, ", "), command))
 	}
 	if bad := httpURL(o.url); bad != "" {
 		return nil, usage(fmt.Errorf("--url %q: %s", o.url, bad))
@@ -336,5 +349,5 @@ func (a *app) followAndFetch(ctx context.Context, x *exportClient, st *api.Statu
 	rendering.end()
 	downloading := a.bar(o.quiet, "downloading", true)
 	defer downloading.end()
-	return done, x.fetch(ctx, done, to, downloading)
+	return done, x.fetch(ctx, x.file(done), to, downloading)
 }

@@ -222,7 +222,7 @@ func TestDownloadThatStallsIsResumed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := x.fetch(ctx, st, to, &bar{}); err != nil {
+	if err := x.fetch(ctx, x.file(st), to, &bar{}); err != nil {
 		t.Fatal(err)
 	}
 	if int64(out.Len()) != *st.Bytes || count() != broken+1 {
@@ -244,7 +244,7 @@ func TestDownloadThatCannotBeWrittenEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := x.fetch(ctx, st, to, &bar{}); !errors.Is(err, full) || count() != 1 {
+	if err := x.fetch(ctx, x.file(st), to, &bar{}); !errors.Is(err, full) || count() != 1 {
 		t.Errorf("%d downloads, %v", count(), err)
 	}
 }

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
-	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -52,53 +50,16 @@ The client secret is best given as LOCKSTITCH_CLIENT_SECRET or --client-secret-f
 		a.rollingSimple(o, "delete", http.MethodDelete, "Delete a rolling export and its files", "Files that were pulled or delivered stay where they are. The name used again is\nanother rolling export, whose files are numbered from 1."),
 		a.rollingPull(o))
 	for _, c := range c.Commands() {
-		f := c.Flags()
-		f.StringVar(&o.url, "url", "", "address of the API (LOCKSTITCH_URL)")
-		f.StringVar(&o.id, "client-id", "", "client id (LOCKSTITCH_CLIENT_ID)")
-		f.StringVar(&o.secret, "client-secret", "", "client secret (LOCKSTITCH_CLIENT_SECRET)")
-		f.StringVar(&o.secretFile, "client-secret-file", "", "file that holds the client secret")
-		f.StringVar(&o.caFile, "ca-file", "", "PEM file of the authority that signed the API's certificate (default: the system's)")
+		o.connectFlags(c.Flags())
 	}
 	return c
 }
 
 // client checks the flags that every call needs and gets a token.
 func (o *rollingOptions) client(ctx context.Context, a *app) (*exportClient, error) {
-	for _, v := range []struct {
-		to   *string
-		name string
-	}{{&o.url, "URL"}, {&o.id, "CLIENT_ID"}} {
-		if *v.to == "" {
-			*v.to = a.env(v.name)
-		}
-	}
-	switch {
-	case o.secretFile != "":
-		b, err := os.ReadFile(o.secretFile)
-		if err != nil {
-			return nil, fmt.Errorf("--client-secret-file: %w", err)
-		}
-		o.secret = strings.TrimRight(string(b), "\r\n")
-	case o.secret == "":
-		o.secret = a.env("CLIENT_SECRET")
-	}
-	var missing []string
-	for _, m := range []struct{ name, value string }{{"--url", o.url}, {"--client-id", o.id}, {"--client-secret", o.secret}} {
-		if m.value == "" {
-			missing = append(missing, m.name)
-		}
-	}
-	if len(missing) > 0 {
-		return nil, usage(fmt.Errorf("missing: %s", strings.Join(missing, ", ")))
-	}
-	if bad := httpURL(o.url); bad != "" {
-		return nil, usage(fmt.Errorf("--url %q: %s", o.url, bad))
-	}
-	x := &exportClient{url: strings.TrimSuffix(o.url, "/"), id: o.id, secret: o.secret}
-	if o.caFile != "" {
-		if err := x.trust(o.caFile); err != nil {
-			return nil, fmt.Errorf("--ca-file: %w", err)
-		}
+	x, err := o.connect(a, "rolling")
+	if err != nil {
+		return nil, err
 	}
 	return x, x.authorize(ctx)
 }

@@ -204,7 +204,7 @@ func (p *puller) list(ctx context.Context, wait time.Duration) (*api.RollingFile
 // expired.
 func (p *puller) call(ctx context.Context, path string, answer any) error {
 	err := p.x.call(ctx, http.MethodGet, rollingPath(p.name)+path, "", "", answer)
-	if e := (*problemError)(nil); errors.As(err, &e) && e.status == http.StatusUnauthorized {
+	if e := (*problemError)(nil); errors.As(err, &e) && e.status == http.StatusUnauthorized && p.x.id != "" {
 		p.x.token = ""
 		if err := p.x.authorize(ctx); err != nil {
 			return err
@@ -244,14 +244,10 @@ func (p *puller) take(ctx context.Context, page *api.RollingFileList) error {
 // there already.
 func (p *puller) file(ctx context.Context, orderID string, f *api.RollingFile) error {
 	whole := p.path(f.Number, ".csv.gz")
-	if got, err := fileSHA256(whole); err != nil || got != f.SHA256 {
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		if err := p.download(ctx, f, whole+".part"); err != nil {
-			return err
-		}
-		if err := os.Rename(whole+".part", whole); err != nil {
+	if got, err := fileSHA256(whole); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	} else if got != f.SHA256 {
+		if err := p.fetch(ctx, f, whole); err != nil {
 			return err
 		}
 	}
@@ -276,58 +272,32 @@ func (p *puller) file(ctx context.Context, orderID string, f *api.RollingFile) e
 	return syncDir(p.dir)
 }
 
-// download fills a file, going on with what is there, and verifies it.
-func (p *puller) download(ctx context.Context, f *api.RollingFile, part string) error {
-	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		return struct{}{}, permanent(p.downloadOnce(ctx, f.Number, part))
-	}, backoff.WithMaxElapsedTime(2*time.Minute))
+// fetch downloads a file, going on with what is there of it.
+func (p *puller) fetch(ctx context.Context, f *api.RollingFile, whole string) error {
+	to, err := openFile(whole)
 	if err != nil {
 		return err
 	}
-	got, err := fileSHA256(part)
-	if err != nil {
-		return err
-	}
-	if got != f.SHA256 {
-		return errors.Join(fmt.Errorf("what arrived has SHA-256 %s, not %s, and was removed", got, f.SHA256), os.Remove(part))
-	}
-	return nil
+	defer to.Close()
+	return p.x.fetch(ctx, remoteFile{f.Bytes, f.SHA256, func(ctx context.Context) (string, error) {
+		fresh := new(api.RollingFile)
+		err := p.call(ctx, fmt.Sprintf("/files/%d", f.Number), fresh)
+		return fresh.FileDownloadURL, err
+	}}, to, &bar{})
 }
 
-// downloadOnce asks for the file again, which gives a fresh credential, and
-// downloads as much as it can.
-func (p *puller) downloadOnce(ctx context.Context, number int64, part string) (err error) {
-	fresh := new(api.RollingFile)
-	if err := p.call(ctx, fmt.Sprintf("/files/%d", number), fresh); err != nil {
-		return err
-	}
-	w, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE, 0o644)
+// fileSHA256 is the digest of a file, hex.
+func fileSHA256(path string) (string, error) {
+	f, err := os.Open(path)
 	if err != nil {
-		return backoff.Permanent(err)
+		return "", err
 	}
-	defer func() { err = errors.Join(err, w.Close()) }()
-	from, err := w.Seek(0, io.SeekEnd)
-	if err != nil {
-		return backoff.Permanent(err)
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
 	}
-	if from > fresh.Bytes {
-		if from, err = 0, w.Truncate(0); err == nil {
-			_, err = w.Seek(0, io.SeekStart)
-		}
-		if err != nil {
-			return backoff.Permanent(err)
-		}
-	}
-	if from < fresh.Bytes {
-		err = p.x.download(ctx, &api.Status{FileDownloadURL: fresh.FileDownloadURL, SHA256: fresh.SHA256}, from, w)
-		if errors.Is(err, errChanged) {
-			err = errors.Join(err, w.Truncate(0))
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return w.Sync()
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 func writeSynced(path string, data []byte) error {
@@ -345,17 +315,4 @@ func syncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
-}
-
-func fileSHA256(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }

@@ -1,15 +1,16 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"math"
 	"net/http"
 	"sort"
 	"unicode/utf8"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/danielgtaylor/huma/v2"
 
 	"lockstitch/state/event"
@@ -96,7 +97,7 @@ func (s *server) listActivities(c *call) error {
 	if err != nil {
 		return err
 	}
-	after := pageEnd{LastSeen: math.MaxInt64}
+	var after pageEnd
 	if given {
 		if after, err = parsePageEnd(token); err != nil {
 			return invalidParam("page_token", "is not one that this list gave")
@@ -106,15 +107,17 @@ func (s *server) listActivities(c *call) error {
 	if err != nil {
 		return err
 	}
-	from := sort.Search(len(all), func(i int) bool { return after.before(&all[i]) })
+	from := 0
+	if given {
+		from = after.next(all)
+	}
 	to := min(from+limit, len(all))
 	page := ActivityList{Items: all[from:to:to]}
 	if page.Items == nil {
 		page.Items = []Activity{}
 	}
 	if to < len(all) {
-		last := &all[to-1]
-		page.NextPageToken = pageEnd{int64(last.LastSeen), last.ActivityID}.String()
+		page.NextPageToken = endOf(&all[to-1]).String()
 	}
 	return writeJSON(c.w, http.StatusOK, page)
 }
@@ -163,18 +166,30 @@ func (s *server) activities(c *call) ([]Activity, error) {
 	return nil, err
 }
 
-// pageEnd is the last item of a page of activities.
-type pageEnd struct {
-	LastSeen   int64  `json:"t"`
-	ActivityID string `json:"a"`
+// latestFirst orders activities: the latest event first, ties by id.
+func latestFirst(a, b *Activity) int {
+	return cmp.Or(cmp.Compare(b.LastSeen, a.LastSeen), cmp.Compare(a.ActivityID, b.ActivityID))
 }
 
-// before says whether an activity comes after the page.
-func (p pageEnd) before(a *Activity) bool {
-	if int64(a.LastSeen) != p.LastSeen {
-		return int64(a.LastSeen) < p.LastSeen
+// pageEnd is the last item of a page of activities. It stands in URLs, and ids
+// have no bound: a hash stands for the id.
+type pageEnd struct {
+	LastSeen int64  `json:"t"`
+	ID       uint64 `json:"a"`
+}
+
+func endOf(a *Activity) pageEnd { return pageEnd{int64(a.LastSeen), xxhash.Sum64String(a.ActivityID)} }
+
+// next is where the page behind this one begins. If the item has moved, as it was
+// seen again, those of its moment are repeated; none is left out.
+func (p pageEnd) next(all []Activity) int {
+	from := sort.Search(len(all), func(i int) bool { return int64(all[i].LastSeen) <= p.LastSeen })
+	for i := from; i < len(all) && int64(all[i].LastSeen) == p.LastSeen; i++ {
+		if endOf(&all[i]) == p {
+			return i + 1
+		}
 	}
-	return a.ActivityID > p.ActivityID
+	return from
 }
 
 func (p pageEnd) String() string {

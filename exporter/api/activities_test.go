@@ -1,15 +1,22 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/url"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"lockstitch/state/catalog"
 	"lockstitch/state/event"
+	"lockstitch/state/objects"
 	"lockstitch/state/segment"
 )
 
@@ -22,11 +29,17 @@ type sample struct {
 // keep stores events of acme as one segment.
 func (r *rig) keep(id string, samples ...sample) {
 	r.t.Helper()
+	r.keepAt(id, time.Now(), samples...)
+}
+
+// keepAt is keep for samples that are so long ago of a time.
+func (r *rig) keepAt(id string, now time.Time, samples ...sample) {
+	r.t.Helper()
 	b := segment.NewBuffer()
 	stream := &segment.Stream{Topic: "email-events", ID: segment.TopicID{1}}
 	for i, s := range samples {
 		ev := event.Event{Type: s.typ, CorrelationID: fmt.Appendf(nil, "%s-%d", id, i), AccountID: []byte("acme"), Section: []byte(s.section),
-			ProfileID: []byte("p"), ServerTime: time.Now().Add(-s.ago).UnixMilli()}
+			ProfileID: []byte("p"), ServerTime: now.Add(-s.ago).UnixMilli()}
 		ev.Cells[event.ActivityID], ev.Cells[event.SplitID], ev.Cells[event.ActivityName] = []byte(s.activity), []byte(s.split), []byte(s.name)
 		b.Add(stream, 0, int64(i), ev.ServerTime, &ev, nil)
 	}
@@ -179,6 +192,94 @@ func TestActivityIDs(t *testing.T) {
 	if got != len(ids) {
 		t.Errorf("%d items on all pages", got)
 	}
+}
+
+// Pages go on behind ids too long for a URL, and behind several activities seen
+// last in one moment.
+func TestActivityPages(t *testing.T) {
+	r := newRig(t, nil)
+	r.define(definitions...)
+	at := time.Now().Add(-time.Hour)
+	var samples []sample
+	var want []string
+	for i := range 9 {
+		id := string(rune('a'+i)) + strings.Repeat("x", 40_000)
+		want = append(want, id)
+		samples = append(samples, sample{"s1", id, id, "n", event.Sent, time.Duration(i/3) * time.Minute})
+	}
+	r.keepAt("1", at, samples...)
+	var got []string
+	for token := ""; ; {
+		var l ActivityList
+		a := r.do("GET", "/emails/sections/s1/activities?limit=2"+token, "a", "")
+		if a.json(t, &l); a.StatusCode != 200 {
+			t.Fatalf("%d %.100s", a.StatusCode, a.body)
+		}
+		for _, item := range l.Items {
+			got = append(got, item.ActivityID)
+		}
+		if l.NextPageToken == "" {
+			break
+		}
+		token = "&page_token=" + l.NextPageToken
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%d activities on all pages, or in another order; want %d", len(got), len(want))
+	}
+
+	// The end of a page is seen again before the next is asked for.
+	all := []Activity{{ActivityID: "b", LastSeen: 9}, {ActivityID: "a", LastSeen: 5}, {ActivityID: "c", LastSeen: 5}, {ActivityID: "d", LastSeen: 1}}
+	for n, c := range []struct {
+		end  Activity
+		next int
+	}{{all[0], 1}, {all[1], 2}, {all[2], 3}, {all[3], 4}, {Activity{ActivityID: "b", LastSeen: 5}, 1}, {Activity{ActivityID: "b", LastSeen: 4}, 3}, {Activity{LastSeen: 99}, 0}} {
+		if got := endOf(&c.end).next(all); got != c.next {
+			t.Errorf("%d: behind %+v comes item %d, want %d", n, c.end, got, c.next)
+		}
+	}
+}
+
+// held is a store that holds what it is asked for back.
+type held struct {
+	objects.Store
+	asked atomic.Int32
+	open  chan struct{}
+}
+
+func (h *held) Open(ctx context.Context, name string, off, n int64) (io.ReadCloser, error) {
+	h.asked.Add(1)
+	<-h.open
+	return h.Store.Open(ctx, name, off, n)
+}
+
+// However many calls there are, no more slices than configured are in memory.
+func TestSlicesAreReadAFewAtATime(t *testing.T) {
+	r := newRig(t, nil)
+	for i := range 6 {
+		r.keep(fmt.Sprint(i), sample{"s1", "x", "x", "n", event.Sent, time.Hour})
+	}
+	store := r.store
+	synctest.Test(t, func(t *testing.T) {
+		h := &held{Store: store, open: make(chan struct{})}
+		s := &server{
+			cfg: Config{ActivityReads: 2}, deps: Deps{Catalog: r.slices, Store: h},
+			reads: make(chan struct{}, 2), summaries: newSummaryCache(1 << 20),
+		}
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() {
+				if all, err := s.summarise(t.Context(), "acme", "s1", 0); err != nil || len(all) != 1 || all[0].Counts.Sent != 6 {
+					t.Errorf("%+v %v", all, err)
+				}
+			})
+		}
+		synctest.Wait()
+		if n := h.asked.Load(); n != 2 {
+			t.Errorf("%d slices are being read", n)
+		}
+		close(h.open)
+		wg.Wait()
+	})
 }
 
 func TestSummaryCacheStaysInItsBudget(t *testing.T) {

@@ -103,6 +103,7 @@ type server struct {
 	exports    *limits.PerMinute // by account
 	downloads  *limits.PerMinute // by account
 	summaries  *summaryCache
+	reads      chan struct{} // holds a token for each slice being read for activities
 }
 
 // New checks the configuration and makes the handler of the API listener. It
@@ -129,6 +130,7 @@ func New(cfg Config, deps Deps) (http.Handler, error) {
 		exports:    limits.NewPerMinute(cfg.Limits.ExportsPerMinute),
 		downloads:  limits.NewPerMinute(cfg.Limits.DownloadsPerMinute),
 		summaries:  newSummaryCache(cfg.ActivityCacheBytes),
+		reads:      make(chan struct{}, cfg.ActivityReads),
 	}
 	mux := http.NewServeMux()
 	doc := newDocument(cfg)

@@ -30,7 +30,7 @@ type Config struct {
 	ActivityWindow     time.Duration // how far back activities are looked for; 90 days
 	ActivityTimeout    time.Duration // reading them may take this long, then 503; 30s
 	ActivityCacheBytes int64         // memory for summaries of stored slices; 32 MiB
-	ActivityReads      int           // slices read at a time for one call; 8
+	ActivityReads      int           // slices read at a time, for all calls together; 8
 }
 
 // Limits are the limits of contract section 3, each with its default.

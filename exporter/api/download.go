@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -21,7 +22,7 @@ const stallTimeout = 2 * time.Minute
 
 func (s *server) downloadOperation(schemas huma.Registry) operation {
 	d := describe{schemas}
-	file := func(description string) *huma.Response {
+	file := func(description string, more ...string) *huma.Response {
 		h := map[string]*huma.Param{}
 		for name, about := range map[string]string{
 			"Accept-Ranges":       "`bytes`",
@@ -31,11 +32,12 @@ func (s *server) downloadOperation(schemas huma.Registry) operation {
 		} {
 			h[name] = &huma.Param{Description: about, Schema: &huma.Schema{Type: huma.TypeString}}
 		}
+		maps.Copy(h, headers(more...))
 		return &huma.Response{Description: description, Headers: h, Content: map[string]*huma.MediaType{
 			"application/gzip": {Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}},
 		}}
 	}
-	return operation{public: true, stream: true, handle: s.download, Operation: huma.Operation{
+	return operation{public: true, handle: s.download, Operation: huma.Operation{
 		OperationID: "download-file", Method: http.MethodGet, Path: "/emails/reports/{report_id}/file", Tags: []string{"Exports"},
 		Summary: "Download an export file",
 		Description: "The `file_download_url` of a completed report, to be taken as it is given. The credential is in the URL or, after `header_auth=true`, in the `x-apsis-auth` header. " +
@@ -47,10 +49,12 @@ func (s *server) downloadOperation(schemas huma.Registry) operation {
 			d.header(tokenHeader, "The credential, if it is not in the URL.", &huma.Schema{Type: huma.TypeString}),
 			d.header("Range", "Such as `bytes=1000-`.", &huma.Schema{Type: huma.TypeString}),
 			d.header("If-Range", "The `ETag` of the file that a range is wanted of; if the file is another, all of it is sent.", &huma.Schema{Type: huma.TypeString}),
+			d.header("If-Match", "An `ETag`: another file is not sent.", &huma.Schema{Type: huma.TypeString}),
+			d.header("If-None-Match", "An `ETag`: this file is not sent.", &huma.Schema{Type: huma.TypeString}),
 		},
 		Responses: d.responses(
 			map[string]*huma.Response{
-				"200": file("The file."), "206": file("The range that was asked for."),
+				"200": file("The file."), "206": file("The range that was asked for.", "Content-Range"),
 				"304": {Description: "The file is the one that `If-None-Match` names."},
 			},
 			d.problems(400, 403, 410, 412, 416, 429, 503),
@@ -154,6 +158,7 @@ func (w *fileWriter) WriteHeader(code int) {
 		p = kindPrecondition.problem("The file is not the one that If-Match names.")
 	default:
 		w.ResponseWriter.WriteHeader(code)
+		w.wait()
 		return
 	}
 	w.refused = true
@@ -167,6 +172,10 @@ func (w *fileWriter) Write(b []byte) (int, error) {
 	if w.refused {
 		return len(b), nil // the text that the problem stands for
 	}
-	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(stallTimeout))
+	w.wait()
 	return w.ResponseWriter.Write(b)
+}
+
+func (w *fileWriter) wait() {
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(stallTimeout))
 }

@@ -40,7 +40,10 @@ func TestDefaultLimits(t *testing.T) {
 			r.problem(r.do("GET", r.status("a", st.ReportID).FileDownloadURL, "", ""), 429, "rate-limit")
 		}
 	}
-	r.request("a", body) // the tenth that is pending
+	last := r.request("a", body) // the tenth that is pending
+	if rep, ok := r.table.Get("acme", last.ReportID); !ok || rep.Request.BarrierDeadline.Sub(rep.Request.Question.CompleteThrough) != 20*time.Minute {
+		t.Errorf("%v %+v", ok, rep)
+	}
 	for range 49 {
 		r.problem(r.do("POST", "/emails/reports", "a", body), 429, "too-many-pending")
 	}

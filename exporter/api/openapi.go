@@ -80,7 +80,7 @@ var headerAbout = map[string]string{
 	tokenHeader:        "With `header_auth=true` on a completed report: the credential of the download.",
 	"WWW-Authenticate": "How to authenticate.",
 	"Retry-After":      "Seconds to wait.",
-	"Content-Range":    "The size of the file.",
+	"Content-Range":    "The range that is sent, if any, and the size of the file.",
 }
 
 func headers(names ...string) map[string]*huma.Param {

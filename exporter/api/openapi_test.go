@@ -181,6 +181,9 @@ func TestRequestSchemaAgrees(t *testing.T) {
 		start + `,"segment_filter":{"segment_discriminators":{"a":"s"}}}`, start + `,"segment_filter":{"segment_discriminators":{},"filter":"a"}}`,
 		start + `,"segment_filter":{"segment_discriminators":{"a":""},"filter":"a"}}`, start + `,"segment_filter":{"segment_discriminators":{"a":1},"filter":"a"}}`,
 		start + `,"segment_filter":{"segment_discriminators":{"a":"s"},"filter":""}}`,
+		`{"after":"beginning"}`, `{"after":"` + strings.Repeat("A-_9", 20) + `","spreadsheet_safe":true}`, `{"after":""}`, `{"after":5}`, `{"after":["beginning"]}`,
+		`{"end_at":"2026-05-01T00:00:00Z"}`, start + `,"after":"beginning"}`, start + `,"end_at":"2026-06-01T00:00:00Z","after":"beginning"}`,
+		`{"after":"beginning","end_at":"2026-06-01T00:00:00Z"}`,
 	} {
 		var v any
 		if err := json.Unmarshal([]byte(body), &v); err != nil {

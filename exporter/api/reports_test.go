@@ -210,6 +210,11 @@ func TestUnusualRequests(t *testing.T) {
 	r := newRig(t, nil)
 	r.define(definitions...)
 	r.define(`{"kind":"tag","account_id":"acme","version_id":"9","discriminator":"nine","section":"s1","name":"n"}`)
+	for _, media := range []string{"application/json; charset=utf-8", "Application/JSON", ""} {
+		if a := r.do("POST", "/emails/reports", "a", recently(), "Content-Type", media); a.StatusCode != 202 {
+			t.Errorf("Content-Type %q: %d %s", media, a.StatusCode, a.body)
+		}
+	}
 	start := strings.TrimSuffix(recently(), "}")
 	for more, want := range map[string]string{
 		`,"segment_filter":{"segment_discriminators":{"w":"seg-w","e":"seg-e"},"filter":"w"}`:                                                    "map[w:seg-w] w",

@@ -22,7 +22,6 @@ import (
 type operation struct {
 	huma.Operation
 	public bool // needs no access token
-	stream bool // takes as long as the reader does; sets its own deadlines
 	handle func(*call) error
 }
 
@@ -78,7 +77,8 @@ const (
 	listMax     = 200
 )
 
-// answerTimeout is how long writing an answer that is not a file may take.
+// answerTimeout is how long writing an answer that is not a file may take, once
+// there is one: a client that does not read must not hold the handler.
 const answerTimeout = 30 * time.Second
 
 // router puts operations on the mux and into the document.
@@ -134,10 +134,6 @@ func (rt *router) finish() error {
 func (s *server) answer(op *operation, w *responseWriter, r *http.Request) {
 	w.route = op.Path
 	c := &call{w: w, r: r}
-	if !op.stream {
-		// Without a deadline a client that does not read would hold the handler.
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTimeout))
-	}
 	err := func() error {
 		if !op.public {
 			if err := s.authenticate(c); err != nil {
@@ -243,14 +239,19 @@ type responseWriter struct {
 
 func (w *responseWriter) WriteHeader(code int) {
 	if code >= 200 && !w.wrote {
-		w.code, w.wrote = code, true
+		w.begin(code)
 	}
 	w.ResponseWriter.WriteHeader(code)
 }
 
+func (w *responseWriter) begin(code int) {
+	w.code, w.wrote = code, true
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTimeout))
+}
+
 func (w *responseWriter) Write(b []byte) (int, error) {
 	if !w.wrote {
-		w.code, w.wrote = http.StatusOK, true
+		w.begin(http.StatusOK)
 	}
 	return w.ResponseWriter.Write(b)
 }

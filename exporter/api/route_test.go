@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -141,6 +142,88 @@ lockstitch_http_panics_total 0
 `
 	if err := testutil.GatherAndCompare(r.metrics, strings.NewReader(want), "lockstitch_http_panics_total"); err != nil {
 		t.Error(err)
+	}
+}
+
+// deadlined tells what limit on writing its connections were given last.
+type deadlined struct {
+	net.Listener
+	write *atomic.Int64 // ns since the Unix epoch; that it was lifted is not told
+}
+
+func (d deadlined) Accept() (net.Conn, error) {
+	c, err := d.Listener.Accept()
+	return deadlinedConn{c, d}, err
+}
+
+type deadlinedConn struct {
+	net.Conn
+	d deadlined
+}
+
+func (c deadlinedConn) SetWriteDeadline(t time.Time) error {
+	if !t.IsZero() {
+		c.d.write.Store(t.UnixNano())
+	}
+	return c.Conn.SetWriteDeadline(t)
+}
+
+// observed is a catalog that says when it is asked.
+type observed struct {
+	*sliceList
+	asked func()
+}
+
+func (o observed) CatchUp(ctx context.Context) error {
+	o.asked()
+	return o.sliceList.CatchUp(ctx)
+}
+
+// A client that does not read must not hold a handler, whatever it asks for. But
+// finding the answer takes nothing from the time to write it.
+func TestDeadlines(t *testing.T) {
+	d := deadlined{write: new(atomic.Int64)}
+	var asked atomic.Int64
+	r := newRig(t, func(_ *Config, deps *Deps) {
+		look := func() { asked.Store(time.Now().UnixNano()) }
+		ends := deps.Ends
+		deps.Ends = func(ctx context.Context) ([]report.End, error) {
+			look()
+			return ends(ctx)
+		}
+		deps.Catalog = observed{deps.Catalog.(*sliceList), look}
+	})
+	r.define(definitions...)
+	st, _ := r.finished()
+	srv := httptest.NewUnstartedServer(nil)
+	d.Listener = srv.Listener
+	srv.Listener, srv.Config = d, NewServer(r.handler, slog.New(slog.DiscardHandler))
+	srv.Start()
+	defer srv.Close()
+	for _, c := range []struct {
+		method, path, client string
+		code                 int
+	}{
+		{"GET", "/emails/reports", "a", 200}, {"GET", "/docs", "", 200}, {"GET", "/openapi.json", "", 200}, {"GET", "/nothing", "", 404}, {"PATCH", "/docs", "", 405},
+		{"GET", "//x", "", 404}, {"GET", "/emails/reports", "", 401}, {"GET", strings.TrimPrefix(st.FileDownloadURL, r.url), "", 200}, {"GET", "/docs", "", 200},
+	} {
+		begin := time.Now()
+		d.write.Store(0)
+		if a := r.do(c.method, srv.URL+c.path, c.client, ""); a.StatusCode != c.code {
+			t.Fatalf("%s %s: %d", c.method, c.path, a.StatusCode)
+		}
+		if at := time.Unix(0, d.write.Load()); at.Before(begin.Add(answerTimeout)) || at.After(time.Now().Add(stallTimeout)) {
+			t.Errorf("%s %s: writing is limited to %s, the request came at %s", c.method, c.path, at, begin)
+		}
+	}
+	for _, c := range [][3]string{{"POST", "/emails/reports", recently()}, {"GET", "/emails/sections/s1/activities", ""}} {
+		asked.Store(0)
+		if a := r.do(c[0], srv.URL+c[1], "a", c[2]); a.StatusCode >= 300 || asked.Load() == 0 {
+			t.Fatalf("%s: %d %s", c[1], a.StatusCode, a.body)
+		}
+		if time.Unix(0, d.write.Load()).Before(time.Unix(0, asked.Load()).Add(answerTimeout)) {
+			t.Errorf("%s: the time to write counts from before the answer was there", c[1])
+		}
 	}
 }
 

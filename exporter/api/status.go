@@ -20,7 +20,7 @@ type Status struct {
 	Progress  Progress       `json:"progress"`
 	// Waiting is empty once all of the input below the barrier was processed.
 	Waiting         []Waiting `json:"waiting,omitempty" nullable:"false" doc:"The input partitions that the report still waits for."`
-	CompleteThrough Time      `json:"complete_through" doc:"Everything that Kafka acknowledged before this moment is in the export."`
+	CompleteThrough Time      `json:"complete_through" doc:"Everything that Kafka acknowledged before this moment is in the export; if more is true, in it and those that follow."`
 
 	Rows   *int64 `json:"rows,omitempty" doc:"Rows of the file, its header line not counted."`
 	Bytes  *int64 `json:"bytes,omitempty" doc:"Size of the compressed file."`

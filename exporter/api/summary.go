@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"sort"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -53,16 +53,27 @@ func (s *server) summarise(ctx context.Context, account, section string, since i
 	for id, a := range sum {
 		out = append(out, a.activity(id))
 	}
-	sort.Slice(out, func(i, j int) bool {
-		return pageEnd{int64(out[i].LastSeen), out[i].ActivityID}.before(&out[j])
-	})
+	slices.SortFunc(out, func(a, b Activity) int { return latestFirst(&a, &b) })
 	return out, nil
 }
 
 // slice summarises one slice from a server_time on. What lies wholly behind it
 // is remembered; the few slices that the time cuts are counted row by row.
 func (s *server) slice(ctx context.Context, ref *catalog.SliceRef, since int64) ([]segment.Activity, error) {
-	if ref.Info.MinTime < since {
+	key := sliceKey{ref.SegmentID, ref.Info.Offset}
+	cut := ref.Info.MinTime < since
+	if !cut {
+		if parts, ok := s.summaries.get(key); ok {
+			return parts, nil
+		}
+	}
+	select {
+	case s.reads <- struct{}{}:
+		defer func() { <-s.reads }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if cut {
 		data, err := s.readSlice(ctx, ref, ref.Info.Length)
 		if err != nil {
 			return nil, err
@@ -72,10 +83,6 @@ func (s *server) slice(ctx context.Context, ref *catalog.SliceRef, since int64) 
 			return nil, err
 		}
 		return countRows(sl, since)
-	}
-	key := sliceKey{ref.SegmentID, ref.Info.Offset}
-	if parts, ok := s.summaries.get(key); ok {
-		return parts, nil
 	}
 	data, err := s.readSlice(ctx, ref, ref.Info.KeysLength)
 	if err != nil {

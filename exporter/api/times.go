@@ -12,7 +12,7 @@ import (
 type Time int64
 
 // timePattern is what ParseTime takes, short of the calendar.
-const timePattern = `^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?([Zz]|[+]00:00)$`
+const timePattern = `^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,9})?([Zz]|[+]00:00)$`
 
 // ParseTime reads an RFC 3339 time in UTC: "Z" or "+00:00" at the end, "T" and
 // "Z" in either case, 0 to 9 fraction digits, floored to ms. Leap seconds are

@@ -34,6 +34,12 @@ func TestParseTime(t *testing.T) {
 			t.Errorf("%q was taken for %s", in, got)
 		}
 	}
+	// A time of day that is not taken is not documented either.
+	for _, in := range []string{"2026-05-01T24:00:00Z", "2026-05-01T23:59:60Z", "2026-05-01T00:60:00Z"} {
+		if regexp.MustCompile(timePattern).MatchString(in) {
+			t.Errorf("the document allows %s", in)
+		}
+	}
 }
 
 func TestAddMonths(t *testing.T) {

@@ -42,15 +42,22 @@ type growing struct {
 
 type place struct {
 	time, offset int64
-	partition    int32
+	part         int // index into ends, which is the order of rows of one time
 }
 
 func newGrowing(w *world, partitions int32) *growing {
 	g := &growing{world: w, r: newRandom(w.t), rows: make(map[string]place)}
-	for p := range partitions {
-		g.ends = append(g.ends, report.End{Topic: "events", TopicID: topicID, Partition: p})
-	}
+	g.add(topicID, partitions)
 	return g
+}
+
+// madeAnew is the id of the topic after it was deleted and made anew.
+var madeAnew = segment.TopicID{2}
+
+func (g *growing) add(topic segment.TopicID, partitions int32) {
+	for p := range partitions {
+		g.ends = append(g.ends, report.End{Topic: "events", TopicID: topic, Partition: p})
+	}
 }
 
 // cut stores about n records more in every partition: rows of acme, some of them
@@ -62,11 +69,11 @@ func (g *growing) cut(n int) {
 		e := &g.ends[i]
 		buf := segment.NewBuffer()
 		for range g.r.IntN(2*n + 1) {
-			at := place{time: 1_790_000_000_000 + e.Offset*10 + g.r.Int64N(50), offset: e.Offset, partition: e.Partition}
+			at := place{time: 1_790_000_000_000 + e.Offset*10 + g.r.Int64N(50), offset: e.Offset, part: i}
 			if g.r.IntN(10) == 0 {
 				at.time -= 86400_000 * g.r.Int64N(30)
 			}
-			ev := &event.Event{CorrelationID: fmt.Appendf(nil, "%08x-%d-%d", g.r.Uint32(), e.Partition, e.Offset), AccountID: []byte("acme"), Section: []byte("s"), ServerTime: at.time}
+			ev := &event.Event{CorrelationID: fmt.Appendf(nil, "%08x-%d-%d", g.r.Uint32(), i, e.Offset), AccountID: []byte("acme"), Section: []byte("s"), ServerTime: at.time}
 			e.Offset++
 			switch g.r.IntN(6) {
 			case 0:
@@ -76,7 +83,11 @@ func (g *growing) cut(n int) {
 			default:
 				g.rows[string(ev.CorrelationID)] = at
 			}
-			buf.Add(&segment.Stream{Topic: "events", ID: topicID}, e.Partition, at.offset, 0, ev, nil)
+			stream := segment.Stream{Topic: "events", ID: e.TopicID}
+			if e.TopicID == madeAnew {
+				stream.Incarnation = 1
+			}
+			buf.Add(&stream, e.Partition, at.offset, 0, ev, nil)
 		}
 		bufs = append(bufs, buf)
 	}
@@ -129,17 +140,22 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-func offsetOf(at []report.End, partition int32) int64 {
+// offset is where a position stands in one of the partitions.
+func (g *growing) offset(at []report.End, part int) int64 {
+	return offsetOf(at, g.ends[part])
+}
+
+func offsetOf(at []report.End, of report.End) int64 {
 	for _, e := range at {
-		if e.Partition == partition {
+		if e.TopicID == of.TopicID && e.Partition == of.Partition {
 			return e.Offset
 		}
 	}
 	return 0
 }
 
-// A client goes from cursor to cursor while the log grows and late events come,
-// with files so small that most end early: every row is in exactly one file, and
+// A client goes from cursor to cursor while the log grows, late events come,
+// partitions are added and the topic is made anew, with files so small that most end early: every row is in exactly one file, and
 // each file holds what lies between its two positions, in order.
 func TestAWalkHoldsEveryRowOnce(t *testing.T) {
 	const maxBytes = 1500
@@ -169,17 +185,17 @@ func TestAWalkHoldsEveryRowOnce(t *testing.T) {
 				t.Fatalf("row %s %+v is in file %d again", id, at, files)
 			}
 			seen[id] = true
-			if at.offset < offsetOf(after, at.partition) || at.offset >= offsetOf(through, at.partition) {
+			if at.offset < g.offset(after, at.part) || at.offset >= g.offset(through, at.part) {
 				t.Errorf("file %d holds %+v and reaches from %v to %v", files, at, after, through)
 			}
-			if i > 0 && (at.time < last.time || at.time == last.time && (at.partition < last.partition || at.partition == last.partition && at.offset <= last.offset)) {
+			if i > 0 && (at.time < last.time || at.time == last.time && (at.part < last.part || at.part == last.part && at.offset <= last.offset)) {
 				t.Errorf("file %d has %+v behind %+v", files, at, last)
 			}
 			last = at
 		}
 		missing := 0
 		for id, at := range g.rows {
-			if at.offset >= offsetOf(after, at.partition) && at.offset < offsetOf(through, at.partition) && !seen[id] {
+			if at.offset >= g.offset(after, at.part) && at.offset < g.offset(through, at.part) && !seen[id] {
 				missing++
 			}
 		}
@@ -188,9 +204,9 @@ func TestAWalkHoldsEveryRowOnce(t *testing.T) {
 		}
 		moved := int64(0)
 		for _, e := range through {
-			d := e.Offset - offsetOf(after, e.Partition)
+			d := e.Offset - offsetOf(after, e)
 			if d < 0 {
-				t.Errorf("file %d goes back in partition %d", files, e.Partition)
+				t.Errorf("file %d goes back in partition %d of topic %v", files, e.Partition, e.TopicID)
 			}
 			moved += d
 		}
@@ -204,7 +220,13 @@ func TestAWalkHoldsEveryRowOnce(t *testing.T) {
 		after = through
 		return res.More
 	}
-	for range 6 {
+	for round := range 6 {
+		switch round {
+		case 2: // partitions are added
+			g.ends = append(g.ends, report.End{Topic: "events", TopicID: topicID, Partition: 3})
+		case 4:
+			g.add(madeAnew, 2)
+		}
 		for range 1 + g.r.IntN(3) {
 			g.cut(20 + g.r.IntN(60))
 		}
@@ -290,7 +312,7 @@ func TestShortenEnds(t *testing.T) {
 		}
 		length := func(at []report.End) (n int64) {
 			for _, e := range at {
-				n += max(0, e.Offset-offsetOf(after, e.Partition))
+				n += max(0, e.Offset-offsetOf(after, e))
 			}
 			return n
 		}
@@ -304,7 +326,7 @@ func TestShortenEnds(t *testing.T) {
 				break
 			}
 			for i := range next {
-				if from := min(offsetOf(after, next[i].Partition), end[i].Offset); next[i].Offset < from || next[i].Offset > end[i].Offset {
+				if from := min(offsetOf(after, next[i]), end[i].Offset); next[i].Offset < from || next[i].Offset > end[i].Offset {
 					t.Fatalf("%v is not between %v and %v", next, after, end)
 				}
 			}

@@ -222,6 +222,16 @@ func TestBarrierTimeoutEndsInErrorNamingThePartition(t *testing.T) {
 	}
 }
 
+func TestDefaults(t *testing.T) {
+	r, err := New(Config{Topic: "reports"}, Deps{Log: quiet, Reports: newWorld(t).table()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := r.cfg; c.MaxBytes != 2<<30 || c.FileLifetime != 7*24*time.Hour || c.Retention != 30*24*time.Hour || c.Parallel != 1 {
+		t.Errorf("%+v", c)
+	}
+}
+
 func TestTooLargeAndDamagedEndInErrors(t *testing.T) {
 	w := newWorld(t)
 	w.commit(100)
