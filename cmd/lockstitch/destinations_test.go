@@ -46,6 +46,7 @@ func TestDestinationsRefused(t *testing.T) {
 		`[{name: x, url: "http://u:hunter2@h", accounts: [a]}]`:                                    "url must be",
 		`[{name: x, url: "s3://hunter2", account: a}]`:                                             `there is no "account"`,
 		`[{name: x, url: "s3://store/?sig=hunter2", accounts: [a]}]`:                               "store itself",
+		`[{name: x, url: "s3://hunter2", accounts: [a, ""]}]`:                                      "none of them empty",
 		`[x:a]`:     "NAME:ACCOUNT|ACCOUNT:URL",
 		`{name: x}`: "must be a list",
 	} {
@@ -57,26 +58,6 @@ func TestDestinationsRefused(t *testing.T) {
 		if err != nil && strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("the error tells a secret: %v", err)
 		}
-	}
-}
-
-func TestDestinationIsForItsAccounts(t *testing.T) {
-	r := &replica{s: &Settings{Replica: ReplicaSettings{Destinations: []Destination{{Name: "lake", URL: "file://" + t.TempDir(), Accounts: []string{"acme"}}}}}}
-	if err := r.openDestinations(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	defer r.close()
-	for _, c := range []struct {
-		account, name string
-		want          bool
-	}{{"acme", "lake", true}, {"other", "lake", false}, {"acme", "sea", false}, {"", "lake", false}} {
-		if got := r.destinations.allows(c.account, c.name); got != c.want {
-			t.Errorf("%q may use %q: %v", c.account, c.name, got)
-		}
-	}
-	// Settings may change after an order was made.
-	if err := r.deliver(t.Context(), "lake", rolling.File{Account: "other"}); err == nil || !strings.Contains(err.Error(), "lake") {
-		t.Errorf("delivered for an account that may not use it: %v", err)
 	}
 }
 

@@ -197,7 +197,8 @@ func TestStartAfterOneThatStoppedHalfway(t *testing.T) {
 
 func TestErrorsThatRepeatAreLoggedOnce(t *testing.T) {
 	var out bytes.Buffer
-	log := options(Options{Log: slog.New(slog.NewTextHandler(&out, nil))}).Logger
+	logger := slog.New(slog.NewTextHandler(&out, nil))
+	log := (&DB{log: logger}).options(Options{FS: vfs.NewMem(), Log: logger}).Logger
 	for range 1000 {
 		log.Errorf("background error: %s", "no space left on device")
 	}
