@@ -3,9 +3,11 @@ package consumer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sort"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kversion"
 )
@@ -173,12 +175,18 @@ func (c *Consumer) any(m map[string][]int32) []int32 {
 }
 
 // drainGroup takes from the group client what it has to say besides records, of
-// which it gets none.
+// which it gets none. A replica whose instance id another process has taken never
+// gets a lane again, and ends.
 func (c *Consumer) drainGroup(ctx context.Context) {
 	for ctx.Err() == nil {
 		c.group.PollFetches(ctx).EachError(func(topic string, p int32, err error) {
 			if ctx.Err() == nil && !errors.Is(err, context.Canceled) {
 				c.log.Warn("consumer group", "topic", topic, "partition", p, "err", err)
+			}
+			if errors.Is(err, kerr.FencedInstanceID) {
+				c.mail.post(func(context.Context) error {
+					return fmt.Errorf("another process has joined the group %s with the instance id %q: every replica needs one of its own: %w", c.cfg.Group, c.cfg.InstanceID, err)
+				})
 			}
 		})
 	}

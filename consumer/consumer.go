@@ -178,7 +178,7 @@ func (c *Consumer) open(ctx context.Context) error {
 		return err
 	}
 	c.db, err = local.Open(c.cfg.DataDir, cluster, c.cfg.Group, local.Options{
-		CacheBytes: c.cfg.MemoryBytes / 8, MemTableBytes: uint64(min(c.cfg.MemoryBytes/32, 16<<20)), Log: c.log,
+		CacheBytes: c.cfg.MemoryBytes / 8, MemTableBytes: uint64(min(c.cfg.MemoryBytes/32, 16<<20)), Log: c.log, Done: ctx.Done(),
 	})
 	if err != nil {
 		return err

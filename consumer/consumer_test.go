@@ -113,6 +113,7 @@ type replica struct {
 	cat  *catalog.View
 	reg  *prometheus.Registry
 	stop func() error
+	done chan struct{} // closed when Run has returned
 }
 
 func (w *world) start(dir string, tweak func(*Config)) *replica {
@@ -137,17 +138,21 @@ func (w *world) start(dir string, tweak func(*Config)) *replica {
 		w.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(w.t.Context())
-	done := make(chan error, 1)
-	go func() { done <- c.Run(ctx) }()
+	r := &replica{c: c, cat: cat, reg: reg, done: make(chan struct{})}
+	var ended error
+	go func() {
+		defer close(r.done)
+		ended = c.Run(ctx)
+	}()
 	stopped := false
-	r := &replica{c: c, cat: cat, reg: reg}
 	r.stop = func() error {
 		if stopped {
 			return nil
 		}
 		stopped = true
 		cancel()
-		return <-done
+		<-r.done
+		return ended
 	}
 	w.t.Cleanup(func() {
 		if err := r.stop(); err != nil {
@@ -280,6 +285,7 @@ func profileOf(val string) string {
 }
 
 func TestEventsBecomeRowsOnce(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.produce("profiles", "p1", profileOf("old"))
 	w.event("p1", "c1", "SENT")
@@ -308,6 +314,7 @@ func TestEventsBecomeRowsOnce(t *testing.T) {
 }
 
 func TestRestartOnAnEmptyDiskKnowsDuplicatesAndProfiles(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.start(filepath.Join(t.TempDir(), "a"), nil)
 	for i := range 20 {
@@ -336,6 +343,7 @@ func TestRestartOnAnEmptyDiskKnowsDuplicatesAndProfiles(t *testing.T) {
 }
 
 func TestPositionsPassTransactionMarkersAndEmptiedLogs(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.start(filepath.Join(t.TempDir(), "d"), nil)
 	for _, topic := range []string{"email-events", "profiles"} {
@@ -363,6 +371,7 @@ func TestPositionsPassTransactionMarkersAndEmptiedLogs(t *testing.T) {
 }
 
 func TestLanesMoveBetweenReplicas(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	a := w.start(filepath.Join(t.TempDir(), "a"), nil)
 	for i := range 10 {
@@ -390,6 +399,7 @@ func TestLanesMoveBetweenReplicas(t *testing.T) {
 }
 
 func TestTopicMadeAnewStopsItsLanesUntilAdopted(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.start(filepath.Join(t.TempDir(), "d"), nil)
 	w.event("p1", "c1", "SENT")
@@ -519,6 +529,7 @@ func TestTopicMadeAnewUnderARunningReplica(t *testing.T) {
 // TestMalformedProfilesAreDeadLetteredOnceOverRestarts: local state may be ahead
 // of the position record; what was malformed in between must not be skipped.
 func TestMalformedProfilesAreDeadLetteredOnceOverRestarts(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	flaky := &flakyStore{Store: w.store}
 	w.store = flaky

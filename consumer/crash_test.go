@@ -60,6 +60,7 @@ func (c *cable) mend() {
 // another replica, with an empty disk, makes of the log must be what an
 // undisturbed one would have made.
 func TestCrashAtEveryStepOfACut(t *testing.T) {
+	t.Parallel()
 	for _, step := range []string{StepUpload, StepBegin, StepProduce, StepOffsets, StepCommit, StepLocal, StepDone} {
 		t.Run(strings.TrimPrefix(step, "cut/"), func(t *testing.T) {
 			t.Parallel()
@@ -129,6 +130,7 @@ func TestCrashAtEveryStepOfACut(t *testing.T) {
 // TestStoreOutage lets uploads fail for a while: nothing is committed, nothing
 // is lost.
 func TestStoreOutage(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	flaky := &flakyStore{Store: w.store}
 	w.store = flaky

@@ -129,6 +129,15 @@ func (t *lagTable) end(topic string, p int32) int64 {
 	return 0
 }
 
+// reached says whether next is the end of the log, as far as that was asked for
+// of late.
+func (t *lagTable) reached(topic string, p int32, next int64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := t.rows[lagKey{topic, p}]
+	return r != nil && len(r.ends) > 0 && t.now().Sub(r.asked) <= endsStale && next >= r.ends[len(r.ends)-1].end
+}
+
 func (t *lagTable) row(topic string, p int32) *lagRow {
 	k := lagKey{topic, p}
 	r := t.rows[k]

@@ -122,7 +122,7 @@ func (w *world) produceAt(at time.Time, topic, key, value string) {
 // function ends it.
 func (w *world) openTransaction(topic, key, value string) (end func(kgo.TransactionEndTry)) {
 	w.t.Helper()
-	p := w.client(kgo.TransactionalID("upstream " + topic))
+	p := w.client(kgo.TransactionalID("upstream "+topic), kgo.TransactionTimeout(10*time.Minute))
 	if err := p.BeginTransaction(); err != nil {
 		w.t.Fatal(err)
 	}

@@ -45,8 +45,8 @@ type lane struct {
 }
 
 type laneCounts struct {
-	duplicates, misrouted, kept, left int
-	dead                              map[deadCount]int
+	duplicates, misrouted, kept, left, late int
+	dead                                    map[deadCount]int
 }
 
 type deadCount struct {
@@ -204,11 +204,30 @@ func (l *lane) setAside(r *kgo.Record, why *poison.Error) {
 
 // applyProfiles takes records of the profile partition.
 func (l *lane) applyProfiles(records []*kgo.Record, now time.Time) error {
+	l.countLate(records)
 	err := l.prof.apply(records, l.floor(),
 		func(n int) { l.counts.left += n },
 		func(r *kgo.Record, why *poison.Error) { l.setAside(r, why) })
 	l.touch(now)
 	return err
+}
+
+// countLate counts versions that an event would have been decorated with, had
+// they been there: not replicated yet when the event was processed, or stamped by
+// a clock that is behind (contract 2.3, outside of the guarantee).
+func (l *lane) countLate(records []*kgo.Record) {
+	if l.stage != ready {
+		return
+	}
+	var processed int64
+	for _, in := range l.inputs {
+		processed = max(processed, in.pos.LogTime)
+	}
+	for _, r := range records {
+		if r.Offset >= max(l.prof.next, l.readyAt) && !r.Attrs.IsControl() && r.Timestamp.UnixMilli() <= processed {
+			l.counts.late++
+		}
+	}
 }
 
 // floor is the Kafka time that no event still to be processed, now or after a

@@ -14,8 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"lockstitch/state/catalog"
 	"lockstitch/state/kafka"
 	"lockstitch/state/local"
 )
@@ -123,8 +126,13 @@ func TestEventsThatWaitForProfilesAreBounded(t *testing.T) {
 	end := w.openTransaction("profiles", "p1", profileOf("v"))
 	p := partitionOfKey("p1")
 	const events, size = 600, 10_000 // four times what all buffers may hold
+	var records []*kgo.Record
 	for i := range events {
-		w.produce("email-events", "p1", fmt.Sprintf(`{"correlation_id":"c%03d","type":"SENT","account_id":"acme","section":"s1","subject":%q}`, i, strings.Repeat("x", size)))
+		records = append(records, &kgo.Record{Topic: "email-events", Key: []byte("p1"),
+			Value: fmt.Appendf(nil, `{"correlation_id":"c%03d","type":"SENT","account_id":"acme","section":"s1","subject":%q}`, i, strings.Repeat("x", size))})
+	}
+	if err := w.prod.ProduceSync(t.Context(), records...).FirstErr(); err != nil {
+		t.Fatal(err)
 	}
 	r.await(t, "fetching goes on", func(c *Consumer) bool { return c.lanes[p].paused })
 	other := "p2"
@@ -274,5 +282,140 @@ func TestDeadLettersHoldMemoryOfTheirOwn(t *testing.T) {
 	clear(fetched)
 	if string(d.rec.Key) != "key" || string(d.rec.Value) != "value" || string(d.rec.Headers[0].Value) != "value" {
 		t.Errorf("%q %q %q", d.rec.Key, d.rec.Value, d.rec.Headers[0].Value)
+	}
+}
+
+// Of a topic that could not be read for long, deletions may be gone: a replica
+// that runs all the while must not go on with what it has.
+func TestStaleProfilesAreReadAnewWhileRunning(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.start(filepath.Join(t.TempDir(), "d"), func(c *Config) { c.ProfileStale = time.Second })
+	w.produce("profiles", "p1", profileOf("v"))
+	w.settle(r.cat)
+	p := partitionOfKey("p1")
+	var stuck, other *lane
+	r.await(t, "the lanes are not ready", func(c *Consumer) bool {
+		stuck, other = c.lanes[p], c.lanes[1-p]
+		return stuck != nil && other != nil && stuck.stage == ready && other.stage == ready
+	})
+	end := w.openTransaction("profiles", "p1", profileOf("w"))
+	r.await(t, "the profiles are not read anew", func(c *Consumer) bool { return c.lanes[p] != stuck })
+	r.await(t, "profiles that are current are read anew", func(c *Consumer) bool { return c.lanes[1-p] == other })
+	end(kgo.TryCommit)
+	w.event("p1", "c1", "SENT")
+	w.settle(r.cat)
+	if got := w.rows(r.cat); len(got) != 1 || got[0] != "c1 SENT w" {
+		t.Errorf("rows %v", got)
+	}
+}
+
+func TestLateVersionsAreCounted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.start(filepath.Join(t.TempDir(), "d"), nil)
+	w.produce("profiles", "p1", profileOf("v"))
+	w.tick()
+	w.produceAt(time.Now().Add(time.Hour), "email-events", "p1", lagEvent)
+	w.settle(r.cat)
+	if n, err := w.counter(r, "lockstitch_profile_versions_late_total"); n != 0 || err != nil {
+		t.Fatal(n, err)
+	}
+	w.produce("profiles", "p1", profileOf("w"))
+	w.settle(r.cat)
+	r.awaitLag(t, "the late version is not counted", func(map[string]float64) bool {
+		n, err := w.counter(r, "lockstitch_profile_versions_late_total")
+		return err == nil && n == 1
+	})
+}
+
+// While partitions are being added the old lanes go on; a new one begins when
+// every topic has it.
+func TestPartitionsAddedUnderARunningReplica(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.start(filepath.Join(t.TempDir(), "d"), func(c *Config) { c.SessionTimeout = 6 * time.Second })
+	r.awaitReady(t)
+	adm := kadm.NewClient(w.prod)
+	key := "p0"
+	for i := 0; router(lanes+1)([]byte(key)) != lanes; i++ {
+		key = fmt.Sprint("p", i)
+	}
+	for i, topic := range []string{"email-events", "profiles"} {
+		added, err := adm.UpdatePartitions(t.Context(), lanes+1, topic)
+		if err == nil {
+			err = added.Error()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.prod = w.client(kgo.DisableIdempotentWrite())
+		w.event(key, fmt.Sprint("new", i), "SENT")
+		r.await(t, "the lanes are not as they should be", func(c *Consumer) bool {
+			c.group.ForceMetadataRefresh()
+			if i == 0 {
+				return len(c.lanes) == lanes && c.lanes[0].stage == ready && c.lanes[1].stage == ready
+			}
+			return len(c.lanes) == lanes+1 && c.lanes[lanes].stage == ready
+		})
+	}
+	w.settle(r.cat)
+	if rows := w.rows(r.cat); len(rows) != 2 {
+		t.Errorf("rows %v", rows)
+	}
+}
+
+// Events that retention took before they were read stop their lane until
+// somebody says that they are given up; nothing is skipped in silence.
+func TestEventsLostByTheLogAreGivenUpOnRequest(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	dir := filepath.Join(t.TempDir(), "d")
+	r := w.start(dir, nil)
+	w.event("p1", "c1", "SENT")
+	w.settle(r.cat)
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.event("p1", "c2", "SENT")
+	w.event("p1", "c3", "SENT")
+	p := partitionOfKey("p1")
+	gone := make(kadm.Offsets)
+	gone.AddOffset("email-events", p, 2, -1)
+	if res, err := kadm.NewClient(w.prod).DeleteRecords(t.Context(), gone); err != nil || res.Error() != nil {
+		t.Fatal(err, res.Error())
+	}
+	r = w.start(dir, nil)
+	r.await(t, "the lane is not stopped", func(c *Consumer) bool { return c.lanes[p] != nil && c.lanes[p].stage == stopped })
+	r.awaitLag(t, "a stopped lane has no lag", shows(map[string]float64{fmt.Sprintf("durable_lag_records email-events/%d", p): 2}))
+	w.adopt()
+	w.settle(r.cat)
+	if got := strings.Join(w.rows(r.cat), ", "); got != "c1 SENT -, c3 SENT -" {
+		t.Errorf("rows %s", got)
+	}
+	if changed, err := catalog.Adopt(t.Context(), w.opts, w.topics, quietLog); err != nil || len(changed) != 0 {
+		t.Errorf("adopted again: %v, %v", changed, err)
+	}
+}
+
+func TestTwoProcessesCannotShareAnInstanceID(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, kfake.GroupMinSessionTimeout(100*time.Millisecond))
+	same := func(c *Config) { c.InstanceID, c.SessionTimeout = "one", 2*time.Second }
+	a := w.start(filepath.Join(t.TempDir(), "a"), same)
+	a.awaitReady(t)
+	b := w.start(filepath.Join(t.TempDir(), "b"), same)
+	select {
+	case <-a.done:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the replica whose id was taken goes on")
+	}
+	if err := a.stop(); err == nil || !strings.Contains(err.Error(), `instance id "one"`) {
+		t.Errorf("it ended with %v", err)
+	}
+	w.event("p1", "c1", "SENT")
+	w.settle(b.cat)
+	if rows := w.rows(b.cat); len(rows) != 1 {
+		t.Errorf("rows %v", rows)
 	}
 }

@@ -78,7 +78,7 @@ func (c *Consumer) start(l, got *lane) {
 	got.cancel, got.over = l.cancel, l.over
 	c.lanes[got.n] = got
 	got.stage = catchingUp
-	got.dirty = len(got.first) > 0
+	got.dirty = got.dirty || len(got.first) > 0
 	c.rememberLane(got.n)
 	c.profiles.AddConsumePartitions(map[string]map[int32]kgo.Offset{got.prof.topic: {got.n: kgo.NewOffset().At(got.prof.next)}})
 	c.log.Info("lane taken over", "lane", got.n, "profiles_from", got.prof.next, "profiles_end", got.readyAt)

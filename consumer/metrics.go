@@ -16,6 +16,7 @@ type metrics struct {
 	duplicates   prometheus.Counter
 	misrouted    prometheus.Counter
 	left         prometheus.Counter
+	late         prometheus.Counter
 	dead         *prometheus.CounterVec
 	cuts         prometheus.Counter
 	cutFailures  *prometheus.CounterVec
@@ -35,6 +36,7 @@ func newMetrics(reg prometheus.Registerer, topics kafka.Topics) *metrics {
 		duplicates: counter("duplicates_dropped_total", "Events dropped because they repeat an earlier kept one."),
 		misrouted:  counter("misrouted_total", "Events whose profile_id belongs to another partition than theirs."),
 		left:       counter("profile_attributes_left_out_total", "Profile attributes left out because their value is an array or an object."),
+		late:       counter("profile_versions_late_total", "Profile versions that came when an event of their time or later had been processed; those of their own profile were decorated without them."),
 		dead: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lockstitch_dead_letters_total",
 			Help: "Records set aside in the dead-letter topic."}, []string{"topic", "reason"}),
 		cuts: counter("cuts_total", "Cuts committed."),
@@ -54,7 +56,7 @@ func newMetrics(reg prometheus.Registerer, topics kafka.Topics) *metrics {
 	m.cutFailures.WithLabelValues("upload")
 	m.cutFailures.WithLabelValues("transaction")
 	if reg != nil {
-		reg.MustRegister(m.ready, m.kept, m.duplicates, m.misrouted, m.left, m.dead, m.cuts, m.cutFailures, m.cutSeconds, m.segmentBytes, m.swept)
+		reg.MustRegister(m.ready, m.kept, m.duplicates, m.misrouted, m.left, m.late, m.dead, m.cuts, m.cutFailures, m.cutSeconds, m.segmentBytes, m.swept)
 	}
 	return m
 }
@@ -75,6 +77,7 @@ func (m *metrics) count(c *laneCounts) {
 	m.duplicates.Add(float64(c.duplicates))
 	m.misrouted.Add(float64(c.misrouted))
 	m.left.Add(float64(c.left))
+	m.late.Add(float64(c.late))
 	for k, n := range c.dead {
 		m.dead.WithLabelValues(k.topic, string(k.reason)).Add(float64(n))
 	}

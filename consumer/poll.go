@@ -27,17 +27,16 @@ const (
 
 // turnState is what the loop remembers between turns.
 type turnState struct {
-	silentAt  time.Time // since when the polls have brought nothing
-	probedAt  time.Time
-	cutAfter  time.Time // not before: the last cut failed
-	cutWait   time.Duration
-	touchedAt time.Time
+	silentAt time.Time // since when the polls have brought nothing
+	probedAt time.Time
+	cutAfter time.Time // not before: the last cut failed
+	cutWait  time.Duration
 }
 
 // loop is the turn loop: it owns the lanes. Each turn polls, lets the lanes
 // process what their profiles allow, and cuts if a cut is due.
 func (c *Consumer) loop(ctx context.Context) error {
-	t := &turnState{silentAt: time.Now(), touchedAt: time.Now()}
+	t := &turnState{silentAt: time.Now()}
 	for {
 		select {
 		case <-ctx.Done():
@@ -91,15 +90,8 @@ func (c *Consumer) turn(ctx context.Context, t *turnState) error {
 			return err
 		}
 	}
-	if now.Sub(t.touchedAt) > touchEvery {
-		t.touchedAt = now
-		for _, l := range c.lanes {
-			if l.stage == ready {
-				if err := l.prof.touch(now); err != nil {
-					return c.db.Damaged(err)
-				}
-			}
-		}
+	if err := c.touchProfiles(ctx, now); err != nil {
+		return err
 	}
 	c.publish()
 	if now.After(t.cutAfter) && c.cutDue(now) {
@@ -116,6 +108,35 @@ func (c *Consumer) shareOut() {
 			l.prof.cacheLimit = c.cfg.MemoryBytes / 5 / int64(len(c.lanes))
 		}
 	}
+}
+
+// touchProfiles notes which lanes have all profiles, and takes those over anew
+// that have not had them for so long that deletions may be gone from the topic:
+// that happens to a replica that runs, too, while it cannot reach the brokers.
+func (c *Consumer) touchProfiles(ctx context.Context, now time.Time) error {
+	var stale []int32
+	for n, l := range c.lanes {
+		if l.prof == nil {
+			continue
+		}
+		age := now.Sub(l.prof.current)
+		if age < min(touchEvery, c.cfg.ProfileStale/4) {
+			continue
+		}
+		switch {
+		case c.lag.reached(l.prof.topic, n, l.prof.next):
+			if err := l.prof.touch(now); err != nil {
+				return c.db.Damaged(err)
+			}
+		case age > c.cfg.ProfileStale:
+			stale = append(stale, n)
+		}
+	}
+	if len(stale) == 0 {
+		return nil
+	}
+	c.log.Warn("profiles have not been current for too long and are read anew", "lanes", stale, "limit", c.cfg.ProfileStale)
+	return c.retake(ctx, stale)
 }
 
 // tryCut cuts; a cut that failed is tried again after a while.

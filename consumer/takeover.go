@@ -163,10 +163,19 @@ func (c *Consumer) prepareInput(l *lane, topic string, id segment.TopicID, start
 	pos, ok := c.deps.Catalog.Position(id, l.n)
 	if !ok {
 		pos = catalog.Position{Topic: topic, TopicID: id, Partition: l.n, Next: start}
-	} else if pos.Next < start || pos.Next > end {
-		return nil, &stoppedError{why: fmt.Sprintf("offset %d of %s/%d, where reading goes on, is out of range: the log holds %d to %d; events were removed before they were read, or the log was truncated", pos.Next, topic, l.n, start, end)}
 	}
-	in.pos, in.committed = pos, pos
+	in.committed = pos
+	switch given := c.deps.Catalog.GivenUp(topic, l.n); {
+	case pos.Next > end:
+		return nil, &stoppedError{why: fmt.Sprintf("offset %d of %s/%d, where reading goes on, is beyond the end of the log, %d: the log was truncated; its offsets are given out again, so the topic must be made anew and adopted", pos.Next, topic, l.n, end)}
+	case pos.Next < start && given < start:
+		return nil, &stoppedError{why: fmt.Sprintf("events of %s/%d were removed before they were read: reading goes on at offset %d, the log begins at %d; if they are to be given up, run `lockstitch topics adopt`", topic, l.n, pos.Next, start)}
+	case pos.Next < start:
+		c.log.Warn("events that were removed before they were read are given up", "topic", topic, "partition", l.n, "from", pos.Next, "to", start)
+		pos.Next = start
+		l.dirty = true
+	}
+	in.pos = pos
 	if !ok {
 		in.committed.Next = -1 // nothing stands in the catalog yet
 	}

@@ -170,13 +170,17 @@ Exit status 0: nothing found. 1: something found, or the brokers cannot be asked
 func (a *app) topicsAdoptCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "adopt --brokers HOST:PORT",
-		Short: "Accept input topics that were deleted and made anew",
+		Short: "Accept input topics that were made anew or have lost events",
 		Long: `A topic that was deleted and made anew has another topic id under the same name.
 Its partitions are not consumed until somebody says that it is meant: positions
 of the old topic would skip records of the new one. This command says so, for all
 input topics whose id has changed. The new topic is read from its start; rows
 that came from the old one stay and sort before those of the new one. Replicas
 that run take notice within seconds.
+
+Partitions also stop when their log has lost events before they were read, by
+retention or because somebody removed them. This command gives up what is lost,
+and reading goes on with what is left.
 
 Exit status 0: adopted, or nothing to adopt. 1: failed. 2: wrong usage or
 configuration.`,

@@ -32,8 +32,9 @@ func Register(ctx context.Context, opts []kgo.Opt, catalogTopic string, v *View,
 
 // Adopt accepts the present incarnation of every input topic that was deleted
 // and made anew (contract 2.7): it is from then on a new stream that starts at
-// its beginning and sorts behind the earlier ones. It returns the names of the
-// topics for which something changed.
+// its beginning and sorts behind the earlier ones. It also accepts that events
+// were removed from a topic before they were read: their lanes go on at what is
+// left. It returns the names of the topics for which something changed.
 func Adopt(ctx context.Context, opts []kgo.Opt, topics kafka.Topics, log *slog.Logger) ([]string, error) {
 	v, err := Open(ctx, Config{Opts: opts, Topic: topics.Catalog, Log: log})
 	if err != nil {
@@ -53,6 +54,16 @@ func Adopt(ctx context.Context, opts []kgo.Opt, topics kafka.Topics, log *slog.L
 		ids := v.Adopted(topic)
 		id := segment.TopicID(infos[topic].ID)
 		if len(ids) > 0 && ids[len(ids)-1] == id {
+			if topic == topics.Profiles {
+				continue // they are read from the start of the log anyway
+			}
+			lost, err := giveUp(ctx, opts, topics.Catalog, v, topic, ids, log)
+			if err != nil {
+				return changed, err
+			}
+			if lost {
+				changed = append(changed, topic)
+			}
 			continue
 		}
 		for _, old := range ids {
@@ -67,6 +78,33 @@ func Adopt(ctx context.Context, opts []kgo.Opt, topics kafka.Topics, log *slog.L
 		changed = append(changed, topic)
 	}
 	return changed, nil
+}
+
+// giveUp writes down from where lanes go on whose next events the log has lost.
+// It moves no position: that is for the lanes' owners, who alone know where they
+// stand.
+func giveUp(ctx context.Context, opts []kgo.Opt, catalogTopic string, v *View, topic string, ids []segment.TopicID, log *slog.Logger) (bool, error) {
+	ends, err := kafka.Ends(ctx, v.Client(), topic)
+	if err != nil {
+		return false, err
+	}
+	a := &Adopted{Topic: topic, IDs: ids, GivenUp: make(map[int32]int64)}
+	lost := false
+	for _, e := range ends[topic] {
+		if given := v.GivenUp(topic, e.Partition); given > 0 {
+			a.GivenUp[e.Partition] = given
+		}
+		pos, ok := v.Position(e.TopicID, e.Partition)
+		if ok && pos.Next < e.Start && a.GivenUp[e.Partition] < e.Start {
+			a.GivenUp[e.Partition] = e.Start
+			log.Warn("events that were removed before they were read are given up", "topic", topic, "partition", e.Partition, "from", pos.Next, "to", e.Start)
+			lost = true
+		}
+	}
+	if !lost {
+		return false, nil
+	}
+	return true, writeAdopted(ctx, opts, catalogTopic, a)
 }
 
 func writeAdopted(ctx context.Context, opts []kgo.Opt, catalogTopic string, a *Adopted) error {

@@ -60,4 +60,7 @@ type Adopted struct {
 	Version int               `json:"v"`
 	Topic   string            `json:"topic"`
 	IDs     []segment.TopicID `json:"ids"`
+	// GivenUp holds for partitions of the topic in use the offset below which
+	// events that the log has lost before they were read are given up.
+	GivenUp map[int32]int64 `json:"given_up,omitempty"`
 }

@@ -150,6 +150,17 @@ func (v *View) Adopted(topic string) []segment.TopicID {
 	return nil
 }
 
+// GivenUp is the offset below which an operator has given up what the log of a
+// partition of the topic in use has lost unread; 0: nothing is.
+func (v *View) GivenUp(topic string, partition int32) int64 {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	if a, ok := v.st.adopted[topic]; ok {
+		return a.GivenUp[partition]
+	}
+	return 0
+}
+
 // Segments lists the live segments in order of their ids, which is the order
 // in which they were sealed. They are shared and must not be changed.
 func (v *View) Segments() []*Segment {

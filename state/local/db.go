@@ -66,7 +66,10 @@ type Options struct {
 	CacheBytes    int64  // Pebble's block cache
 	MemTableBytes uint64 // one memtable
 	FS            vfs.FS // nil: the operating system's
-	Log           *slog.Logger
+	// Done, when closed, ends the waiting for room on a full disk. Nil: it has no
+	// end.
+	Done <-chan struct{}
+	Log  *slog.Logger
 }
 
 // Open opens or makes the state of a replica in dir. A directory of another
@@ -101,29 +104,34 @@ func openLocked(dir string, opt Options) (*DB, error) {
 			return nil, err
 		}
 	}
-	p, err := pebble.Open(path, options(opt))
-	if err != nil {
+	db := &DB{dir: dir, log: opt.Log}
+	var err error
+	if db.p, err = pebble.Open(path, db.options(opt)); err != nil {
 		opt.Log.Warn("local state cannot be opened and is discarded; it is rebuilt from Kafka and the segments", "dir", dir, "err", err)
 		if derr := discard(dir); derr != nil {
 			return nil, derr
 		}
-		p, err = pebble.Open(path, options(opt))
+		db.p, err = pebble.Open(path, db.options(opt))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("data directory %s: %w", dir, err)
 	}
-	return &DB{p: p, dir: dir, log: opt.Log}, nil
+	return db, nil
 }
 
-func options(opt Options) *pebble.Options {
+func (db *DB) options(opt Options) *pebble.Options {
+	if opt.FS == nil {
+		opt.FS = vfs.Default
+	}
 	o := &pebble.Options{
-		FS:                          opt.FS,
+		FS:                          whileFull(opt.FS, db.dir, db.log, opt.Done),
 		FormatMajorVersion:          pebble.FormatNewest,
 		MemTableSize:                opt.MemTableBytes,
 		MemTableStopWritesThreshold: 3,
 		L0CompactionThreshold:       4,
 		MaxOpenFiles:                500,
 		Logger:                      quiet{opt.Log},
+		EventListener:               &pebble.EventListener{DataCorruption: db.onDamage},
 	}
 	if opt.CacheBytes > 0 {
 		o.CacheSize = opt.CacheBytes
