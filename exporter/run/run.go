@@ -77,7 +77,7 @@ func New(cfg Config, deps Deps) (*Runner, error) {
 	}
 	return &Runner{
 		cfg: cfg, deps: deps, log: deps.Log.With("component", "runner"), metrics: newMetrics(deps.Registerer),
-		slots: newSlots(deps.Reports.Partitions()), render: make(chan struct{}, cfg.Parallel),
+		slots: newSlots(), render: make(chan struct{}, cfg.Parallel),
 	}, nil
 }
 
@@ -88,7 +88,7 @@ func (r *Runner) Slots() *Slots { return r.slots }
 // the group and returns nil.
 func (r *Runner) Run(ctx context.Context) error {
 	slots := r.slots
-	if err := slots.join(r.cfg, r.log); err != nil {
+	if err := slots.join(r.cfg, r.deps.Reports.Partitions(), r.log); err != nil {
 		return err
 	}
 	defer slots.leave()

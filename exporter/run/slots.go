@@ -15,21 +15,24 @@ import (
 // while the Runner works. The group client only does membership: it fetches and
 // commits nothing.
 type Slots struct {
-	count int32
-	cl    *kgo.Client
-	done  chan struct{}
+	cl   *kgo.Client
+	done chan struct{}
 
 	mu    sync.Mutex
+	count int32 // of all slots; 0 until the group was joined
 	owned map[int32]bool
 	bell  chan struct{} // closed when owned changes
 }
 
-func newSlots(count int32) *Slots {
-	return &Slots{count: count, owned: make(map[int32]bool), bell: make(chan struct{}), done: make(chan struct{})}
+func newSlots() *Slots {
+	return &Slots{owned: make(map[int32]bool), bell: make(chan struct{}), done: make(chan struct{})}
 }
 
-// join joins the group, once.
-func (s *Slots) join(cfg Config, log *slog.Logger) error {
+// join joins the group, once. count is the number of slots there are.
+func (s *Slots) join(cfg Config, count int32, log *slog.Logger) error {
+	s.mu.Lock()
+	s.count = count
+	s.mu.Unlock()
 	cl, err := kgo.NewClient(append(append([]kgo.Opt{}, cfg.Kafka...),
 		kgo.ConsumerGroup(cfg.Group),
 		kgo.ConsumeTopics(cfg.Topic),
@@ -92,6 +95,9 @@ func (s *Slots) set(partitions []int32, owned bool) {
 func (s *Slots) Mine(id string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.count == 0 {
+		return false // not joined yet
+	}
 	return s.owned[int32(xxhash.Sum64String(id)%uint64(s.count))]
 }
 
