@@ -223,7 +223,7 @@ func TestBarrierTimeoutEndsInErrorNamingThePartition(t *testing.T) {
 }
 
 func TestDefaults(t *testing.T) {
-	r, err := New(Config{Topic: "reports"}, Deps{Log: quiet, Reports: newWorld(t).table()})
+	r, err := New(Config{Topic: "reports"}, Deps{Log: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
