@@ -76,6 +76,9 @@ func Open(ctx context.Context, cfg Config) (*Table, error) {
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerLinger(0),
 		kgo.RecordDeliveryTimeout(30*time.Second),
+		// A record whose reply was lost is given up when its time is over, too:
+		// otherwise whoever writes waits until the brokers are back.
+		kgo.AllowIdempotentProduceCancellation(),
 	)...)
 	if err != nil {
 		t.metrics.unregister()

@@ -31,7 +31,7 @@ import (
 )
 
 var (
-	seeds   = flag.Int("seeds", 24, "how many seeds to run")
+	seeds   = flag.Int("seeds", 12, "how many seeds to run")
 	from    = flag.Uint64("from", 1, "the first seed")
 	minutes = flag.Float64("minutes", 0, "begin no further seed after so many minutes; 0: no limit")
 	until   = flag.Bool("until-wrong", false, "begin no further seed after one has failed")
@@ -60,14 +60,30 @@ func TestModel(t *testing.T) {
 					wrong.Store(true)
 				}
 			}()
-			synctest.Test(t, func(t *testing.T) { runSeed(t, seed) })
+			watch := &atomic.Pointer[world]{}
+			defer time.AfterFunc(stuckAfter, func() { stuck(seed, watch.Load()) }).Stop()
+			synctest.Test(t, func(t *testing.T) { runSeed(t, seed, watch) })
 		})
 	}
 }
 
-func runSeed(t *testing.T, seed uint64) {
+// stuckAfter is the real time that a seed may take; most take a second. What
+// repeats itself without any waiting lets no virtual time pass and never ends.
+const stuckAfter = 5 * time.Minute
+
+func stuck(seed uint64, w *world) {
+	story := ""
+	if w != nil {
+		w.mu.Lock()
+		story = strings.Join(w.trace, "\n")
+	}
+	panic(fmt.Sprintf("seed %d has not ended after %v; something goes round without waiting:\n%s", seed, stuckAfter, story))
+}
+
+func runSeed(t *testing.T, seed uint64, watch *atomic.Pointer[world]) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	w := newWorld(t, seed)
+	watch.Store(w)
 	defer func() {
 		w.close()
 		if t.Failed() && !*verbose {

@@ -189,8 +189,12 @@ func (p *process) run(ctx context.Context) error {
 			return err
 		}
 	}
+	instance := ""
+	if w.static {
+		instance = p.r.name
+	}
 	cons, err := consumer.New(consumer.Config{
-		Kafka: opts, Topics: w.topics, DataDir: "/data/local", FS: p.disk, MemoryBytes: 16 << 20,
+		Kafka: opts, InstanceID: instance, Topics: w.topics, DataDir: "/data/local", FS: p.disk, MemoryBytes: 16 << 20,
 		FlushInterval: w.flushInterval, DedupHorizon: w.horizon, SessionTimeout: w.sessionTimeout, TransactionTimeout: 4 * time.Second,
 		SweepAge: time.Hour, Hook: p.hook,
 	}, consumer.Deps{Store: p.store, Catalog: cat, Reports: reports, Log: log, Registerer: reg})

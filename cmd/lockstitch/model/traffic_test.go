@@ -33,7 +33,6 @@ type traffic struct {
 
 type sent struct {
 	topic, key string
-	partition  int32
 	value      []byte
 }
 

@@ -44,6 +44,7 @@ type world struct {
 	flushInterval  time.Duration
 	horizon        time.Duration
 	sessionTimeout time.Duration
+	static         bool // replicas are static members of the consumer group (KIP-345)
 	clients        []auth.Client
 	replicas       []*replica
 	crashRNG       *rand.Rand
@@ -71,6 +72,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 		flushInterval:  []time.Duration{100 * time.Millisecond, 500 * time.Millisecond, 3 * time.Second}[rng.IntN(3)],
 		horizon:        time.Hour,
 		sessionTimeout: []time.Duration{time.Second, 3 * time.Second}[rng.IntN(2)],
+		static:         rng.IntN(4) == 0,
 		token:          make(map[string]string),
 	}
 	if rng.IntN(3) == 0 {
@@ -99,7 +101,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 		w.replicas = append(w.replicas, w.newReplica(i))
 	}
 	w.ghosts = w.huntGhosts()
-	w.notef("%d partitions, %d event topics, %d replicas, flush interval %v, session timeout %v", w.partitions, len(w.topics.Events), len(w.replicas), w.flushInterval, w.sessionTimeout)
+	w.notef("%d partitions, %d event topics, %d replicas, flush interval %v, session timeout %v, static members %v", w.partitions, len(w.topics.Events), len(w.replicas), w.flushInterval, w.sessionTimeout, w.static)
 	return w
 }
 
