@@ -86,11 +86,7 @@ func (r *Runner) attempt(ctx context.Context, rep *report.Report, show *progress
 	if err := r.deps.Catalog.CatchUp(ctx); err != nil {
 		return report.Result{}, err
 	}
-	end := int64(math.MaxInt64)
-	if q.EndAt != nil {
-		end = *q.EndAt
-	}
-	slices := r.deps.Catalog.Slices(rep.Request.Account, q.StartAt, end)
+	slices := r.slices(rep.Request.Account, &q)
 	res, err := r.file(ctx, rep, &q, slices, show)
 	for large := (*render.TooLargeError)(nil); q.Rolling && errors.As(err, &large); {
 		through, ok := shorten(q.After, q.Barrier, slices, large.Fits)
@@ -104,9 +100,32 @@ func (r *Runner) attempt(ctx context.Context, rep *report.Report, show *progress
 	return res, err
 }
 
-// file renders one file.
+// slices are those that a file is planned from: of a window those of its time,
+// of a walk those of the input since its last file, whatever else is stored.
+func (r *Runner) slices(account string, q *report.Question) []catalog.SliceRef {
+	if q.Rolling {
+		return r.deps.Catalog.SlicesIn(account, report.Between(q.After, q.Barrier))
+	}
+	end := int64(math.MaxInt64)
+	if q.EndAt != nil {
+		end = *q.EndAt
+	}
+	return r.deps.Catalog.Slices(account, q.StartAt, end)
+}
+
+// file renders one file. That of a period without rows is not made, unless it is
+// wanted; without slices the store is not even asked.
 func (r *Runner) file(ctx context.Context, rep *report.Report, q *report.Question, slices []catalog.SliceRef, show *progress) (report.Result, error) {
 	attempt := ulid.Make().String()
+	step := rep.Request.Step
+	needless := step != nil && !step.EmptyFiles // without rows
+	nothing := func(read int) report.Result {
+		now := time.Now().UTC()
+		return report.Result{Attempt: attempt, At: now, Slices: read, Expires: now}
+	}
+	if needless && len(slices) == 0 {
+		return nothing(0), nil
+	}
 	name := filesOf(rep) + attempt + ".csv.gz"
 	w, err := r.deps.Store.Create(ctx, name)
 	if err != nil {
@@ -124,9 +143,8 @@ func (r *Runner) file(ctx context.Context, rep *report.Report, q *report.Questio
 	if err != nil {
 		return report.Result{}, err
 	}
-	if s := rep.Request.Step; s != nil && totals.Rows == 0 && !s.EmptyFiles {
-		now := time.Now().UTC()
-		return report.Result{Attempt: attempt, At: now, Slices: totals.Slices, Expires: now}, nil
+	if needless && totals.Rows == 0 {
+		return nothing(totals.Slices), nil
 	}
 	if err := w.Commit(); err != nil {
 		return report.Result{}, err

@@ -1,11 +1,13 @@
 package catalog
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"sort"
 	"sync"
 
@@ -42,7 +44,7 @@ type SliceRef struct {
 
 type state struct {
 	segments  map[string]*Segment
-	accounts  map[string]map[string]*Segment // account → segment id → segment that holds a slice of it
+	accounts  map[string]*account // those with at least one slice
 	positions map[string]*Position
 	first     map[string]*FirstEnds
 	adopted   map[string]*Adopted
@@ -52,7 +54,7 @@ type state struct {
 func newState() state {
 	return state{
 		segments:  make(map[string]*Segment),
-		accounts:  make(map[string]map[string]*Segment),
+		accounts:  make(map[string]*account),
 		positions: make(map[string]*Position),
 		first:     make(map[string]*FirstEnds),
 		adopted:   make(map[string]*Adopted),
@@ -188,26 +190,26 @@ func (v *View) Live(id string) bool {
 func (v *View) Slices(account string, start, end int64) []SliceRef {
 	v.mu.RLock()
 	var out []SliceRef
-	for _, s := range v.st.accounts[account] {
-		for i := range s.Slices {
-			in := &s.Slices[i]
-			if in.Account == account && in.MaxTime >= start && (in.MinTime < end || end == math.MaxInt64) {
-				out = append(out, SliceRef{SegmentID: s.ID, Object: s.Object, Info: in})
+	if a := v.st.accounts[account]; a != nil {
+		for _, s := range a.segments {
+			for i := range s.Slices {
+				in := &s.Slices[i]
+				if in.Account == account && in.MaxTime >= start && (in.MinTime < end || end == math.MaxInt64) {
+					out = append(out, SliceRef{SegmentID: s.ID, Object: s.Object, Info: in})
+				}
 			}
 		}
 	}
 	v.mu.RUnlock()
-	sort.Slice(out, func(i, j int) bool {
-		a, b := &out[i], &out[j]
-		switch {
-		case a.Info.MinTime != b.Info.MinTime:
-			return a.Info.MinTime < b.Info.MinTime
-		case a.SegmentID != b.SegmentID:
-			return a.SegmentID < b.SegmentID
-		}
-		return a.Info.Offset < b.Info.Offset
-	})
+	inOrder(out)
 	return out
+}
+
+// inOrder sorts slices by their first row.
+func inOrder(refs []SliceRef) {
+	slices.SortFunc(refs, func(a, b SliceRef) int {
+		return cmp.Or(cmp.Compare(a.Info.MinTime, b.Info.MinTime), cmp.Compare(a.SegmentID, b.SegmentID), cmp.Compare(a.Info.Offset, b.Info.Offset))
+	})
 }
 
 func (v *View) apply(r *kgo.Record) {
@@ -221,9 +223,7 @@ func (v *View) apply(r *kgo.Record) {
 
 func (s *state) applySegment(id string, value []byte) error {
 	if old, ok := s.segments[id]; ok {
-		for i := range old.Slices {
-			delete(s.accounts[old.Slices[i].Account], id)
-		}
+		s.drop(old)
 		delete(s.segments, id)
 	}
 	if value == nil {
@@ -237,12 +237,6 @@ func (s *state) applySegment(id string, value []byte) error {
 		return fmt.Errorf("the record names segment %q", seg.ID)
 	}
 	s.segments[id] = seg
-	for i := range seg.Slices {
-		acc := seg.Slices[i].Account
-		if s.accounts[acc] == nil {
-			s.accounts[acc] = make(map[string]*Segment)
-		}
-		s.accounts[acc][id] = seg
-	}
+	s.add(seg)
 	return nil
 }

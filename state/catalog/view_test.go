@@ -168,5 +168,8 @@ func FuzzDecode(f *testing.F) {
 				t.Fatalf("untyped error %v", err)
 			}
 		}
+		if err := s.decode(&kgo.Record{Key: key}); err == nil && (len(s.segments) != 0 || len(s.accounts) != 0) {
+			t.Fatal("something is left of a segment that was removed")
+		}
 	})
 }

@@ -8,14 +8,15 @@ import (
 	"lockstitch/state/segment"
 )
 
+type partition struct {
+	topic segment.TopicID
+	n     int32
+}
+
 // Later is the position that is in every partition the later one of two. A
 // partition that is in neither counts as 0 and stays away. The result is in
 // order of topic id and partition; the arguments are not changed.
 func Later(a, b []End) []End {
-	type partition struct {
-		topic segment.TopicID
-		n     int32
-	}
 	at := make(map[partition]int, len(a)+len(b))
 	out := make([]End, 0, len(a)+len(b))
 	for _, list := range [][]End{b, a} { // names of topics rather those of b
@@ -33,6 +34,22 @@ func Later(a, b []End) []End {
 	slices.SortFunc(out, func(x, y End) int {
 		return cmp.Or(bytes.Compare(x.TopicID[:], y.TopicID[:]), cmp.Compare(x.Partition, y.Partition))
 	})
+	return out
+}
+
+// Between are the stretches of the input from one position to another, those
+// that are not empty: of each partition that the later position names.
+func Between(after, end []End) []segment.OffsetRange {
+	from := make(map[partition]int64, len(after))
+	for _, e := range after {
+		from[partition{e.TopicID, e.Partition}] = e.Offset
+	}
+	var out []segment.OffsetRange
+	for _, e := range end {
+		if first := from[partition{e.TopicID, e.Partition}]; first < e.Offset {
+			out = append(out, segment.OffsetRange{Topic: e.Topic, TopicID: e.TopicID, Partition: e.Partition, Min: first, Next: e.Offset})
+		}
+	}
 	return out
 }
 

@@ -37,3 +37,15 @@ func TestAReportEndsNowhereBelowWhereItBegan(t *testing.T) {
 		t.Errorf("of nothing: %v", got)
 	}
 }
+
+func TestBetweenTwoPositions(t *testing.T) {
+	after := []End{at(2, 0, 5), at(1, 1, 7), at(1, 0, 9), at(3, 0, 4)}
+	end := []End{at(1, 0, 8), at(1, 1, 20), at(2, 0, 5), at(2, 1, 1), at(4, 0, 0)}
+	got := ""
+	for _, r := range Between(after, end) {
+		got += fmt.Sprintf("%d/%d:%d-%d ", r.TopicID[0], r.Partition, r.Min, r.Next)
+	}
+	if want := "1/1:7-20 2/1:0-1 "; got != want {
+		t.Errorf("between the positions: %s, want %s", got, want)
+	}
+}

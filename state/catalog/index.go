@@ -1,0 +1,167 @@
+package catalog
+
+import (
+	"slices"
+
+	"lockstitch/state/segment"
+)
+
+// account is what a View knows of one account: the segments that hold a slice of
+// it, by id, and for each partition of the event topics the ranges of offsets
+// that its slices' rows come from.
+//
+// The ranges are there so that a file of a short way through the input is planned
+// without looking at what else is stored. They cost 24 bytes for each source of
+// a slice (SliceInfo itself has 64) and about 60 for each partition that the
+// account has rows in.
+type account struct {
+	segments map[string]*Segment
+	ranges   map[partition]ranges
+}
+
+type partition struct {
+	topic segment.TopicID
+	n     int32
+}
+
+// ranges are those of one partition, in order of their ends. A cut takes all
+// offsets of a partition that the cuts before it left, so that only ranges of
+// one cut overlap, those of different hours; but nothing here rests on that, only
+// how many ranges are looked at in vain: a range over several cuts, of a slice
+// that was put together from theirs, is no error.
+type ranges []offsetRange
+
+// offsetRange is a source of a slice.
+type offsetRange struct {
+	segment       *Segment
+	slice, source int32 // index into segment.Slices, and into the Sources there
+	// least is the lowest offset of this range and of all behind it: it never
+	// falls along the list.
+	least int64
+}
+
+func (r *offsetRange) info() *segment.SliceInfo { return &r.segment.Slices[r.slice] }
+
+func (r *offsetRange) offsets() *segment.OffsetRange { return &r.info().Sources[r.source] }
+
+// behind is the index of the first range that ends above the offset.
+func (l ranges) behind(offset int64) int {
+	i, _ := slices.BinarySearchFunc(l, offset, func(r offsetRange, offset int64) int {
+		if r.offsets().Next > offset {
+			return 1
+		}
+		return -1
+	})
+	return i
+}
+
+// between is the stretch of the list that holds every range with an offset o,
+// from <= o < to. Those that end above to may have none.
+func (l ranges) between(from, to int64) ranges {
+	if from >= to {
+		return nil
+	}
+	l = l[l.behind(from):]
+	n, _ := slices.BinarySearchFunc(l, to, func(r offsetRange, to int64) int {
+		if r.least >= to {
+			return 1
+		}
+		return -1
+	})
+	return l[:n]
+}
+
+func (l ranges) insert(r offsetRange) ranges {
+	i := l.behind(r.offsets().Next)
+	r.least = -1 // not known yet
+	l = slices.Insert(l, i, r)
+	l.settle(i)
+	return l
+}
+
+func (l ranges) remove(r offsetRange) ranges {
+	for i := l.behind(r.offsets().Next - 1); i < len(l); i++ {
+		if l[i].segment == r.segment && l[i].slice == r.slice && l[i].source == r.source {
+			l = slices.Delete(l, i, i+1)
+			l.settle(i - 1)
+			break
+		}
+	}
+	return l
+}
+
+// settle makes least true from a changed place to the front, as far as it is
+// not.
+func (l ranges) settle(i int) {
+	for ; i >= 0; i-- {
+		least := l[i].offsets().Min
+		if i+1 < len(l) {
+			least = min(least, l[i+1].least)
+		}
+		if l[i].least == least {
+			return
+		}
+		l[i].least = least
+	}
+}
+
+// add takes the segment into the accounts that it has slices of.
+func (s *state) add(seg *Segment) {
+	for i := range seg.Slices {
+		in := &seg.Slices[i]
+		a := s.accounts[in.Account]
+		if a == nil {
+			a = &account{segments: make(map[string]*Segment), ranges: make(map[partition]ranges)}
+			s.accounts[in.Account] = a
+		}
+		a.segments[seg.ID] = seg
+		for j := range in.Sources {
+			k := partition{in.Sources[j].TopicID, in.Sources[j].Partition}
+			a.ranges[k] = a.ranges[k].insert(offsetRange{segment: seg, slice: int32(i), source: int32(j)})
+		}
+	}
+}
+
+// drop undoes add.
+func (s *state) drop(seg *Segment) {
+	for i := range seg.Slices {
+		in := &seg.Slices[i]
+		a := s.accounts[in.Account]
+		for j := range in.Sources {
+			k := partition{in.Sources[j].TopicID, in.Sources[j].Partition}
+			if a.ranges[k] = a.ranges[k].remove(offsetRange{segment: seg, slice: int32(i), source: int32(j)}); len(a.ranges[k]) == 0 {
+				delete(a.ranges, k)
+			}
+		}
+		if delete(a.segments, seg.ID); len(a.ranges) == 0 {
+			delete(s.accounts, in.Account)
+		}
+	}
+}
+
+// SlicesIn lists the slices of an account that may hold rows of the given ranges
+// of offsets, each slice once, in the order of Slices. A topic's name does not
+// count. The work is that of what is found, however much is stored.
+func (v *View) SlicesIn(account string, within []segment.OffsetRange) []SliceRef {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	a := v.st.accounts[account]
+	if a == nil {
+		return nil
+	}
+	var out []SliceRef
+	seen := make(map[*segment.SliceInfo]bool)
+	for i := range within {
+		w := &within[i]
+		found := a.ranges[partition{w.TopicID, w.Partition}].between(w.Min, w.Next)
+		for j := range found {
+			r := &found[j]
+			if in := r.info(); r.offsets().Min < w.Next && !seen[in] {
+				seen[in] = true
+				out = append(out, SliceRef{SegmentID: r.segment.ID, Object: r.segment.Object, Info: in})
+			}
+		}
+	}
+	inOrder(out)
+	return out
+}
