@@ -21,7 +21,7 @@ import (
 
 var seedFlag = flag.Uint64("seed", 0, "seed of the random tests (0: a new one)")
 
-func newRandom(t *testing.T) *rand.Rand {
+func newRandom(t testing.TB) *rand.Rand {
 	t.Helper()
 	seed := *seedFlag
 	if seed == 0 {

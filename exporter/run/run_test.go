@@ -33,14 +33,14 @@ var (
 
 // world is a broker with the catalog and the reports, and a store.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	opts    []kgo.Opt
 	store   objects.Store
 	catalog *catalog.View
 	prod    *kgo.Client
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "catalog"), kfake.SeedTopics(2, "reports"),
 		kfake.SeedTopics(1, "events"), kfake.GroupMinSessionTimeout(100*time.Millisecond))
