@@ -63,9 +63,9 @@ class Walker:
 class Cursors:
     """The part of the suite about cursors: walkers of all accounts, with and without a filter."""
 
-    def __init__(self, suite, dev, load):
-        self.suite, self.dev = suite, dev
-        clients = dev.clients()
+    def __init__(self, suite, system, load):
+        self.suite = suite
+        clients = system.clients()
         self.walkers, self.late = [], 0
         questions = [load.question(i) for i in range(100)]
         filtered = [q for q in questions if "segment_filter" in q[1]]
@@ -96,7 +96,8 @@ class Cursors:
     def check(self, reference):
         s = self.suite
         for w in self.walkers:
-            wrong = self._compare(w, reference.lines(w.client.account, **w.arguments))
+            wrong, late = once(w.files, reference.lines(w.client.account, **w.arguments))
+            self.late += late
             for text in wrong[:5]:
                 s.say("      " + text)
             s.check(f"walker {w.name}: every row is in exactly one of {len(w.files)} files, each sorted ({sum(f['rows'] for _, f in w.files)} rows, "
@@ -106,41 +107,6 @@ class Cursors:
         s.check(f"{sum(early)} of {len(early)} files ended early, the others at their barrier", early.count(True) > few and early.count(False) > few)
         s.check(f"{self.late} rows are in a file although an earlier file has later ones", self.late > 0)
         self._foreign()
-
-    def _compare(self, w, lines):
-        """What is wrong with the files of a walker, given all of the account's lines in order."""
-        wrong = []
-        header = lines[0][1]
-        places = collections.defaultdict(list)  # line -> its places in the order of all rows
-        for i, (_, line) in enumerate(lines[1:], 1):
-            places[line].append(i)
-        ends, newest = {}, 0  # partition -> the last offset of the files before; the latest server_time in them
-        for n, (text, status) in enumerate(w.files):
-            got = split(text)
-            if got[:1] != [header]:
-                wrong.append(f"file {n}: header {got[:1]}")
-            if status["rows"] != len(got) - 1:
-                wrong.append(f"file {n}: {len(got) - 1} rows, the status says {status['rows']}")
-            last, here = 0, {}
-            for line in got[1:]:
-                left = places.get(line)
-                if not left:
-                    wrong.append(f"file {n}: a row too many, or not the reference's: {line[:300]!r}")
-                    continue
-                at = left.pop(next((k for k, p in enumerate(left) if p > last), 0))
-                if at < last:
-                    wrong.append(f"file {n}: not in order at {line[:300]!r}")
-                last = at
-                row = lines[at][0]
-                if row.offset <= ends.get((row.topic, row.partition), -1):
-                    wrong.append(f"file {n}: {row.topic}/{row.partition}/{row.offset} lies before the end of an earlier file")
-                here[row.topic, row.partition] = max(row.offset, here.get((row.topic, row.partition), -1))
-                self.late += row.server_time < newest
-            ends.update(here)
-            newest = max(newest, lines[last][0].server_time if last else 0)
-        missing = [line for line, left in places.items() for _ in left]
-        wrong += [f"missing: {line[:300]!r}" for line in missing]
-        return wrong
 
     def _foreign(self):
         """Cursors are of one account, and cannot be made up."""
@@ -152,6 +118,44 @@ class Cursors:
         s.check("another account's cursor, a changed one and a made-up one are refused with the same 400", len(said) == 1 and said.pop()[:2] == (400, "/problems/invalid-request"), said)
         a = one.client.call("POST", "/emails/reports", {"after": one.cursor, "start_at": "2026-01-01T00:00:00Z"})
         s.check("after and start_at together are refused", a.status == 400 and a.json()["errors"][0]["pointer"] == "/start_at", a)
+
+
+def once(files, lines):
+    """What is wrong with files of one account, [(text, their status)], that follow one another in the input and
+    must have each of lines, [(Row, line)] in order behind a header, exactly once; and how many rows are late:
+    earlier than a row of an earlier file."""
+    wrong, late = [], 0
+    header = lines[0][1]
+    places = collections.defaultdict(list)  # line -> its places in the order of all rows
+    for i, (_, line) in enumerate(lines[1:], 1):
+        places[line].append(i)
+    ends, newest = {}, 0  # partition -> the last offset of the files before; the latest server_time in them
+    for n, (text, status) in enumerate(files):
+        got = split(text)
+        if got[:1] != [header]:
+            wrong.append(f"file {n}: header {got[:1]}")
+        if status["rows"] != len(got) - 1:
+            wrong.append(f"file {n}: {len(got) - 1} rows, the status says {status['rows']}")
+        last, here = 0, {}
+        for line in got[1:]:
+            left = places.get(line)
+            if not left:
+                wrong.append(f"file {n}: a row too many, or not the reference's: {line[:300]!r}")
+                continue
+            at = left.pop(next((k for k, p in enumerate(left) if p > last), 0))
+            if at < last:
+                wrong.append(f"file {n}: not in order at {line[:300]!r}")
+            last = at
+            row = lines[at][0]
+            if row.offset <= ends.get((row.topic, row.partition), -1):
+                wrong.append(f"file {n}: {row.topic}/{row.partition}/{row.offset} lies before the end of an earlier file")
+            here[row.topic, row.partition] = max(row.offset, here.get((row.topic, row.partition), -1))
+            late += row.server_time < newest
+        ends.update(here)
+        newest = max(newest, lines[last][0].server_time if last else 0)
+    missing = [line for line, left in places.items() for _ in left]
+    wrong += [f"missing: {line[:300]!r}" for line in missing]
+    return wrong, late
 
 
 def split(text):
