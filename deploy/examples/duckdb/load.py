@@ -81,11 +81,12 @@ def load(db, directory, name, number):
         if there != [c for c, _ in columns]:
             raise Refused(f"{path} has other columns than the table {name!r}: rename the table to go on with a new one\n"
                           f"  file:  {[c for c, _ in columns]}\n  table: {there}")
-        # First all as text, under names of our own; then the types. Nothing is guessed.
+        # First all as text, under names of our own; then the types. Nothing is guessed: without
+        # new_line a CR within the quotes of a header is taken for the end of all lines.
         text = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(columns)))
         cells = ", ".join(f"CAST(c{i} AS {t})" for i, (_, t) in enumerate(columns))
         rows = at.execute(f"""INSERT INTO {quoted(name)} SELECT {cells} FROM read_csv(?, columns = {{{text}}}, auto_detect = false,
-            header = true, delim = ',', quote = '"', escape = '"', comment = '', compression = 'gzip', max_line_size = 33554432)""",
+            header = true, new_line = '\\n', delim = ',', quote = '"', escape = '"', comment = '', compression = 'gzip', max_line_size = 33554432)""",
                           [str(path)]).fetchone()[0]
         if rows != manifest["rows"]:
             raise Refused(f"{path}: {rows} rows were read, the manifest says {manifest['rows']}")
