@@ -1,0 +1,130 @@
+"""The two databases that the examples load into, asked apart from the loaders."""
+import json
+import os
+import pathlib
+import pwd
+import re
+import shutil
+import subprocess
+
+from procs import Process, wait_for
+from suite import CACHE, ROOT
+
+EXAMPLES = ROOT / "deploy" / "examples"
+PYTHON = CACHE / "venv" / "bin" / "python"
+
+
+class DuckDB:
+    title = "DuckDB"
+    one_at_a_time = True  # a second process is refused, and does not wait
+
+    def __init__(self, database):
+        self.database, self.env = database, {}
+
+    def argv(self, directory, name, after=None):
+        return [PYTHON, EXAMPLES / "duckdb" / "load.py", directory, name, self.database, *([f"--after={after}"] if after else [])]
+
+    def ask(self, sql):
+        """Rows as lists; what the connection says of itself is not needed."""
+        program = ("import duckdb, json, sys\n"
+                   "with duckdb.connect(sys.argv[1]) as db:\n"
+                   " r = db.execute(sys.stdin.read())\n"
+                   " print(json.dumps([[c[0] for c in r.description], r.fetchall()]))")
+        done = subprocess.run([PYTHON, "-c", program, self.database], input=sql.encode(), capture_output=True, timeout=60)
+        if done.returncode != 0:
+            raise OSError(done.stderr.decode(errors="replace"))
+        return json.loads(done.stdout)
+
+    def table(self, name):
+        """(columns, rows as tuples)"""
+        columns, rows = self.ask(f'FROM "{name}"')
+        return columns, [tuple(r) for r in rows]
+
+    def numbers(self, name):
+        return [n for n, in self.ask(f"SELECT number FROM lockstitch_files WHERE name = '{name}' ORDER BY loaded_at, number")[1]]
+
+    def change(self, sql):
+        self.ask(sql)
+
+    @staticmethod
+    def column(cell):
+        return cell.replace("\0", "")
+
+    @staticmethod
+    def cell(text):
+        return text or None
+
+
+class PostgreSQL:
+    title = "PostgreSQL"
+    one_at_a_time = False
+
+    def __init__(self, server, database):
+        self.env = {**server.env, "PGDATABASE": database}
+        self._psql("-c", f"create database {database}", PGDATABASE="postgres")
+        self._psql("-f", EXAMPLES / "postgresql" / "schema.sql")
+        self._psql("-f", EXAMPLES / "postgresql" / "schema.sql")  # may be run again
+
+    def _psql(self, *arguments, **env):
+        done = subprocess.run(["psql", "-X", "-q", "-At", "-v", "ON_ERROR_STOP=1", *arguments], stdin=subprocess.DEVNULL, capture_output=True,
+                              env={**os.environ, **self.env, **env}, timeout=60)
+        if done.returncode != 0:
+            raise OSError(done.stderr.decode(errors="replace"))
+        return done.stdout.decode()
+
+    def argv(self, directory, name, after=None):
+        return [EXAMPLES / "postgresql" / "load.sh", directory, name, *([str(after)] if after else [])]
+
+    def _json(self, sql):
+        """Of each row its only column, JSON. By COPY, since psql leaves U+10FFFF out of what it shows."""
+        lines = self._psql("-c", f"copy ({sql}) to stdout").split("\n")
+        return [json.loads(line.replace("\\\\", "\\")) for line in lines if line]
+
+    def table(self, name):
+        columns, = self._json(f"select json_agg(attname order by attnum) from pg_attribute where attrelid = '\"{name}\"'::regclass and attnum > 0")
+        return columns, [tuple(r[c] for c in columns) for r in self._json(f'select row_to_json(t) from "{name}" t')]
+
+    def numbers(self, name):
+        return [int(n) for n in self._psql("-c", f"select number from lockstitch_files where name = '{name}' order by loaded_at, number").split()]
+
+    def change(self, sql):
+        self._psql("-c", sql)
+
+    @staticmethod
+    def column(cell):
+        """Cut at 63 bytes, but not the version id."""
+        cell = cell.replace("\0", "")
+        tail = ""
+        if len(cell.encode()) > 63 and (m := re.search(r" \(version_id: \d+\)\Z", cell)):
+            tail = m[0]
+        head = cell[:len(cell) - len(tail)]
+        while len((head + tail).encode()) > 63:
+            head = head[:-1]
+        return head + tail
+
+    @staticmethod
+    def cell(text):
+        return text.replace("\0", "") or None
+
+
+class Server:
+    """A PostgreSQL of our own: in a directory of its own, on a Unix socket in it and on no port, as an unprivileged user."""
+
+    def __init__(self, suite):
+        programs = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+        suite.must("there is a PostgreSQL (.ci/run tools installs it)", programs)
+        programs = programs[-1].parent
+        home = suite.dir / "pg"
+        home.mkdir(mode=0o700)
+        drop, user = [], pwd.getpwuid(os.getuid()).pw_name
+        if os.getuid() == 0:  # which PostgreSQL refuses to run as
+            user = "postgres"
+            suite.dir.chmod(0o711)
+            shutil.chown(home, user, user)
+            drop = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--pdeathsig", "KILL"]
+        subprocess.run([*drop, programs / "initdb", "-D", home / "data", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N"],
+                       stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True, timeout=120, cwd="/")
+        self.env = {"PGHOST": str(home), "PGUSER": user}
+        self.process = Process("postgres", [*drop, programs / "postgres", "-D", home / "data", "-k", home, "-c", "listen_addresses=", "-c", "fsync=off"],
+                               suite.dir, cwd="/").start()
+        wait_for("PostgreSQL", 60, lambda: subprocess.run([programs / "pg_isready", "-q", "-h", home], timeout=20).returncode == 0, process=self.process)

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Loads what `lockstitch rolling pull` has brought into PostgreSQL, 14 or newer.
+#
+#   load.sh DIR NAME [AFTER]
+#
+# Needs bash, gzip, psql and, once, schema.sql. Where the database is, PGHOST,
+# PGDATABASE, PGUSER, ~/.pgpass and the like say. Run it behind every pull, from cron
+# or with the units beside it.
+#
+# The rows are in the table NAME, with the columns of the files' header line.
+# event_time and server_time are bigint, milliseconds since 1970 (an event_time may
+# be any 64-bit integer, which no timestamp can): to_timestamp(server_time / 1000.0).
+# The rest is text; an empty cell is NULL. PostgreSQL cannot hold the NUL character:
+# it is left out.
+#
+# Every file is loaded once, whenever this or the database is killed: its number
+# goes into lockstitch_files in the transaction that brings its rows. Several at a
+# time do not hurt: they wait for each other. AFTER goes on behind that number,
+# although files up to it are missing.
+#
+# When the header changes, because the rolling export was changed, it stops. Rename
+# the table NAME and run it again: it goes on with the next file and a new table.
+#
+# Exit status 0: all files with a manifest are loaded. Else something is wrong, said
+# on standard error; what came before is loaded.
+set -euo pipefail
+[ $# -ge 2 ] || { echo "usage: load.sh DIR NAME [AFTER]" >&2; exit 2; }
+cd "$1"
+name=$2 after=${3:-0}
+export PGCLIENTENCODING=UTF8
+
+sql() { psql -X -q -A -t -v ON_ERROR_STOP=1 -v name="$name" -v after="$after" -f -; }
+
+# What psql reads, in shells of its own. A line within a text that is just \. would
+# end the data for psql, whatever the quotes around it: \"."  is the same to the server.
+text() { gzip -dc -- "$FILE.csv.gz" | tr -d '\000'; }
+data() { text | LC_ALL=C sed 's/^\\\.\(\r*\)$/\\"."\1/'; }
+# The header line, which is several when there is a line end in a name.
+header() { text | LC_ALL=C awk '{ all = all end $0; end = "\n"; quotes += gsub(/"/, "") } quotes % 2 == 0 { print all; exit }'; }
+export FUNCTIONS="set -o pipefail; $(declare -f text data header)" # sh, which psql calls, passes on no functions
+
+last=$(sql <<<"select coalesce(max(number), 0) from lockstitch_files where name = :'name'")
+
+# The manifest is written last: a file that has one is whole. In order of the numbers.
+for manifest in "$name"-*.json; do
+	number=${manifest#"$name"-} number=${number%.json}
+	if [[ $number =~ ^[1-9][0-9]*$ ]] && ((number > last && number > after)); then echo "$number"; fi
+done | sort -n | while read -r number; do
+	export FILE=$name-$number
+	# That the pipe has failed is known before the commit: \copy is then an error.
+	sql <<-SQL
+		\set manifest \`cat -- "\$FILE.json"\`
+		\set digest \`sha256sum -- "\$FILE.csv.gz" | cut -c -64\`
+		\set header \`bash -c "\$FUNCTIONS; header"\`
+		begin;
+		select lockstitch_begin(:'manifest', :'digest', :'header', :after) as fresh \gset
+		\if :fresh
+			\copy "$name" from program 'bash -c "\$FUNCTIONS; data"' with (format csv, header)
+			select lockstitch_end(:'manifest', :ROW_COUNT);
+		\endif
+		commit;
+	SQL
+done
