@@ -123,6 +123,10 @@ class PostgreSQL:
         """Whether a COPY has begun."""
         return self._json("select to_json(count(*)) from pg_stat_progress_copy where command = 'COPY FROM' and bytes_processed > 0") == [1]
 
+    def waiting(self):
+        """Whether a loader waits for another."""
+        return self._json("select to_json(count(*)) from pg_locks where locktype = 'advisory' and not granted") == [1]
+
     def numbers(self, name):
         return [int(n) for n in self._psql("-c", f"select number from lockstitch_files where name = '{name}' order by loaded_at, number").split()]
 
