@@ -10,6 +10,29 @@ import subprocess
 from procs import Process, wait_for
 from suite import CACHE, ROOT
 
+# A program that kills itself when its connections have done n calls.
+KILLED_AFTER = """
+import duckdb, os, runpy, signal, sys
+left, connect = int(sys.argv[1]), duckdb.connect
+class Connection:
+    def __init__(self, real): self.real = real
+    def __enter__(self): return self
+    def __exit__(self, *error): self.real.close()
+    def cursor(self): return Connection(self.real.cursor())
+    def __getattr__(self, name):
+        def call(*arguments):
+            global left
+            answer = getattr(self.real, name)(*arguments)
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return answer
+        return call
+duckdb.connect = lambda *arguments: Connection(connect(*arguments))
+sys.argv[:2] = []
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
 EXAMPLES = ROOT / "deploy" / "examples"
 PYTHON = CACHE / "venv" / "bin" / "python"
 
@@ -23,6 +46,18 @@ class DuckDB:
 
     def argv(self, directory, name, after=None):
         return [PYTHON, EXAMPLES / "duckdb" / "load.py", directory, name, self.database, *([f"--after={after}"] if after else [])]
+
+    def killed_after(self, n, directory, name):
+        """Runs the loader until its n-th call of the database has been answered; the exit status."""
+        loader = self.argv(directory, name)
+        return subprocess.run([PYTHON, "-c", KILLED_AFTER, str(n), *loader[1:]], stdin=subprocess.DEVNULL, capture_output=True, timeout=60).returncode
+
+    def held(self):
+        """A process that has the database open until its input ends."""
+        program = "import duckdb, sys; db = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
+        child = subprocess.Popen([PYTHON, "-c", program, self.database], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        child.stdout.readline()
+        return child
 
     def ask(self, sql):
         """Rows as lists; what the connection says of itself is not needed."""
@@ -84,6 +119,14 @@ class PostgreSQL:
         columns, = self._json(f"select json_agg(attname order by attnum) from pg_attribute where attrelid = '\"{name}\"'::regclass and attnum > 0")
         return columns, [tuple(r[c] for c in columns) for r in self._json(f'select row_to_json(t) from "{name}" t')]
 
+    def copying(self):
+        """Whether a COPY has begun."""
+        return self._json("select to_json(count(*)) from pg_stat_progress_copy where command = 'COPY FROM' and bytes_processed > 0") == [1]
+
+    def waiting(self):
+        """Whether a loader waits for another."""
+        return self._json("select to_json(count(*)) from pg_locks where locktype = 'advisory' and not granted") == [1]
+
     def numbers(self, name):
         return [int(n) for n in self._psql("-c", f"select number from lockstitch_files where name = '{name}' order by loaded_at, number").split()]
 
@@ -125,6 +168,6 @@ class Server:
         subprocess.run([*drop, programs / "initdb", "-D", home / "data", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N"],
                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True, timeout=120, cwd="/")
         self.env = {"PGHOST": str(home), "PGUSER": user}
-        self.process = Process("postgres", [*drop, programs / "postgres", "-D", home / "data", "-k", home, "-c", "listen_addresses=", "-c", "fsync=off"],
-                               suite.dir, cwd="/").start()
+        self.process = Process("postgres", [*drop, programs / "postgres", "-D", home / "data", "-k", home, "-c", "listen_addresses=", "-c", "fsync=off",
+                                            "-c", "log_min_error_statement=panic"], suite.dir, cwd="/").start()
         wait_for("PostgreSQL", 60, lambda: subprocess.run([programs / "pg_isready", "-q", "-h", home], timeout=20).returncode == 0, process=self.process)

@@ -3,7 +3,7 @@
 
     load.py DIR NAME DATABASE [--after NUMBER]
 
-Needs `pip install duckdb`. A cron line is all that a warehouse needs:
+Needs Python 3.11 and `pip install duckdb`. A cron line is all that a warehouse needs:
 
     */5 * * * *  LOCKSTITCH_CLIENT_ID=loader lockstitch rolling pull quarterly --dir /srv/events --url https://exports.example.com --client-secret-file /etc/lockstitch/secret && python3 /usr/local/lib/lockstitch/load.py /srv/events quarterly /srv/events.duckdb
 
@@ -79,8 +79,9 @@ def load(db, directory, name, number):
         at.execute(f"CREATE TABLE IF NOT EXISTS {quoted(name)} ({', '.join(f'{quoted(c)} {t}' for c, t in columns)})")
         there = [c[0] for c in at.execute(f"FROM {quoted(name)} LIMIT 0").description]
         if there != [c for c, _ in columns]:
+            names = [c for c, _ in columns]
             raise Refused(f"{path} has other columns than the table {name!r}: rename the table to go on with a new one\n"
-                          f"  file:  {[c for c, _ in columns]}\n  table: {there}")
+                          f"  only in the file: {[c for c in names if c not in there]}\n  only in the table: {[c for c in there if c not in names]}")
         # First all as text, under names of our own; then the types. Nothing is guessed: without
         # new_line a CR within the quotes of a header is taken for the end of all lines.
         text = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(columns)))

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Loads what `lockstitch rolling pull` has brought into PostgreSQL, 14 or newer.
+# Loads what `lockstitch rolling pull` has brought into PostgreSQL
+# (tried with 15).
 #
 #   load.sh DIR NAME [AFTER]
 #
@@ -27,6 +28,7 @@ set -euo pipefail
 [ $# -ge 2 ] || { echo "usage: load.sh DIR NAME [AFTER]" >&2; exit 2; }
 cd "$1"
 name=$2 after=${3:-0}
+[[ $name =~ ^[a-z0-9-]+$ && $after =~ ^[0-9]+$ ]] || { echo "load.sh: not the name of a rolling export, or no number: $*" >&2; exit 2; }
 export PGCLIENTENCODING=UTF8
 
 sql() { psql -X -q -A -t -v ON_ERROR_STOP=1 -v name="$name" -v after="$after" -f -; }

@@ -59,7 +59,8 @@ begin
         where attrelid = quote_ident(export)::regclass and attnum > 0 and not attisdropped;
     if there is distinct from wanted then
         raise exception 'file % has other columns than the table %: rename the table to go on with a new one', file, export
-            using detail = format(E'file:  %s\ntable: %s', wanted, there);
+            using detail = format(E'only in the file: %s\nonly in the table: %s',
+                array(select unnest(wanted) except select unnest(there)), array(select unnest(there) except select unnest(wanted)));
     end if;
     return true;
 end $$;
