@@ -31,7 +31,7 @@ import (
 )
 
 var (
-	seeds   = flag.Int("seeds", 12, "how many seeds to run")
+	seeds   = flag.Int("seeds", fewSeeds, "how many seeds to run")
 	from    = flag.Uint64("from", 1, "the first seed")
 	minutes = flag.Float64("minutes", 0, "begin no further seed after so many minutes; 0: no limit")
 	until   = flag.Bool("until-wrong", false, "begin no further seed after one has failed")

@@ -1,0 +1,6 @@
+//go:build !race
+
+package model
+
+// fewSeeds run by default.
+const fewSeeds = 12
