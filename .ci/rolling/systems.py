@@ -7,10 +7,10 @@ from parts import S3, Kafka
 from product import Dev, Serve, create_topics
 
 MANY = {"tokens_per_minute": 1_000_000, "exports_per_minute": 1_000_000, "downloads_per_minute": 1_000_000, "max_pending": 10_000, "flush_interval": "1s"}
-LAST_LIMIT = "8KiB"
+SMALL = "12KiB"  # a limit that makes many files
 
 
-def limit(random):
+def some_limit(random):
     """A limit of the file size, from one that few rows reach to one that is hardly ever reached."""
     return f"{int(8_000 * 12 ** random.random())}B"
 
@@ -28,17 +28,14 @@ class OnDev:
     def clients(self):
         return self.dev.clients()
 
-    def kill(self):
+    def kill(self, limit=None):
         """SIGKILL, and a start with another limit of the file size."""
         self.process.kill()
-        self.process.argv[-1] = limit(self.suite.random)
+        self.process.argv[-1] = limit or some_limit(self.suite.random)
         self.dev.start()
 
-    def settle(self):
-        """The last start, with a limit that many files reach."""
-        self.process.kill()
-        self.process.argv[-1] = LAST_LIMIT
-        self.dev.start()
+    def wait_ready(self):
+        pass  # start has waited
 
 
 class OnKafka:
@@ -64,16 +61,13 @@ class OnKafka:
         each = [r.clients() for r in self.replicas]
         return {a: [c[a][0] for c in each] for a in ACCOUNTS}
 
-    def kill(self):
+    def kill(self, limit=None):
         r = self.suite.random.choice(self.replicas)
         r.process.kill()
-        self._limit(r, limit(self.suite.random))
+        r.config.write_text(json.dumps({**json.loads(r.config.read_text()), "max_file_size": limit or some_limit(self.suite.random)}))
         time.sleep(self.suite.random.choice((0, 1, 8)))  # gone before the group has noticed, and after
         r.start(ready=False)
 
-    def settle(self):
+    def wait_ready(self):
         for r in self.replicas:
             r.wait_ready()
-
-    def _limit(self, replica, text):
-        replica.config.write_text(json.dumps({**json.loads(replica.config.read_text()), "max_file_size": text}))
