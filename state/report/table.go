@@ -76,9 +76,6 @@ func Open(ctx context.Context, cfg Config) (*Table, error) {
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerLinger(0),
 		kgo.RecordDeliveryTimeout(30*time.Second),
-		// A record whose reply was lost is given up when its time is over, too:
-		// otherwise whoever writes waits until the brokers are back.
-		kgo.AllowIdempotentProduceCancellation(),
 	)...)
 	if err != nil {
 		t.metrics.unregister()
@@ -135,16 +132,37 @@ func (t *Table) CatchUpAll(ctx context.Context) error { return t.tail.CatchUp(ct
 // produce writes records to one partition and returns the offset behind the
 // last of them. On an error the records may still have been written or be
 // written later.
+//
+// A record is not given up with ctx, only waited for no longer: others of the
+// same batch would end with it, and the order of the writes is kept. When the
+// brokers are back, what was waiting is written.
 func (t *Table) produce(ctx context.Context, partition int32, recs ...*kgo.Record) (int64, error) {
+	type outcome struct {
+		next int64
+		err  error
+	}
+	done := make(chan outcome, len(recs))
 	for _, r := range recs {
 		r.Partition = partition
+		key := string(r.Key)
+		t.producer.TryProduce(context.WithoutCancel(ctx), r, func(r *kgo.Record, err error) {
+			if err != nil {
+				err = fmt.Errorf("writing %s to %s/%d: %w", key, t.cfg.Topic, partition, err)
+			}
+			done <- outcome{r.Offset + 1, err}
+		})
 	}
 	var next int64
-	for _, res := range t.producer.ProduceSync(ctx, recs...) {
-		if res.Err != nil {
-			return 0, fmt.Errorf("writing %s to %s/%d: %w", res.Record.Key, t.cfg.Topic, partition, res.Err)
+	for range recs {
+		select {
+		case o := <-done:
+			if o.err != nil {
+				return 0, o.err
+			}
+			next = max(next, o.next)
+		case <-ctx.Done():
+			return 0, fmt.Errorf("writing to %s/%d: %w", t.cfg.Topic, partition, ctx.Err())
 		}
-		next = max(next, res.Record.Offset+1)
 	}
 	return next, nil
 }
