@@ -176,7 +176,8 @@ def full(scene, rnd):
                     r.start()
                 time.sleep(0.1)
         filler.unlink()
-        felt = b"no space left" in r.process.log.read_bytes()[before:]
+        said = r.process.log.read_bytes()[before:]
+        felt = b"no space left" in said or b"the disk is full" in said
         if not r.process.alive():
             r.start()
     return int(felt)
