@@ -236,7 +236,9 @@ func (c *Consumer) transact(ctx context.Context, lanes []*lane, records []*kgo.R
 		return false, err
 	}
 	c.at(StepProduce)
-	err = c.producer.ProduceSync(ctx, records...).FirstErr()
+	if err = c.produce(ctx, records); err != nil && ctx.Err() != nil {
+		return false, c.abandon(ctx)
+	}
 	if err == nil {
 		c.at(StepOffsets)
 		err = c.commitOffsets(ctx, lanes)
@@ -257,6 +259,40 @@ func (c *Consumer) transact(ctx context.Context, lanes []*lane, records []*kgo.R
 		return false, fmt.Errorf("ending the transaction: %w", err)
 	}
 	return true, nil
+}
+
+// abandon leaves a transaction whose records are perhaps still on their way,
+// which an abort would wait for. It cannot commit any more: nobody ends it, and
+// the producer that takes the place of this one fences it.
+func (c *Consumer) abandon(ctx context.Context) error {
+	fresh, err := c.newProducer()
+	if err != nil {
+		return errors.Join(ctx.Err(), err)
+	}
+	c.producer.Close()
+	c.producer = fresh
+	return fmt.Errorf("%w: %w", errNothingBegun, ctx.Err())
+}
+
+// produce writes the records. When ctx ends they are no longer waited for: the
+// client never gives up a record whose reply was lost, and a replica could not
+// stop, or give its lanes up, while the brokers are away.
+func (c *Consumer) produce(ctx context.Context, records []*kgo.Record) (err error) {
+	done := make(chan error, len(records))
+	for _, r := range records {
+		c.producer.Produce(ctx, r, func(_ *kgo.Record, err error) { done <- err })
+	}
+	for range records {
+		select {
+		case e := <-done:
+			if err == nil {
+				err = e
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return err
 }
 
 // commitOffsets adds the lanes' offsets to the transaction, as the member and

@@ -151,6 +151,8 @@ func (c *Consumer) tryCut(ctx context.Context, t *turnState) error {
 	case errors.As(err, &f):
 		return err
 	case ctx.Err() != nil:
+		// The last cut must not commit again what this one perhaps has.
+		c.retakeUndecided(ctx, err)
 		return nil
 	default:
 		c.log.Warn("a cut failed and is tried again", "err", err)

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	rungroup "github.com/oklog/run"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -190,11 +191,18 @@ func reach(ctx context.Context, s *Settings, opts []kgo.Opt) error {
 		return usage(fmt.Errorf("kafka client: %w", err))
 	}
 	defer cl.Close()
-	if err := cl.Ping(ctx); err != nil {
+	// All brokers may be on their way down or up.
+	_, err = backoff.Retry(ctx, func() (struct{}, error) {
+		return struct{}{}, cl.Ping(ctx)
+	}, backoff.WithMaxElapsedTime(reachTime))
+	if err != nil {
 		return unreachable(s, err)
 	}
 	return nil
 }
+
+// reachTime is how long a replica that starts tries to reach a broker.
+const reachTime = 15 * time.Second
 
 // checkTopics refuses to start on topics that cannot work, and warns of what
 // will cost something.

@@ -113,7 +113,11 @@ func (c Config) Opts() ([]kgo.Opt, error) {
 	if id == "" {
 		id = "lockstitch"
 	}
-	opts := []kgo.Opt{kgo.SeedBrokers(c.Brokers...), kgo.ClientID(id)}
+	opts := []kgo.Opt{kgo.SeedBrokers(c.Brokers...), kgo.ClientID(id),
+		// The library's metrics for brokers (KIP-714) were seen to ask for their
+		// subscription again and again without a pause, after a time away.
+		kgo.DisableClientMetrics(),
+	}
 	tc, err := c.tlsConfig()
 	if err != nil {
 		return nil, fmt.Errorf("kafka TLS: %w", err)

@@ -113,7 +113,7 @@ func contextFor(d time.Duration) (context.Context, context.CancelFunc) {
 }
 
 func (w *world) connection() []kgo.Opt {
-	return []kgo.Opt{kgo.SeedBrokers(fmt.Sprintf("127.0.0.1:%d", brokerPort))}
+	return []kgo.Opt{kgo.SeedBrokers(fmt.Sprintf("127.0.0.1:%d", brokerPort)), kgo.DisableClientMetrics()} // as state/kafka
 }
 
 // close ends everything; nothing may be left running.
