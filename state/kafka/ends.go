@@ -48,12 +48,7 @@ type TopicInfo struct {
 // Describe asks for the ids and partition counts of topics. A topic that does
 // not exist is an error that wraps kerr.UnknownTopicOrPartition.
 func Describe(ctx context.Context, cl *kgo.Client, topics ...string) (map[string]TopicInfo, error) {
-	req := kmsg.NewPtrMetadataRequest()
-	for _, t := range topics {
-		rt := kmsg.NewMetadataRequestTopic()
-		rt.Topic = kmsg.StringPtr(t)
-		req.Topics = append(req.Topics, rt)
-	}
+	req := metadataOf(topics)
 	resp, err := req.RequestWith(ctx, cl)
 	if err != nil {
 		return nil, fmt.Errorf("reading the metadata of %v: %w", topics, err)
@@ -75,6 +70,17 @@ func Describe(ctx context.Context, cl *kgo.Client, topics ...string) (map[string
 		}
 	}
 	return out, nil
+}
+
+// metadataOf is the question for the metadata of some topics.
+func metadataOf(topics []string) *kmsg.MetadataRequest {
+	req := kmsg.NewPtrMetadataRequest()
+	for _, t := range topics {
+		rt := kmsg.NewMetadataRequestTopic()
+		rt.Topic = kmsg.StringPtr(t)
+		req.Topics = append(req.Topics, rt)
+	}
+	return req
 }
 
 // ListOffsets asks the leaders of the given partitions for one offset each:

@@ -192,12 +192,7 @@ func awaitTopics(ctx context.Context, cl *kgo.Client, topics []string) error {
 // knows says by its error whether a broker lacks one of the topics or a leader.
 // A broker that does not answer misleads nobody.
 func knows(ctx context.Context, b *kgo.Broker, topics []string) error {
-	req := kmsg.NewPtrMetadataRequest()
-	for _, name := range topics {
-		rt := kmsg.NewMetadataRequestTopic()
-		rt.Topic = kmsg.StringPtr(name)
-		req.Topics = append(req.Topics, rt)
-	}
+	req := metadataOf(topics)
 	resp, err := b.Request(ctx, req)
 	if err != nil {
 		return ctx.Err()
@@ -217,12 +212,7 @@ func knows(ctx context.Context, b *kgo.Broker, topics []string) error {
 // metadata asks for topics, which need not exist, and how many brokers there are.
 // It asks directly: the admin client would answer from its cache.
 func metadata(ctx context.Context, cl *kgo.Client, names []string) (topics map[string]*kmsg.MetadataResponseTopic, brokers int, err error) {
-	req := kmsg.NewPtrMetadataRequest()
-	for _, name := range names {
-		rt := kmsg.NewMetadataRequestTopic()
-		rt.Topic = kmsg.StringPtr(name)
-		req.Topics = append(req.Topics, rt)
-	}
+	req := metadataOf(names)
 	resp, err := req.RequestWith(ctx, cl)
 	if err != nil {
 		return nil, 0, err
