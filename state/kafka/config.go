@@ -7,10 +7,12 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl"
@@ -117,6 +119,8 @@ func (c Config) Opts() ([]kgo.Opt, error) {
 		// The library's metrics for brokers (KIP-714) were seen to ask for their
 		// subscription again and again without a pause, after a time away.
 		kgo.DisableClientMetrics(),
+		kgo.RetryBackoffFn(retryAfter),
+		kgo.RequestRetries(1000), // the library's limit of 30 s decides
 	}
 	tc, err := c.tlsConfig()
 	if err != nil {
@@ -133,6 +137,15 @@ func (c Config) Opts() ([]kgo.Opt, error) {
 		opts = append(opts, kgo.SASL(m))
 	}
 	return opts, nil
+}
+
+// retryAfter is how long a client waits after so many failures in a row, about
+// 250 ms, 500 ms and then 1 s. The library's own way goes up to 5 s, and for so
+// long brokers that are back would be known to some clients of a replica and not
+// to others: a call whose end is known, but not reached, would be refused.
+func retryAfter(fails int) time.Duration {
+	after := 250 * time.Millisecond << min(max(fails-1, 0), 2)
+	return time.Duration(float64(after) * (0.8 + 0.4*rand.Float64()))
 }
 
 func checkAddress(addr string) error {

@@ -113,7 +113,11 @@ func contextFor(d time.Duration) (context.Context, context.CancelFunc) {
 }
 
 func (w *world) connection() []kgo.Opt {
-	return []kgo.Opt{kgo.SeedBrokers(fmt.Sprintf("127.0.0.1:%d", brokerPort)), kgo.DisableClientMetrics()} // as state/kafka
+	opts, err := kafka.Config{Brokers: []string{fmt.Sprintf("127.0.0.1:%d", brokerPort)}}.Opts()
+	if err != nil {
+		panic(err)
+	}
+	return opts
 }
 
 // close ends everything; nothing may be left running.
