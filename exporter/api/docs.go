@@ -6,13 +6,13 @@ import (
 	_ "embed"
 	"encoding/base64"
 	"encoding/json"
-	"fmt"
 	"html"
 	"html/template"
 	"net/http"
 	"regexp"
 	"sort"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -34,27 +34,22 @@ func (p page) serve(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(p.body))
 }
 
-// documentPages makes the pages about the API, by path: the OpenAPI document in
-// two notations and a page for people, which is one file without scripts and
-// without anything from elsewhere.
-func documentPages(doc *huma.OpenAPI) (map[string]page, error) {
-	asJSON, err := json.MarshalIndent(doc, "", "  ")
-	if err != nil {
-		return nil, fmt.Errorf("writing the OpenAPI document: %w", err)
+// documentPages makes the pages about the API, by path, each when it is first
+// asked for: the OpenAPI document in two notations and a page for people, which
+// is one file without scripts and without anything from elsewhere. The document
+// must not change any more.
+func documentPages(doc *huma.OpenAPI) map[string]func() (page, error) {
+	return map[string]func() (page, error){
+		"/openapi.json": sync.OnceValues(func() (page, error) {
+			b, err := json.MarshalIndent(doc, "", "  ")
+			return page{mediaType: "application/json", body: b}, err
+		}),
+		"/openapi.yaml": sync.OnceValues(func() (page, error) {
+			b, err := doc.YAML()
+			return page{mediaType: "application/yaml", body: b}, err
+		}),
+		"/docs": sync.OnceValues(func() (page, error) { return docsPage(doc) }),
 	}
-	asYAML, err := doc.YAML()
-	if err != nil {
-		return nil, fmt.Errorf("writing the OpenAPI document: %w", err)
-	}
-	docs, err := docsPage(doc)
-	if err != nil {
-		return nil, fmt.Errorf("writing /docs: %w", err)
-	}
-	return map[string]page{
-		"/openapi.json": {mediaType: "application/json", body: asJSON},
-		"/openapi.yaml": {mediaType: "application/yaml", body: asYAML},
-		"/docs":         docs,
-	}, nil
 }
 
 //go:embed docs.html
@@ -97,7 +92,7 @@ func docsPage(doc *huma.OpenAPI) (page, error) {
 	data := docsData{Style: template.CSS(docsStyle), Server: doc.Servers[0].URL}
 	for _, path := range sortedNames(doc.Paths) {
 		item := doc.Paths[path]
-		for _, op := range []*huma.Operation{item.Post, item.Get, item.Delete} {
+		for _, op := range []*huma.Operation{item.Post, item.Get, item.Put, item.Delete} {
 			if op != nil {
 				data.Operations = append(data.Operations, docsOperationOf(op))
 			}

@@ -101,15 +101,15 @@ func (rt *router) add(op operation) {
 
 // finish adds the pages about the document and the answers to everything that
 // is no operation.
-func (rt *router) finish() error {
-	pages, err := documentPages(rt.doc)
-	if err != nil {
-		return err
-	}
-	for p, page := range pages {
+func (rt *router) finish() {
+	for p, made := range documentPages(rt.doc) {
 		rt.methods[p] = append(rt.methods[p], http.MethodGet)
 		rt.mux.HandleFunc("GET "+p, func(w http.ResponseWriter, r *http.Request) {
 			w.(*responseWriter).route = p
+			page, err := made()
+			if err != nil {
+				panic(fmt.Errorf("making %s: %w", p, err)) // the document is ours: logged, and 500
+			}
 			page.serve(w, r)
 		})
 	}
@@ -127,7 +127,6 @@ func (rt *router) finish() error {
 	rt.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, notFound("No call of this API has this path. /docs lists them."))
 	})
-	return nil
 }
 
 // answer runs one operation: the credential, then the handler.

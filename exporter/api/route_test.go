@@ -94,6 +94,13 @@ func TestPages(t *testing.T) {
 			t.Errorf("/docs does not say %q", want)
 		}
 	}
+	for path, methods := range doc.Paths {
+		for method := range methods {
+			if want := "<code>" + strings.ToUpper(method) + " " + path + "</code>"; !strings.Contains(page, want) {
+				t.Errorf("/docs does not show %s", want)
+			}
+		}
+	}
 	for _, no := range []string{"<script", "<img", "<link", "src=", "@import", "url("} {
 		if strings.Contains(page, no) {
 			t.Errorf("/docs has %q; it must need nothing from elsewhere", no)
