@@ -73,7 +73,7 @@ Exit status 0: DIR has all that there is. 1: something is missing or failed.`,
 			if err := os.MkdirAll(dir, 0o755); err != nil {
 				return fmt.Errorf("--dir: %w", err)
 			}
-			x, err := o.client(c.Context(), a)
+			x, err := o.connect(a, "rolling")
 			if err != nil {
 				return err
 			}
@@ -200,9 +200,12 @@ func (p *puller) list(ctx context.Context, wait time.Duration) (*api.RollingFile
 	return page, err
 }
 
-// call asks about the rolling export, with a new token if the old one has
-// expired.
+// call asks about the rolling export, with a new token if there is none or the
+// old one has expired.
 func (p *puller) call(ctx context.Context, path string, answer any) error {
+	if err := p.x.authorize(ctx); err != nil {
+		return err
+	}
 	err := p.x.call(ctx, http.MethodGet, rollingPath(p.name)+path, "", "", answer)
 	if e := (*problemError)(nil); errors.As(err, &e) && e.status == http.StatusUnauthorized && p.x.id != "" {
 		p.x.token = ""

@@ -7,9 +7,14 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -236,6 +241,21 @@ func TestPullSaysWhatItCannotMakeGood(t *testing.T) {
 func TestPullFollows(t *testing.T) {
 	y := startPulling(t)
 	y.must("create", "x", "--every", "P1D", "--start", "now")
+	// The server is away when pull starts: the first connections end without an answer.
+	server, err := url.Parse(y.r.localURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var calls atomic.Int32
+	there := httputil.NewSingleHostReverseProxy(server)
+	away := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if calls.Add(1) <= 2 {
+			panic(http.ErrAbortHandler)
+		}
+		there.ServeHTTP(w, r)
+	}))
+	defer away.Close()
+	y.environ[0] = "LOCKSTITCH_URL=" + away.URL
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ended := make(chan string, 1)
