@@ -257,7 +257,7 @@ func (p *process) run(ctx context.Context) error {
 // hook is called at every step of a cut.
 func (p *process) hook(step string) {
 	p.mu.Lock()
-	crash, stall := p.crashAt == step, time.Duration(0)
+	crash, stall := p.crashAt == step && !p.dead, time.Duration(0) // a zombie must not take the living one with it
 	if crash {
 		p.crashAt = ""
 	}
