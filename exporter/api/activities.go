@@ -89,16 +89,12 @@ func (s *server) activityOperations(schemas huma.Registry) []operation {
 }
 
 func (s *server) listActivities(c *call) error {
-	limit, err := c.limit()
-	if err != nil {
-		return err
-	}
-	token, given, err := c.param("page_token")
+	limit, token, err := c.page()
 	if err != nil {
 		return err
 	}
 	var after pageEnd
-	if given {
+	if token != "" {
 		if after, err = parsePageEnd(token); err != nil {
 			return invalidParam("page_token", "is not one that this list gave")
 		}
@@ -108,7 +104,7 @@ func (s *server) listActivities(c *call) error {
 		return err
 	}
 	from := 0
-	if given {
+	if token != "" {
 		from = after.next(all)
 	}
 	to := min(from+limit, len(all))

@@ -263,16 +263,9 @@ func (s *server) getRolling(c *call) error {
 }
 
 func (s *server) listRolling(c *call) error {
-	limit, err := c.limit()
+	limit, token, err := c.page()
 	if err != nil {
 		return err
-	}
-	token, given, err := c.param("page_token")
-	if err != nil {
-		return err
-	}
-	if given && token == "" {
-		return invalidParam("page_token", "is empty")
 	}
 	if err := s.catchUp(c); err != nil {
 		return err

@@ -72,6 +72,19 @@ func (c *call) limit() (int, error) {
 	return n, nil
 }
 
+// page is which part of a list is asked for: how many items at most, and behind
+// which; an empty token: from the first.
+func (c *call) page() (limit int, token string, err error) {
+	if limit, err = c.limit(); err != nil {
+		return 0, "", err
+	}
+	token, given, err := c.param("page_token")
+	if err == nil && given && token == "" {
+		err = invalidParam("page_token", "is empty")
+	}
+	return limit, token, err
+}
+
 const (
 	listDefault = 50
 	listMax     = 200
