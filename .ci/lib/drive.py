@@ -1,5 +1,6 @@
 """Producing the hostile load with kcat."""
 import threading
+import time
 
 import kcat
 from compare import DEFINITIONS, EVENTS, PROFILES
@@ -28,10 +29,19 @@ def define(brokers, load):
     kcat.produce(brokers, DEFINITIONS, load.definitions())
 
 
-def phase(brokers, load, events=EVENTS):
-    """One phase: changes of profiles and events, by two clients at the same time."""
+def phase(brokers, load, events=EVENTS, alone=None):
+    """One phase: changes of profiles and events, by two clients at the same time. With a lock, alone, by turns: no
+    event is produced by its holders while profiles are. Apache Kafka stamps a record before it can be read, so that
+    a profile may still be hidden when an event that was stamped later is processed; that is outside of what is
+    promised (contract 2.3), and happens on a busy machine."""
     p, e = load.phase()
-    together(lambda: kcat.produce(brokers, PROFILES, p), lambda: kcat.produce(brokers, events, e))
+    if alone is None:
+        together(lambda: kcat.produce(brokers, PROFILES, p), lambda: kcat.produce(brokers, events, e))
+        return
+    with alone:
+        kcat.produce(brokers, PROFILES, p)
+        time.sleep(0.01)
+    kcat.produce(brokers, events, e)
 
 
 def with_headers(brokers, load, events=EVENTS):
