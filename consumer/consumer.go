@@ -138,6 +138,11 @@ func New(cfg Config, deps Deps) (*Consumer, error) {
 		quit:     make(chan struct{}),
 	}
 	c.lag = newLagTable(deps.Registerer)
+	if deps.Registerer != nil {
+		deps.Registerer.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "lockstitch_oldest_available_timestamp_seconds",
+			Help: "server_time, in seconds since the Unix epoch, from which on everything is kept; 0: retention has removed nothing yet."},
+			func() float64 { return float64(deps.Catalog.Retention().Refused.OldestAvailable) / 1000 }))
+	}
 	return c, nil
 }
 

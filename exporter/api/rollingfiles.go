@@ -126,7 +126,7 @@ func (s *server) rollingStatus(o *report.Standing) (*RollingExport, error) {
 	}
 	if t := o.Trouble; t != nil {
 		st.State = "error"
-		st.Error = &Problem{Type: t.Problem.Type, Title: t.Problem.Title, Status: t.Problem.Status, Detail: t.Problem.Detail}
+		st.Error = problemOf(&t.Problem)
 	}
 	return st, nil
 }

@@ -33,7 +33,7 @@ func (s *server) submitOperation(schemas huma.Registry) operation {
 		RequestBody: d.body(map[string]any{mediaJSON: ExportRequest{}}, map[string]any{"start_at": "2026-05-01T00:00:00Z", "end_at": "2026-06-01T00:00:00Z"}),
 		Responses: d.responses(
 			d.json(202, "The export is accepted.", Status{}, "Location"),
-			d.problems(400, 401, 413, 415, 422, 429, 503),
+			d.problems(400, 401, 410, 413, 415, 422, 429, 503),
 		),
 	}}
 }
@@ -75,6 +75,9 @@ func (s *server) submit(c *call) error {
 		q.Barrier, err = s.deps.Ends(ctx)
 		return err
 	})
+	if err == nil && !again {
+		err = s.checkKept(&q, wire.After == beginning)
+	}
 	if err != nil {
 		return err
 	}
