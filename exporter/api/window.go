@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"lockstitch/exporter/kept"
+	"lockstitch/exporter/retained"
 	"lockstitch/state/report"
 )
 
@@ -32,9 +32,9 @@ func checkWindow(start Time, end *Time, now Time, months int) error {
 func (s *server) checkKept(q *report.Question, fromBeginning bool) error {
 	floor := s.deps.Catalog.Retention().Refused
 	if fromBeginning {
-		q.After = kept.Beginning(floor)
+		q.After = retained.Beginning(floor)
 	}
-	switch p := kept.Problem(floor, q); {
+	switch p := retained.Problem(floor, q); {
 	case p == nil:
 		return nil
 	case q.Rolling:

@@ -9,7 +9,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"lockstitch/exporter/cursor"
-	"lockstitch/exporter/kept"
+	"lockstitch/exporter/retained"
 	"lockstitch/state/report"
 )
 
@@ -44,7 +44,7 @@ func (g *Generator) step(ctx context.Context, s *report.Standing) error {
 	case s.Last != nil:
 		q.After = s.Last.Through()
 	case len(s.Order.From) == 0:
-		q.After = kept.Beginning(floor)
+		q.After = retained.Beginning(floor)
 	}
 	if n := s.Newest; n != nil && n.Request.Step.PeriodEnd.Equal(p.End) {
 		// A boundary is fixed once: the period goes on behind a file that was
@@ -53,7 +53,7 @@ func (g *Generator) step(ctx context.Context, s *report.Standing) error {
 	} else if q.Barrier, err = g.deps.Boundary(ctx, p.End, q.After); err != nil {
 		return fmt.Errorf("finding the boundary %s: %w", p.End.Format(time.RFC3339), err)
 	}
-	if gone := kept.Problem(floor, &q); gone != nil {
+	if gone := retained.Problem(floor, &q); gone != nil {
 		gone.Detail = "The next file would not hold every event: the rolling export was held up for longer than events are kept. Delete it and create it anew. " + gone.Detail
 		return g.trouble(ctx, s, *gone)
 	}

@@ -10,8 +10,8 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/oklog/ulid/v2"
 
-	"lockstitch/exporter/kept"
 	"lockstitch/exporter/render"
+	"lockstitch/exporter/retained"
 	"lockstitch/state/catalog"
 	"lockstitch/state/objects"
 	"lockstitch/state/report"
@@ -89,7 +89,7 @@ func (r *Runner) attempt(ctx context.Context, rep *report.Report, show *progress
 	}
 	slices := r.slices(rep.Request.Account, &q)
 	// After they were listed: none of those that are missing went unnoticed.
-	if p := kept.Problem(r.deps.Catalog.Retention().Removed, &q); p != nil {
+	if p := retained.Problem(r.deps.Catalog.Retention().Removed, &q); p != nil {
 		return report.Result{Attempt: ulid.Make().String(), Problem: p}, nil
 	}
 	res, err := r.file(ctx, rep, &q, slices, show)

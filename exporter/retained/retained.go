@@ -1,6 +1,6 @@
-// Package kept says whether all that an export asks for is still stored, as far
+// Package retained says whether all that an export asks for is still stored, as far
 // as retention is concerned.
-package kept
+package retained
 
 import (
 	"fmt"
@@ -27,7 +27,7 @@ func Beginning(f catalog.Floor) []report.End {
 func Problem(f catalog.Floor, q *report.Question) *report.Problem {
 	what := ""
 	switch {
-	case !q.Rolling && q.StartAt < f.OldestAvailable:
+	case !q.Rolling && f.OldestAvailable > 0 && q.StartAt < f.OldestAvailable:
 		what = "The window begins before what is kept"
 	case q.Rolling && cuts(f, q):
 		what = "What follows the cursor is no longer all kept"
