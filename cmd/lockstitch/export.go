@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -289,6 +290,10 @@ func (a *app) export(ctx context.Context, o exportOptions) error {
 		st, err = x.find(ctx, o.report)
 	} else {
 		st, err = x.request(ctx, req)
+	}
+	var p *problemError
+	if o.cursorFile != "" && errors.As(err, &p) && p.status == http.StatusGone {
+		return fmt.Errorf("%w\nThe cursor has not moved. To go on with the oldest events that are kept, and without those before them, remove %s", err, o.cursorFile)
 	}
 	if err != nil {
 		return err

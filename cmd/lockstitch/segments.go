@@ -152,6 +152,11 @@ must be right. Exit status 1 if anything is wrong; all segments are looked at.`,
 						if ctx.Err() != nil {
 							return ctx.Err()
 						}
+						// Retention may have removed it since it was listed.
+						if cerr := v.CatchUp(ctx); cerr == nil && !v.Live(s.ID) {
+							fmt.Fprintf(a.out, "gone %s\n", s.Object)
+							continue
+						}
 						bad++
 						fmt.Fprintf(a.out, "BAD  %s: %v\n", s.Object, err)
 						continue
