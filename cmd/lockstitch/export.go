@@ -46,7 +46,7 @@ standard output. Progress is shown on a terminal only, on standard error.
 
 With --after the file holds everything kept since a cursor, however late it came,
 and the cursor to go on with is printed (on standard error with "-o -"). --cursor-file keeps it between calls: each
-file begins where the one before ended, at first with the oldest event. The cursor
+file begins where the one before ended, at first with the oldest event that is kept. The cursor
 is written when the file is whole, so that a call that fails loses nothing.
 
 Ctrl-C ends this command, not the report: it says how to go on.

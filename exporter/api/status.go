@@ -26,7 +26,7 @@ type Status struct {
 	Bytes  *int64 `json:"bytes,omitempty" doc:"Size of the compressed file."`
 	SHA256 string `json:"sha256,omitempty" doc:"Of the compressed file, hexadecimal."`
 
-	Cursor string `json:"cursor,omitempty" doc:"Where in the input the file ends. Sent as after it gives what was kept since. It is good for as long as what follows it is kept, by default 400 days."`
+	Cursor string `json:"cursor,omitempty" doc:"Where in the input the file ends. Sent as after it gives what was kept since. It is good for as long as all that follows it is kept; see /docs."`
 	More   *bool  `json:"more,omitempty" doc:"Of a report with after: the file would have been too large and ends earlier. Go on with cursor at once."`
 
 	FileDownloadURL          string `json:"file_download_url,omitempty" format:"uri" doc:"Where the file is. Unless asked for with header_auth=true it carries a short-lived credential."`
