@@ -40,14 +40,17 @@ func newPast(w *world) *past {
 // ago is so many days before now.
 func (p *past) ago(days int) time.Time { return p.now.Add(-time.Duration(days) * day) }
 
-// event puts one into each partition; its server_time is a second before its
-// Kafka time.
+// record is an event whose server_time is a second before its Kafka time.
+func (p *past) record(part int32, at time.Time, corr string) *kgo.Record {
+	value := fmt.Sprintf(`{"correlation_id":"%s-%d","type":"SENT","account_id":"acme","section":"s1","server_time":%d}`, corr, part, at.UnixMilli()-1000)
+	return &kgo.Record{Topic: "email-events", Partition: part, Key: []byte("p1"), Value: []byte(value), Timestamp: at}
+}
+
+// event puts one into each partition.
 func (p *past) event(at time.Time, corr string) {
 	p.t.Helper()
 	for part := range int32(lanes) {
-		value := fmt.Sprintf(`{"correlation_id":"%s-%d","type":"SENT","account_id":"acme","section":"s1","server_time":%d}`, corr, part, at.UnixMilli()-1000)
-		r := &kgo.Record{Topic: "email-events", Partition: part, Key: []byte("p1"), Value: []byte(value), Timestamp: at}
-		if err := p.prod.ProduceSync(p.t.Context(), r).FirstErr(); err != nil {
+		if err := p.prod.ProduceSync(p.t.Context(), p.record(part, at, corr)).FirstErr(); err != nil {
 			p.t.Fatal(err)
 		}
 	}
@@ -241,6 +244,73 @@ func TestRetentionRemovesWhatHasExpired(t *testing.T) {
 	}
 	if got := w.caughtUp().Retention(); got.Removed.OldestAvailable != at.Removed.OldestAvailable {
 		t.Errorf("the catalog read anew says %+v", got)
+	}
+}
+
+// TestABacklogKeepsWhatItsDuplicatesNeed: what a partition that is behind has kept
+// has not expired, however late it is elsewhere; a replica on an empty disk knows
+// the retry that comes next in it.
+func TestABacklogKeepsWhatItsDuplicatesNeed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	p := newPast(w)
+	stand := func(cat *catalog.View, part int32, next int64) func() bool {
+		return func() bool {
+			infos, err := kafka.Describe(t.Context(), p.world.prod, "email-events")
+			if err != nil {
+				t.Fatal(err)
+			}
+			pos, _ := cat.Position(infos["email-events"].ID, part)
+			return pos.Next >= next
+		}
+	}
+	r := w.start(filepath.Join(t.TempDir(), "a"), shortLived)
+	put := func(r *kgo.Record) {
+		t.Helper()
+		if err := p.prod.ProduceSync(t.Context(), r).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(p.record(1, p.ago(30), "slow"))
+	w.settle(r.cat)
+	slow := r.cat.Segments()[0].ID
+	// A transaction holds partition 1 back, with a retry in it.
+	txn := w.client(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.TransactionalID("upstream"))
+	if err := txn.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	if err := txn.ProduceSync(t.Context(), p.record(1, p.ago(30).Add(time.Hour), "slow")).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	put(p.record(0, p.ago(25), "old"))
+	p.await(r.cat, "not read", stand(r.cat, 0, 1))
+	put(p.record(0, p.now, "new"))
+	p.await(r.cat, "not removed", func() bool {
+		for _, s := range r.cat.Segments() {
+			if s.ID != slow && s.Newest() < p.ago(10).UnixMilli() {
+				return false
+			}
+		}
+		return stand(r.cat, 0, 2)()
+	})
+	if !r.cat.Live(slow) {
+		t.Fatal("what the partition that is behind has kept was removed")
+	}
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	r = w.start(filepath.Join(t.TempDir(), "b"), shortLived)
+	if err := txn.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
+		t.Fatal(err)
+	}
+	w.settle(r.cat)
+	if got, err := w.counter(r, "lockstitch_duplicates_dropped_total"); err != nil || got != 1 {
+		t.Errorf("%v duplicates dropped, want 1; %v", got, err)
+	}
+	// Read to its end, it has the time of Kafka.
+	p.await(r.cat, "not removed", p.removed(r.cat, 10))
+	if got := strings.Join(w.rows(r.cat), "\n"); got != "new-0 SENT -" {
+		t.Errorf("rows %s", got)
 	}
 }
 
