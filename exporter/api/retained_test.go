@@ -47,19 +47,19 @@ func TestWhatIsNoLongerKeptIsRefused(t *testing.T) {
 	r.slices.retention.Refused = catalog.Floor{OldestAvailable: oldest.UnixMilli(), Ends: []catalog.FloorEnd{
 		{TopicID: ends[0].TopicID, Partition: 0, Next: 3}, {TopicID: ends[1].TopicID, Partition: 1, Next: 5},
 	}}
-	gone := func(body string, status int, word string) *Problem {
+	gone := func(body string, status int, word string) []FieldError {
 		t.Helper()
 		p := r.problem(r.do("POST", "/emails/reports", "a", body), status, word)
 		if p.OldestAvailable == nil || *p.OldestAvailable != timeOf(oldest) {
 			t.Errorf("%s: oldest_available %v, want %v", body, p.OldestAvailable, oldest)
 		}
-		return &p
+		return p.Errors
 	}
 	for _, body := range []string{
 		window(-time.Millisecond), `{"start_at":"0000-01-01T00:00:00Z","end_at":"0000-02-01T00:00:00Z"}`, `{"start_at":"1970-01-01T00:00:00Z","end_at":"1970-02-01T00:00:00Z"}`,
 	} {
-		if p := gone(body, 400, "invalid-request"); len(p.Errors) != 1 || p.Errors[0].Pointer != "/start_at" {
-			t.Errorf("%s: %+v", body, p.Errors)
+		if errs := gone(body, 400, "invalid-request"); len(errs) != 1 || errs[0].Pointer != "/start_at" {
+			t.Errorf("%s: %+v", body, errs)
 		}
 	}
 	for _, at := range [][]report.End{at(2, 5), at(3, 4), at(0, 0), at(3, 5)[:1], {ends[1]}} {

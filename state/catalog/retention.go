@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -128,14 +129,15 @@ func (s *state) applyRetention(rest string, value []byte) error {
 		return fmt.Errorf("the key goes on with %q", rest)
 	}
 	var r Retention
-	if value != nil {
-		if err := json.Unmarshal(value, &r); err != nil {
-			return err
-		}
+	if value == nil {
+		return errors.New("nobody takes it back")
+	}
+	if err := json.Unmarshal(value, &r); err != nil {
+		return err
 	}
 	for _, f := range []*Floor{&r.Refused, &r.Removed} {
 		if !slices.IsSortedFunc(f.Ends, FloorEnd.compare) {
-			return fmt.Errorf("the partitions of a floor are not in order")
+			return errors.New("the partitions of a floor are not in order")
 		}
 	}
 	s.retention = r
