@@ -41,6 +41,8 @@ type Config struct {
 	TransactionTimeout time.Duration // 10 s
 	ProfileStale       time.Duration // local profiles not current for this long are read anew; 84 h
 	SweepAge           time.Duration // orphaned objects are removed when this old; 24 h
+	Retention          time.Duration // segments are removed when this old, more than DedupHorizon; 400 days
+	RemovalNotice      time.Duration // what is to be removed is refused to new requests so long before; 24 h
 	// WriterSuffix, if set, makes the transactional id another one than the data
 	// directory's last process had. The embedded broker needs it: after a crash
 	// it aborts an open transaction without a marker, and readers would take
@@ -78,6 +80,8 @@ func (c *Config) setDefaults() {
 	def(&c.TransactionTimeout, 10*time.Second)
 	def(&c.ProfileStale, 84*time.Hour)
 	def(&c.SweepAge, 24*time.Hour)
+	def(&c.Retention, 400*24*time.Hour)
+	def(&c.RemovalNotice, 24*time.Hour)
 	if c.MemoryBytes <= 0 {
 		c.MemoryBytes = 256 << 20
 	}
@@ -105,6 +109,7 @@ type Consumer struct {
 	lanes    map[int32]*lane
 	barriers map[partitionOf]int64 // ends that pending requests wait for
 	lastCut  time.Time
+	retainAt time.Time // when retention is looked after next
 	mail     *mailbox
 	quit     chan struct{} // closed when the turn loop has ended
 	cutting  cutState
@@ -121,6 +126,9 @@ func New(cfg Config, deps Deps) (*Consumer, error) {
 	if len(cfg.Topics.Events) == 0 {
 		return nil, errors.New("consumer: no event topic is configured")
 	}
+	if cfg.Retention <= cfg.DedupHorizon {
+		return nil, fmt.Errorf("consumer: a retention of %s is not longer than the deduplication horizon, %s", cfg.Retention, cfg.DedupHorizon)
+	}
 	c := &Consumer{
 		cfg: cfg, deps: deps, log: deps.Log.With("component", "consumer"),
 		metrics:  newMetrics(deps.Registerer, cfg.Topics),
@@ -130,6 +138,11 @@ func New(cfg Config, deps Deps) (*Consumer, error) {
 		quit:     make(chan struct{}),
 	}
 	c.lag = newLagTable(deps.Registerer)
+	if deps.Registerer != nil {
+		deps.Registerer.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "lockstitch_oldest_available_timestamp_seconds",
+			Help: "server_time, in seconds since the Unix epoch, from which on everything is kept; 0: retention has removed nothing yet."},
+			func() float64 { return float64(deps.Catalog.Retention().Refused.OldestAvailable) / 1000 }))
+	}
 	return c, nil
 }
 

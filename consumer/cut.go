@@ -25,7 +25,7 @@ import (
 const (
 	StepUpload  = "cut/upload"  // seal the buffers and upload the objects
 	StepBegin   = "cut/begin"   // begin the transaction
-	StepProduce = "cut/produce" // segment records, position records, minute marks, dead letters
+	StepProduce = "cut/produce" // segment records and tombstones, position records, minute marks, dead letters
 	StepOffsets = "cut/offsets" // the group's offsets, under its generation
 	StepCommit  = "cut/commit"  // end the transaction
 	StepLocal   = "cut/local"   // deduplication entries and markers to Pebble
@@ -120,6 +120,9 @@ func (c *Consumer) cut(ctx context.Context) error {
 	rows := 0
 	for _, l := range lanes {
 		rows += l.buf.Rows()
+		if l.retaining != nil {
+			c.retained(l.retaining)
+		}
 		if err := l.commit(); err != nil {
 			return fatal{c.db.Damaged(err)}
 		}
@@ -157,7 +160,8 @@ func (c *Consumer) cuttable() []*lane {
 
 // upload seals the lanes' buffers and stores the objects, each under a name
 // that is never used again, and returns the records that commit them together
-// with those of the lanes' positions, minute marks and dead letters.
+// with those of the lanes' positions, minute marks and dead letters, and of what
+// retention removes.
 func (c *Consumer) upload(ctx context.Context, id string, lanes []*lane) ([]*kgo.Record, error) {
 	var records []*kgo.Record
 	add := func(r *kgo.Record, err error) error {
@@ -172,7 +176,7 @@ func (c *Consumer) upload(ctx context.Context, id string, lanes []*lane) ([]*kgo
 	}
 	topic := c.cfg.Topics.Catalog
 	err := segment.Seal(bufs, func(o segment.Object) error {
-		seg := &catalog.Segment{ID: ulid.Make().String(), Bytes: int64(len(o.Data)), Cut: id, Slices: o.Slices}
+		seg := &catalog.Segment{ID: ulid.Make().String(), Bytes: int64(len(o.Data)), Cut: id, LogTime: o.LogTime, Slices: o.Slices}
 		seg.Object = fmt.Sprintf("segments/%s/%s", o.FirstHour.UTC().Format("2006-01-02T15"), seg.ID)
 		sum := sha256.Sum256(o.Data)
 		seg.SHA256 = hex.EncodeToString(sum[:])
@@ -186,6 +190,13 @@ func (c *Consumer) upload(ctx context.Context, id string, lanes []*lane) ([]*kgo
 		return nil, err
 	}
 	for _, l := range lanes {
+		if l.retaining != nil {
+			rs, err := l.retaining.records(topic)
+			if err != nil {
+				return nil, err
+			}
+			records = append(records, rs...)
+		}
 		for i := range l.dead {
 			if err := add(l.dead[i].record(ctx, c.cfg.Topics.DeadLetters, c.deps.Store)); err != nil {
 				return nil, err

@@ -42,6 +42,7 @@ type lane struct {
 	misrouted func(profileID []byte) bool
 	counts    laneCounts // since the last look
 	hourLimit int        // of mark records for the next cut; see full
+	retaining *retaining // what its next cut removes; nil: nothing
 }
 
 type laneCounts struct {
@@ -285,7 +286,7 @@ func (l *lane) commit() error {
 		}
 	}
 	l.prof.deadTo, l.prof.oldest = max(l.prof.deadTo, l.prof.next), 0
-	l.first = nil
+	l.first, l.retaining = nil, nil
 	l.buf.Reset()
 	l.dead, l.deadBytes = nil, 0
 	l.dirty = false

@@ -1,6 +1,8 @@
 package consumer
 
 import (
+	"time"
+
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"lockstitch/state/catalog"
@@ -13,8 +15,10 @@ const (
 	// its timeout. A lane that has its share processes nothing more until the
 	// next cut, which is then due.
 	hoursPerCut = 4096
-	// keepMarks is how many hours of log time marks are kept: 400 days.
-	keepMarks = 400 * 24
+	// keepMarks is for how much longer than segments the marks are kept, in hours
+	// of log time: a standing order that is behind needs those of its periods as
+	// long as it may have its rows.
+	keepMarks = 7 * 24
 	// oldPerCut bounds the hours that one cut forgets of a partition: more than
 	// it can add in the long run, and few for one transaction.
 	oldPerCut = 48
@@ -80,7 +84,7 @@ func (c *Consumer) markRecords(in *input) ([]*kgo.Record, error) {
 	}
 	if m.dirty > 0 {
 		newest := m.hours[len(m.hours)-1].Hour
-		for _, old := range c.deps.Catalog.OldMarks(in.stream.ID, in.partition, newest-keepMarks, oldPerCut) {
+		for _, old := range c.deps.Catalog.OldMarks(in.stream.ID, in.partition, newest-int64(c.cfg.Retention/time.Hour)-keepMarks, oldPerCut) {
 			out = append(out, old.Tombstone(c.cfg.Topics.Catalog))
 		}
 	}

@@ -280,7 +280,7 @@ func TestOldMarksAreForgotten(t *testing.T) {
 	r := w.start(filepath.Join(t.TempDir(), "d"), nil)
 	w.settle(r.cat)
 	w.checkMarks(r.cat, "")
-	put(first.Add((keepMarks + 1) * time.Hour))
+	put(first.Add(400*24*time.Hour + (keepMarks+1)*time.Hour))
 	w.settle(r.cat)
 	infos, err := kafka.Describe(t.Context(), w.prod, "email-events")
 	if err != nil {

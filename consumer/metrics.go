@@ -23,6 +23,8 @@ type metrics struct {
 	cutSeconds   prometheus.Histogram
 	segmentBytes prometheus.Counter
 	swept        prometheus.Counter
+	retired      prometheus.Counter
+	retiredBytes prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, topics kafka.Topics) *metrics {
@@ -45,7 +47,9 @@ func newMetrics(reg prometheus.Registerer, topics kafka.Topics) *metrics {
 		cutSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "lockstitch_cut_duration_seconds",
 			Help: "Time from the start of a cut to its commit.", Buckets: prometheus.ExponentialBuckets(0.005, 2, 14)}),
 		segmentBytes: counter("segment_bytes_total", "Bytes of segment objects uploaded."),
-		swept:        counter("objects_swept_total", "Orphaned segment objects removed."),
+		swept:        counter("objects_swept_total", "Orphaned segment objects removed, those of expired segments included."),
+		retired:      counter("segments_expired_total", "Segments removed by retention."),
+		retiredBytes: counter("segments_expired_bytes_total", "Bytes of the segments removed by retention."),
 	}
 	for _, t := range append(append([]string{}, topics.Events...), topics.Profiles) {
 		for _, r := range []poison.Reason{poison.NullValue, poison.TooLarge, poison.NotJSON, poison.NotObject, poison.TooDeep,
@@ -56,7 +60,7 @@ func newMetrics(reg prometheus.Registerer, topics kafka.Topics) *metrics {
 	m.cutFailures.WithLabelValues("upload")
 	m.cutFailures.WithLabelValues("transaction")
 	if reg != nil {
-		reg.MustRegister(m.ready, m.kept, m.duplicates, m.misrouted, m.left, m.late, m.dead, m.cuts, m.cutFailures, m.cutSeconds, m.segmentBytes, m.swept)
+		reg.MustRegister(m.ready, m.kept, m.duplicates, m.misrouted, m.left, m.late, m.dead, m.cuts, m.cutFailures, m.cutSeconds, m.segmentBytes, m.swept, m.retired, m.retiredBytes)
 	}
 	return m
 }

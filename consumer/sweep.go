@@ -8,11 +8,11 @@ import (
 	"lockstitch/state/objects"
 )
 
-// sweepEvery is how often the owner of lane 0 looks for orphaned objects.
+// sweepEvery is how often a replica looks for orphaned objects.
 const sweepEvery = time.Hour
 
-// sweepLoop removes what failed cuts have left in the store. Every replica runs
-// it; sweeping twice does no harm.
+// sweepLoop removes what failed cuts and retention have left in the store. Every
+// replica runs it; sweeping twice does no harm.
 func (c *Consumer) sweepLoop(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()

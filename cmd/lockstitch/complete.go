@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+	"time"
 
 	"lockstitch/state/kafka"
 )
@@ -44,6 +45,11 @@ func (s *Settings) complete(in scope) []error {
 		}
 		if s.HTTP.Listen == s.HTTP.AdminListen && !strings.HasSuffix(s.HTTP.Listen, ":0") {
 			fail("http_listen and admin_listen are both %q: metrics must not be on the API's address", s.HTTP.Listen)
+		}
+		// A window of months is at most so many times 31 days long.
+		if least := time.Duration(s.Limits.WindowMonths)*31*24*time.Hour + s.Replica.DedupHorizon; s.Replica.Retention < least {
+			fail("retention is %s; it must be at least %s: window_months (%d, of 31 days) and dedup_horizon (%s) together, or exports would ask for what is gone and a lost disk would let duplicates through",
+				s.Replica.Retention, least, s.Limits.WindowMonths, s.Replica.DedupHorizon)
 		}
 		store, err := storeAddress(s.Replica)
 		if err != nil {

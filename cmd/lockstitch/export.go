@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -45,7 +46,7 @@ standard output. Progress is shown on a terminal only, on standard error.
 
 With --after the file holds everything kept since a cursor, however late it came,
 and the cursor to go on with is printed (on standard error with "-o -"). --cursor-file keeps it between calls: each
-file begins where the one before ended, at first with the oldest event. The cursor
+file begins where the one before ended, at first with the oldest event that is kept. The cursor
 is written when the file is whole, so that a call that fails loses nothing.
 
 Ctrl-C ends this command, not the report: it says how to go on.
@@ -289,6 +290,10 @@ func (a *app) export(ctx context.Context, o exportOptions) error {
 		st, err = x.find(ctx, o.report)
 	} else {
 		st, err = x.request(ctx, req)
+	}
+	var p *problemError
+	if o.cursorFile != "" && errors.As(err, &p) && p.status == http.StatusGone {
+		return fmt.Errorf("%w\nThe cursor has not moved. To go on with the oldest events that are kept, and without those before them, remove %s", err, o.cursorFile)
 	}
 	if err != nil {
 		return err

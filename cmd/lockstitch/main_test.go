@@ -191,6 +191,16 @@ func TestCheckConfigNeedsNoBroker(t *testing.T) {
 	if status, _, errs := command(ctx, env, "serve", "--check-config", "--flush-interval", "0s"); status != 2 || !strings.Contains(errs, "flush_interval") {
 		t.Errorf("exit %d: %s", status, errs)
 	}
+	// Three months of window and a week of deduplication are the least.
+	if status, _, errs := command(ctx, env, "serve", "--check-config", "--retention", "2399h"); status != 2 || !strings.Contains(errs, "retention is 2399h0m0s; it must be at least 2400h0m0s") {
+		t.Errorf("exit %d: %s", status, errs)
+	}
+	if status, out, errs := command(ctx, env, "serve", "--check-config", "--retention", "2400h"); status != 0 || !strings.Contains(out, "valid") {
+		t.Errorf("exit %d: %s %s", status, out, errs)
+	}
+	if status, _, errs := command(ctx, env, "serve", "--check-config", "--window-months", "13"); status != 2 || !strings.Contains(errs, "window_months (13, of 31 days)") {
+		t.Errorf("exit %d: %s", status, errs)
+	}
 }
 
 func TestVersion(t *testing.T) {

@@ -197,6 +197,7 @@ var options = []option{
 	{"memory_limit", Bytes(512 << 20), "resident memory to stay within; buffers and caches are derived from it", size(128<<20, 1<<40), scopeReplica, false},
 	{"flush_interval", 30 * time.Second, "longest time an event waits before it is made durable; exports do not wait for it", span(100*time.Millisecond, time.Hour), scopeReplica, false},
 	{"dedup_horizon", 7 * 24 * time.Hour, "how long after an event a repeated one is recognised; the same on all replicas", span(time.Minute, 90*24*time.Hour), scopeReplica, false},
+	{"retention", 400 * 24 * time.Hour, "how long after its newest event a stored segment is removed; at least window_months and dedup_horizon together; the same on all replicas", span(24*time.Hour, 200*366*24*time.Hour), scopeReplica, false},
 	{"session_timeout", 10 * time.Second, "silence after which the group gives a replica's work to others", span(6*time.Second, 5*time.Minute), scopeReplica, false},
 	{"transaction_timeout", 10 * time.Second, "time after which the brokers end the transaction of a replica that died in it", span(time.Second, 15*time.Minute), scopeReplica, false},
 	{"shutdown_timeout", 30 * time.Second, "longest time that downloads in flight and the last cut may take after SIGTERM", span(time.Second, 10*time.Minute), scopeReplica, false},

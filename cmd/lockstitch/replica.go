@@ -250,7 +250,7 @@ func (r *replica) build(opts []kgo.Opt) (err error) {
 	if r.consumer, err = consumer.New(consumer.Config{
 		Kafka: opts, Topics: t, Group: s.Replica.Group, InstanceID: s.Replica.InstanceID,
 		DataDir: filepath.Join(s.Replica.DataDir, "local"), MemoryBytes: int64(s.Replica.MemoryLimit) / 2,
-		FlushInterval: s.Replica.FlushInterval, DedupHorizon: s.Replica.DedupHorizon,
+		FlushInterval: s.Replica.FlushInterval, DedupHorizon: s.Replica.DedupHorizon, Retention: s.Replica.Retention,
 		SessionTimeout: s.Replica.SessionTimeout, TransactionTimeout: s.Replica.TransactionTimeout,
 		DefaultAccount: s.Replica.DefaultAccount, WriterSuffix: s.Replica.writerSuffix, Hook: cutHook,
 	}, consumer.Deps{Store: r.store, Catalog: r.catalog, Reports: r.reports, Log: r.log, Registerer: r.reg}); err != nil {

@@ -102,6 +102,7 @@ type puller struct {
 
 	last    int64  // the greatest number that is done
 	orderID string // that the files in the directory belong to; empty: none yet
+	stopped string // what was said last of why there are no more files
 }
 
 // manifest stands beside each file.
@@ -184,8 +185,11 @@ func (p *puller) run(ctx context.Context) error {
 				t.Stop()
 			}
 			continue
-		case len(page.Items) == 0 && !p.follow:
-			return nil
+		case len(page.Items) == 0:
+			p.sayWhyStopped(ctx)
+			if !p.follow {
+				return nil
+			}
 		}
 		retry.Reset()
 		if p.follow {
@@ -215,6 +219,20 @@ func (p *puller) call(ctx context.Context, path string, answer any) error {
 		err = p.x.call(ctx, http.MethodGet, rollingPath(p.name)+path, "", "", answer)
 	}
 	return err
+}
+
+// sayWhyStopped says, once, that the rolling export makes no further files. It is
+// no error of pull: the directory is as it should be.
+func (p *puller) sayWhyStopped(ctx context.Context) {
+	var st api.RollingExport
+	if err := p.call(ctx, "", &st); err != nil || st.Error == nil {
+		p.stopped = ""
+		return
+	}
+	if text := fmt.Sprintf("the rolling export %s has stopped: %s: %s\n", p.name, st.Error.Title, st.Error.Detail); text != p.stopped {
+		p.stopped = text
+		fmt.Fprint(p.out, text)
+	}
 }
 
 // take downloads the files of a page.

@@ -213,6 +213,14 @@ func TestPullSaysWhatItCannotMakeGood(t *testing.T) {
 	}
 	y.whole(3)
 
+	o, _ := y.r.reports.OrderNamed(y.s.Auth.Clients[0].Account, "x")
+	if err := y.r.reports.WriteTrouble(t.Context(), o.Order.Account, o.Order.ID, o.Settings.Revision, *report.NoLongerKept.Problem("begin anew")); err != nil {
+		t.Fatal(err)
+	}
+	if status, errs = y.pull(); status != 0 || strings.Count(errs, "the rolling export x has stopped: What it begins with is no longer kept: begin anew") != 1 {
+		t.Errorf("an order that is stopped: exit %d, %s", status, errs)
+	}
+
 	lock, err := vfs.Default.Lock(filepath.Join(y.dir, ".x.lock"))
 	if err != nil {
 		t.Fatal(err)

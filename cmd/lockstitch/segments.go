@@ -145,12 +145,18 @@ must be right. Exit status 1 if anything is wrong; all segments are looked at.`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.withCatalog(c, func(ctx context.Context, store objects.Store, v *catalog.View) error {
-				bad := 0
+				bad, gone := 0, 0
 				segs := v.Segments()
 				for _, s := range segs {
 					if err := verifySegment(ctx, store, s); err != nil {
 						if ctx.Err() != nil {
 							return ctx.Err()
+						}
+						// Retention may have removed it since it was listed.
+						if cerr := v.CatchUp(ctx); cerr == nil && !v.Live(s.ID) {
+							gone++
+							fmt.Fprintf(a.out, "gone %s\n", s.Object)
+							continue
 						}
 						bad++
 						fmt.Fprintf(a.out, "BAD  %s: %v\n", s.Object, err)
@@ -161,7 +167,7 @@ must be right. Exit status 1 if anything is wrong; all segments are looked at.`,
 				if bad > 0 {
 					return fmt.Errorf("segments verify: %d of %d segments are damaged or missing", bad, len(segs))
 				}
-				_, err := fmt.Fprintf(a.out, "%d segments are as the catalog says\n", len(segs))
+				_, err := fmt.Fprintf(a.out, "%d segments are as the catalog says\n", len(segs)-gone)
 				return err
 			})
 		},

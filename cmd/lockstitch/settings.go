@@ -74,6 +74,7 @@ type ReplicaSettings struct {
 	MemoryLimit        Bytes         `koanf:"memory_limit"`
 	FlushInterval      time.Duration `koanf:"flush_interval"`
 	DedupHorizon       time.Duration `koanf:"dedup_horizon"`
+	Retention          time.Duration `koanf:"retention"`
 	SessionTimeout     time.Duration `koanf:"session_timeout"`
 	TransactionTimeout time.Duration `koanf:"transaction_timeout"`
 	ShutdownTimeout    time.Duration `koanf:"shutdown_timeout"`

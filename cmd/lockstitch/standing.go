@@ -7,6 +7,7 @@ import (
 	"lockstitch/exporter/api"
 	"lockstitch/exporter/cursor"
 	"lockstitch/exporter/rolling"
+	"lockstitch/state/catalog"
 	"lockstitch/state/report"
 )
 
@@ -14,6 +15,7 @@ import (
 func (r *replica) buildRolling() (err error) {
 	r.rolling, err = rolling.New(rolling.Deps{
 		Reports: r.reports, Slots: r.runner.Slots(),
+		Floor: func() catalog.Floor { return r.catalog.Retention().Refused },
 		Boundary: func(ctx context.Context, at time.Time, before []report.End) ([]report.End, error) {
 			return rolling.Boundary(ctx, r.catalog, r.asker, r.s.Topics.Events, at, before)
 		},

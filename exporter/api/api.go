@@ -67,6 +67,8 @@ type Definitions interface {
 type Slices interface {
 	CatchUp(ctx context.Context) error
 	Slices(account string, start, end int64) []catalog.SliceRef
+	// Retention is what retention has removed and is about to.
+	Retention() catalog.Retention
 }
 
 // Deps are what the API works with. All from Destination on may be missing.

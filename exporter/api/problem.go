@@ -19,6 +19,8 @@ type Problem struct {
 	Status int          `json:"status" minimum:"400" maximum:"599" example:"400" doc:"The HTTP status."`
 	Detail string       `json:"detail" doc:"What is wrong this time, and what to do about it."`
 	Errors []FieldError `json:"errors,omitempty" nullable:"false" doc:"Each place in the request that is not valid."`
+	// OldestAvailable is there if retention has removed what was asked for.
+	OldestAvailable *Time `json:"oldest_available,omitempty" doc:"Where what was asked for begins before what is kept: the server_time from which on everything is."`
 
 	header http.Header // sent with the problem
 }
@@ -78,6 +80,11 @@ var (
 		"Kafka or the object store cannot be reached, so that no answer could be trusted. Try again after `Retry-After`."}
 )
 
+// What is said of a call, of a report and of a rolling export alike.
+var kindNoLongerKept = kind{report.NoLongerKept.Word, report.NoLongerKept.Status, report.NoLongerKept.Title,
+	"Events are kept for a time, by default 400 days, and a cursor, a report that waited for long or a rolling export begins before that. Nothing was exported, as events would have been missing. " +
+		"`oldest_available` is the `server_time` from which on everything is there. Begin anew: with `after` `beginning`, with a window from there, or with a new rolling export in place of the old one."}
+
 // Of a report's `error`; listed here so that one table describes all types.
 var (
 	kindFileTooLarge = ofReport(report.TooLarge, "The file would exceed the size limit. Request a shorter window or fewer columns. A report with `after` ends earlier instead, unless a single row is too large.")
@@ -93,7 +100,7 @@ func ofReport(k report.ProblemKind, about string) kind {
 var answerKinds = []kind{
 	kindInvalid, kindUnauthorized, kindForbidden, kindNotFound, kindMethod, kindGone, kindPrecondition,
 	kindTooLarge, kindSections, kindMediaType, kindRange, kindIdempotency, kindRate, kindPending, kindRolling,
-	kindInternal, kindUnavailable,
+	kindNoLongerKept, kindInternal, kindUnavailable,
 }
 
 // kinds lists all of them for /docs.
@@ -101,6 +108,15 @@ var kinds = append(answerKinds[:len(answerKinds):len(answerKinds)], kindFileTooL
 
 func (k kind) problem(detail string) *Problem {
 	return &Problem{Type: k.uri(), Title: k.title, Status: k.status, Detail: detail}
+}
+
+// problemOf is the problem that a report or a rolling export has ended in.
+func problemOf(p *report.Problem) *Problem {
+	out := &Problem{Type: p.Type, Title: p.Title, Status: p.Status, Detail: p.Detail}
+	if p.OldestAvailable > 0 {
+		out.OldestAvailable = ptr(Time(p.OldestAvailable))
+	}
+	return out
 }
 
 func (p *Problem) with(header, value string) *Problem {

@@ -56,9 +56,13 @@ type rig struct {
 }
 
 // sliceList is a catalog of segments that the test has stored.
-type sliceList struct{ refs []catalog.SliceRef }
+type sliceList struct {
+	refs      []catalog.SliceRef
+	retention catalog.Retention
+}
 
 func (l *sliceList) CatchUp(context.Context) error { return nil }
+func (l *sliceList) Retention() catalog.Retention  { return l.retention }
 func (l *sliceList) Slices(account string, start, _ int64) (out []catalog.SliceRef) {
 	for _, r := range l.refs {
 		if r.Info.Account == account && r.Info.MaxTime >= start {

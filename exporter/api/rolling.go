@@ -45,7 +45,7 @@ func (s *server) rollingOperations(schemas huma.Registry) []operation {
 			OperationID: "put-rolling-export", Method: http.MethodPut, Path: rollingPath, Tags: tags,
 			Summary: "Create or change a rolling export",
 			Description: "From then on every event that is kept comes in exactly one file, whatever its `server_time` and however late it came. A change holds from the next boundary on. " +
-				"A rolling export that has stopped with an error goes on when it is changed, also to what it is already.",
+				"A rolling export that has stopped with an error goes on when it is changed, also to what it is already; but one whose next file would lack events that are no longer kept must be deleted and created anew.",
 			Security: bearer, Parameters: []*huma.Param{name},
 			RequestBody: d.body(map[string]any{mediaJSON: RollingRequest{}}, map[string]any{"every": "PT15M", "start": "now"}),
 			Responses: d.responses(
@@ -72,7 +72,7 @@ func (s *server) rollingOperations(schemas huma.Registry) []operation {
 		}},
 		{handle: func(c *call) error { return s.pauseRolling(c, true) }, Operation: huma.Operation{
 			OperationID: "pause-rolling-export", Method: http.MethodPost, Path: rollingPath + "/pause", Tags: tags,
-			Summary: "Pause a rolling export", Description: "A file that is being made is finished; no other is begun. Nothing is lost: what comes in meanwhile is made up for after `resume`.",
+			Summary: "Pause a rolling export", Description: "A file that is being made is finished; no other is begun. Nothing is lost: what comes in meanwhile is made up for after `resume`, as long as it is kept.",
 			Security: bearer, Parameters: []*huma.Param{name},
 			Responses: d.responses(done, d.problems(400, 401, 404, 503)),
 		}},

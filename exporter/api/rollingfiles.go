@@ -28,7 +28,7 @@ type RollingExport struct {
 	Delivered *int64          `json:"delivered,omitempty" doc:"With a destination: number of the last file that was written there."`
 	Next      RollingPeriod   `json:"next" doc:"The period that the next file is about."`
 	Lag       RollingLag      `json:"lag"`
-	Error     *Problem        `json:"error,omitempty" doc:"Why it has stopped. It goes on when it is changed, also to what it is already."`
+	Error     *Problem        `json:"error,omitempty" doc:"Why it has stopped. It goes on when it is changed, also to what it is already; but not if events of its next file are no longer kept."`
 }
 
 // RollingPeriod is the stretch between two boundaries.
@@ -126,7 +126,7 @@ func (s *server) rollingStatus(o *report.Standing) (*RollingExport, error) {
 	}
 	if t := o.Trouble; t != nil {
 		st.State = "error"
-		st.Error = &Problem{Type: t.Problem.Type, Title: t.Problem.Title, Status: t.Problem.Status, Detail: t.Problem.Detail}
+		st.Error = problemOf(&t.Problem)
 	}
 	return st, nil
 }

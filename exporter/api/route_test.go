@@ -26,6 +26,7 @@ import (
 type panicky struct{}
 
 func (panicky) CatchUp(context.Context) error                  { return nil }
+func (panicky) Retention() catalog.Retention                   { panic("defect") }
 func (panicky) Slices(string, int64, int64) []catalog.SliceRef { panic("defect") }
 
 func TestPanicsAreAnsweredAndCounted(t *testing.T) {

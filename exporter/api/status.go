@@ -26,7 +26,7 @@ type Status struct {
 	Bytes  *int64 `json:"bytes,omitempty" doc:"Size of the compressed file."`
 	SHA256 string `json:"sha256,omitempty" doc:"Of the compressed file, hexadecimal."`
 
-	Cursor string `json:"cursor,omitempty" doc:"Where in the input the file ends. Sent as after it gives what was kept since. It does not expire."`
+	Cursor string `json:"cursor,omitempty" doc:"Where in the input the file ends. Sent as after it gives what was kept since. It is good for as long as all that follows it is kept; see /docs."`
 	More   *bool  `json:"more,omitempty" doc:"Of a report with after: the file would have been too large and ends earlier. Go on with cursor at once."`
 
 	FileDownloadURL          string `json:"file_download_url,omitempty" format:"uri" doc:"Where the file is. Unless asked for with header_auth=true it carries a short-lived credential."`
@@ -76,7 +76,7 @@ func (s *server) status(rep *report.Report) (*Status, error) {
 	switch {
 	case res == nil:
 	case st.Status == string(report.StatusError) && res.Problem != nil:
-		st.Error = &Problem{Type: res.Problem.Type, Title: res.Problem.Title, Status: res.Problem.Status, Detail: res.Problem.Detail}
+		st.Error = problemOf(res.Problem)
 	case st.Status == string(report.StatusCompleted):
 		st.Progress = Progress{SegmentsDone: res.Slices, SegmentsTotal: res.Slices, Rows: res.Rows, Bytes: res.Bytes}
 		st.Rows, st.Bytes, st.SHA256 = &res.Rows, &res.Bytes, res.SHA256

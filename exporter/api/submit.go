@@ -27,13 +27,14 @@ func (s *server) submitOperation(schemas huma.Registry) operation {
 		Description: "Accepts the export and answers at once; follow it at the `Location`. The export holds exactly the events of the window that were acknowledged by Kafka " +
 			"before `complete_through`. With `end_at` absent there is no upper end but that. The window may span at most three calendar months.\n\n" +
 			"With `after` instead of a window the export holds what was kept since a cursor, however late it came: every event is in exactly one of the files of clients that go on with the `cursor` " +
-			"they were given. Such a file is never too large: it ends earlier, and its status says `more`.",
+			"they were given. Such a file is never too large: it ends earlier, and its status says `more`.\n\n" +
+			"What begins before the oldest events that are kept is refused: a window with 400, a cursor with 410. Both name `oldest_available`.",
 		Security:    bearer,
 		Parameters:  []*huma.Param{d.header("Idempotency-Key", "A key of your own for this request. Sent again within 24 hours with the same body it gives the same report; with another body it is refused.", &huma.Schema{Type: huma.TypeString, MinLength: ptr(1), MaxLength: ptr(maxIdempotencyKey), Pattern: `^[!-~]+$`})},
 		RequestBody: d.body(map[string]any{mediaJSON: ExportRequest{}}, map[string]any{"start_at": "2026-05-01T00:00:00Z", "end_at": "2026-06-01T00:00:00Z"}),
 		Responses: d.responses(
 			d.json(202, "The export is accepted.", Status{}, "Location"),
-			d.problems(400, 401, 413, 415, 422, 429, 503),
+			d.problems(400, 401, 410, 413, 415, 422, 429, 503),
 		),
 	}}
 }
@@ -75,6 +76,9 @@ func (s *server) submit(c *call) error {
 		q.Barrier, err = s.deps.Ends(ctx)
 		return err
 	})
+	if err == nil && !again {
+		err = s.checkKept(&q, wire.After == beginning)
+	}
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,9 @@ package api
 import (
 	"fmt"
 	"time"
+
+	"lockstitch/exporter/retained"
+	"lockstitch/state/report"
 )
 
 // checkWindow checks the window of an export: start before end, and at most a
@@ -21,6 +24,26 @@ func checkWindow(start Time, end *Time, now Time, months int) error {
 		return invalid(FieldError{where, fmt.Sprintf("the window may span at most %d calendar months: from %s to %s", months, start, latest)})
 	}
 	return nil
+}
+
+// checkKept checks that retention has removed nothing of what an export asks for,
+// once its barrier is known, and lets one from the beginning begin at the oldest
+// data kept. What is accepted stays readable for a day.
+func (s *server) checkKept(q *report.Question, fromBeginning bool) error {
+	floor := s.deps.Catalog.Retention().Refused
+	if fromBeginning {
+		q.After = retained.Beginning(floor)
+	}
+	switch p := retained.Problem(floor, q); {
+	case p == nil:
+		return nil
+	case q.Rolling:
+		return problemOf(p)
+	default:
+		refused := invalid(FieldError{"/start_at", fmt.Sprintf("is before %s, the oldest_available: older events were removed", Time(floor.OldestAvailable))})
+		refused.OldestAvailable = ptr(Time(floor.OldestAvailable))
+		return refused
+	}
 }
 
 // addMonths is the same day and time n calendar months later in UTC, clamped to

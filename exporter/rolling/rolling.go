@@ -26,6 +26,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"lockstitch/exporter/cursor"
+	"lockstitch/state/catalog"
 	"lockstitch/state/report"
 )
 
@@ -48,14 +49,17 @@ type Clock interface {
 	At(t time.Time) (<-chan time.Time, func())
 }
 
-// Deps are what a Generator works with. They outlive it. All but Deliver,
-// Clock, Log and Registerer are needed.
+// Deps are what a Generator works with. They outlive it. All but Floor,
+// Deliver, Clock, Log and Registerer are needed.
 type Deps struct {
 	Reports *report.Table
 	Slots   Slots
 	// Boundary gives the position that belongs to the time of a boundary, in no
 	// partition below before.
 	Boundary func(ctx context.Context, at time.Time, before []report.End) ([]report.End, error)
+	// Floor is the edge of what is kept, which a step may not begin below. nil:
+	// everything is kept.
+	Floor func() catalog.Floor
 	// Resolve turns the body of an order into a question by the definitions as
 	// they are now. Only an error that is a *Refusal stops the order.
 	Resolve func(ctx context.Context, account string, body []byte) (report.Question, error)
@@ -86,6 +90,9 @@ func New(deps Deps) (*Generator, error) {
 	}
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	if deps.Floor == nil {
+		deps.Floor = func() catalog.Floor { return catalog.Floor{} }
 	}
 	if deps.Clock == nil {
 		deps.Clock = machineClock{}

@@ -9,6 +9,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"lockstitch/exporter/cursor"
+	"lockstitch/exporter/retained"
 	"lockstitch/state/report"
 )
 
@@ -32,15 +33,18 @@ func (g *Generator) step(ctx context.Context, s *report.Standing) error {
 	var refused *Refusal
 	switch {
 	case errors.As(err, &refused):
-		g.log.Warn("a standing order cannot go on until it is changed", "account", s.Order.Account, "order", s.Order.Name, "problem", refused.Problem.Detail)
-		return unlessGone(g.deps.Reports.WriteTrouble(ctx, s.Order.Account, s.Order.ID, s.Settings.Revision, refused.Problem))
+		return g.trouble(ctx, s, refused.Problem)
 	case err != nil:
 		return fmt.Errorf("resolving its names: %w", err)
 	}
 	p := Next(s)
 	q.Rolling, q.After, q.CompleteThrough = true, s.Order.From, p.End
-	if s.Last != nil {
+	floor := g.deps.Floor()
+	switch {
+	case s.Last != nil:
 		q.After = s.Last.Through()
+	case len(s.Order.From) == 0:
+		q.After = retained.Beginning(floor)
 	}
 	if n := s.Newest; n != nil && n.Request.Step.PeriodEnd.Equal(p.End) {
 		// A boundary is fixed once: the period goes on behind a file that was
@@ -48,6 +52,10 @@ func (g *Generator) step(ctx context.Context, s *report.Standing) error {
 		q.Barrier = n.Request.Question.Barrier
 	} else if q.Barrier, err = g.deps.Boundary(ctx, p.End, q.After); err != nil {
 		return fmt.Errorf("finding the boundary %s: %w", p.End.Format(time.RFC3339), err)
+	}
+	if gone := retained.Problem(floor, &q); gone != nil {
+		gone.Detail = "The next file would not hold every event: the rolling export was held up for longer than events are kept. Delete it and create it anew. " + gone.Detail
+		return g.trouble(ctx, s, *gone)
 	}
 	_, err = g.deps.Reports.SubmitStep(ctx, &report.Request{
 		ID: ulid.Make().String(), Account: s.Order.Account, CreatedAt: g.deps.Clock.Now().UTC(), Body: s.Settings.Body, Question: q,
@@ -60,6 +68,12 @@ func (g *Generator) step(ctx context.Context, s *report.Standing) error {
 		return nil // the table knows more than was known here
 	}
 	return err
+}
+
+// trouble stops an order until it is changed.
+func (g *Generator) trouble(ctx context.Context, s *report.Standing, p report.Problem) error {
+	g.log.Warn("a standing order cannot go on until it is changed", "account", s.Order.Account, "order", s.Order.Name, "problem", p.Detail)
+	return unlessGone(g.deps.Reports.WriteTrouble(ctx, s.Order.Account, s.Order.ID, s.Settings.Revision, p))
 }
 
 // deliver brings the last file of an order to its destination.

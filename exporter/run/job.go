@@ -11,6 +11,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"lockstitch/exporter/render"
+	"lockstitch/exporter/retained"
 	"lockstitch/state/catalog"
 	"lockstitch/state/objects"
 	"lockstitch/state/report"
@@ -87,6 +88,10 @@ func (r *Runner) attempt(ctx context.Context, rep *report.Report, show *progress
 		return report.Result{}, err
 	}
 	slices := r.slices(rep.Request.Account, &q)
+	// After they were listed: none of those that are missing went unnoticed.
+	if p := retained.Problem(r.deps.Catalog.Retention().Removed, &q); p != nil {
+		return report.Result{Attempt: ulid.Make().String(), Problem: p}, nil
+	}
 	res, err := r.file(ctx, rep, &q, slices, show)
 	for large := (*render.TooLargeError)(nil); q.Rolling && errors.As(err, &large); {
 		through, ok := shorten(q.After, q.Barrier, slices, large.Fits)

@@ -20,6 +20,7 @@ const (
 	keyFirst    = "f/"
 	keyAdopted  = "t/"
 	keyMarks    = "m/"
+	keyRetained = "r/"
 )
 
 // VersionError reports a record that another version of the software wrote in
@@ -52,6 +53,11 @@ func (e *CorruptError) Unwrap() error { return e.Cause }
 func (s *Segment) Record(topic string) (*kgo.Record, error) {
 	s.Version = Version
 	return encode(topic, keySegment+s.ID, s)
+}
+
+// Tombstone is the Kafka record that removes the segment.
+func (s *Segment) Tombstone(topic string) *kgo.Record {
+	return &kgo.Record{Topic: topic, Partition: 0, Key: []byte(keySegment + s.ID)}
 }
 
 // Record is the Kafka record that moves the partition's position.
@@ -117,6 +123,8 @@ func (s *state) decode(r *kgo.Record) error {
 		err = applyMap(s.adopted, rest, r.Value)
 	case keyMarks:
 		err = s.applyMarks(rest, r.Value)
+	case keyRetained:
+		err = s.applyRetention(rest, r.Value)
 	default:
 		err = fmt.Errorf("unknown kind %q", strings.ToValidUTF8(kind, "?"))
 	}

@@ -17,8 +17,9 @@ type Segment struct {
 	ID      string              `json:"id"`     // a ULID, never reused
 	Object  string              `json:"object"` // name in the object store
 	Bytes   int64               `json:"bytes"`
-	SHA256  string              `json:"sha256"` // of the whole object, hex
-	Cut     string              `json:"cut"`    // the cut that committed it
+	SHA256  string              `json:"sha256"`             // of the whole object, hex
+	Cut     string              `json:"cut"`                // the cut that committed it
+	LogTime int64               `json:"log_time,omitempty"` // the greatest log time (ms) of its rows; 0: see Newest
 	Slices  []segment.SliceInfo `json:"slices"`
 }
 

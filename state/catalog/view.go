@@ -49,6 +49,7 @@ type state struct {
 	first     map[string]*FirstEnds
 	adopted   map[string]*Adopted
 	marks     map[string][]hourMarks // "<topic id>/<partition>" → hours in order
+	retention Retention
 }
 
 func newState() state {
@@ -127,6 +128,17 @@ func (v *View) Positions(id segment.TopicID) []Position {
 	v.mu.RUnlock()
 	sort.Slice(out, func(i, j int) bool { return out[i].Partition < out[j].Partition })
 	return out
+}
+
+// LogTime is the greatest log time (ms) of all partitions; 0: there is none.
+func (v *View) LogTime() int64 {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	var t int64
+	for _, p := range v.st.positions {
+		t = max(t, p.LogTime)
+	}
+	return t
 }
 
 // FirstEnds are the ends recorded before the partition's first event was

@@ -123,12 +123,14 @@ func TestViewRefusesWhatItCannotRead(t *testing.T) {
 		key, value string
 		version    bool
 	}{
-		"another version": {"s/01A", `{"v":99,"id":"01A"}`, true},
-		"no version":      {"s/01A", `{"id":"01A"}`, true},
-		"not JSON":        {"p/x/1", `{`, false},
-		"unknown kind":    {"z/x", `{"v":1}`, false},
-		"other id":        {"s/01A", `{"v":1,"id":"01B"}`, false},
-		"empty key":       {"", `{"v":1}`, false},
+		"another version":       {"s/01A", `{"v":99,"id":"01A"}`, true},
+		"no version":            {"s/01A", `{"id":"01A"}`, true},
+		"not JSON":              {"p/x/1", `{`, false},
+		"unknown kind":          {"z/x", `{"v":1}`, false},
+		"a floor, other key":    {"r/x", `{"v":1}`, false},
+		"a floor, not in order": {"r/", `{"v":1,"refused":{"ends":[{"t":"AAAAAAAAAAAAAAAAAAAAAA","p":1},{"t":"AAAAAAAAAAAAAAAAAAAAAA","p":0}]}}`, false},
+		"other id":              {"s/01A", `{"v":1,"id":"01B"}`, false},
+		"empty key":             {"", `{"v":1}`, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tp := newTopic(t, 1)
@@ -159,6 +161,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add(rec.Key, rec.Value)
 	f.Add([]byte("p/AAAAAAAAAAAAAAAAAAAAAA/1"), []byte(`{"v":1,"next":5}`))
 	f.Add([]byte("m/AAAAAAAAAAAAAAAAAAAAAA/1/495000"), []byte(`{"v":1,"minutes":[0,7],"offsets":[5,900]}`))
+	f.Add([]byte("r/"), []byte(`{"v":1,"at":5,"refused":{"oldest_available":9,"ends":[{"t":"AAAAAAAAAAAAAAAAAAAAAA","p":1,"n":7}]},"removed":{}}`))
 	f.Fuzz(func(t *testing.T, key, value []byte) {
 		s := newState()
 		if err := s.decode(&kgo.Record{Key: key, Value: value}); err != nil {

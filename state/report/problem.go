@@ -6,6 +6,9 @@ type Problem struct {
 	Title  string `json:"title"`
 	Status int    `json:"status"`
 	Detail string `json:"detail"`
+	// OldestAvailable, of NoLongerKept, is a server_time (ms) from which on
+	// everything is kept.
+	OldestAvailable int64 `json:"oldest_available,omitempty"`
 }
 
 // ProblemKind is a kind of failure that reports end in. Words are API: never
@@ -21,8 +24,10 @@ var (
 	TooLarge = ProblemKind{"file-too-large", 413, "The file would be too large"}
 	Barrier  = ProblemKind{"barrier-timeout", 503, "The input was not processed in time"}
 	Damaged  = ProblemKind{"stored-data-damaged", 500, "Stored data is damaged"}
+	// NoLongerKept: retention has removed some of what the report begins with.
+	NoLongerKept = ProblemKind{"no-longer-kept", 410, "What it begins with is no longer kept"}
 
-	ProblemKinds = []ProblemKind{TooLarge, Barrier, Damaged}
+	ProblemKinds = []ProblemKind{TooLarge, Barrier, Damaged, NoLongerKept}
 )
 
 // Problem is a failure of the kind; detail says what is wrong this time.

@@ -217,13 +217,22 @@ func openAll(t testing.TB, objects []Object) []*Slice {
 	t.Helper()
 	var out []*Slice
 	for _, o := range objects {
+		newest := int64(0)
 		for i := range o.Slices {
 			info := &o.Slices[i]
 			s, err := OpenSlice("test", info, o.Data[info.Offset:info.Offset+info.Length])
 			if err != nil {
 				t.Fatal(err)
 			}
+			times, err := s.LogTimes()
+			if err != nil {
+				t.Fatal(err)
+			}
+			newest = max(newest, slices.Max(times))
 			out = append(out, s)
+		}
+		if o.LogTime != newest {
+			t.Errorf("an object says the log time %d, its newest row %d", o.LogTime, newest)
 		}
 	}
 	return out

@@ -30,6 +30,7 @@ const (
 // receiver.
 type Object struct {
 	FirstHour time.Time // the earliest hour of server_time in it, UTC
+	LogTime   int64     // the greatest log time (ms) of its rows
 	Data      []byte
 	Slices    []SliceInfo
 }
@@ -179,6 +180,9 @@ func (e *encoder) objects(hour time.Time, rows []entry, emit func(Object) error)
 		}
 		o.Data, o.Slices = data, append(o.Slices, info)
 		directory += len(text) + 1
+		for _, r := range rows[:n] {
+			o.LogTime = max(o.LogTime, e.buffers[r.buffer].row(int(r.row)).log)
+		}
 		rows = rows[n:]
 	}
 	return flush()

@@ -1,0 +1,187 @@
+package consumer
+
+import (
+	"context"
+	"fmt"
+	"sort"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/state/catalog"
+	"lockstitch/state/kafka"
+	"lockstitch/state/segment"
+)
+
+const (
+	// retainLane is the lane whose owner decides what is removed: its cuts alone
+	// carry that, so that the group's generation fences all others.
+	retainLane = 0
+	// retainEvery is how often it looks.
+	retainEvery = time.Hour
+	// removalsPerCut bounds the tombstones that one cut carries.
+	removalsPerCut = 1000
+)
+
+// retaining is what the next cut of a lane raises and removes. It was decided by
+// the catalog as of its making; the lane's owner alone can make another one, so
+// that it holds until the lane has cut or is lost.
+type retaining struct {
+	record catalog.Retention
+	remove []*catalog.Segment
+}
+
+// records commit it: first the floor, so that nobody sees a segment gone before
+// he sees what that means. An announcement counts from now, however long ago it
+// was decided: it is seen when the cut has committed.
+func (r *retaining) records(topic string) ([]*kgo.Record, error) {
+	if len(r.remove) == 0 {
+		r.record.At = time.Now().UnixMilli()
+	}
+	rec, err := r.record.Record(topic)
+	if err != nil {
+		return nil, err
+	}
+	out := []*kgo.Record{rec}
+	for _, s := range r.remove {
+		out = append(out, s.Tombstone(topic))
+	}
+	return out, nil
+}
+
+// retain looks, at times, whether anything is to be announced or removed, which
+// the next cut then does. Brokers that do not answer are asked again at the next
+// look.
+func (c *Consumer) retain(ctx context.Context, now time.Time) {
+	l := c.lanes[retainLane]
+	if l == nil || l.stage != ready || l.retaining != nil || now.Before(c.retainAt) {
+		return
+	}
+	c.retainAt = now.Add(min(retainEvery, c.cfg.RemovalNotice))
+	rctx, cancel := context.WithTimeout(ctx, requestLimit)
+	defer cancel()
+	r, err := c.decideRetention(rctx, now)
+	switch {
+	case err != nil && ctx.Err() == nil:
+		c.log.Warn("cannot find out what retention is to remove; nothing is removed for now", "err", err)
+	case r != nil:
+		l.retaining = r
+		l.touch(now)
+	}
+}
+
+// decideRetention reads the catalog to its end and says what is to be done; nil:
+// nothing.
+func (c *Consumer) decideRetention(ctx context.Context, now time.Time) (*retaining, error) {
+	if err := c.deps.Catalog.CatchUp(ctx); err != nil {
+		return nil, err
+	}
+	ends, err := kafka.Ends(ctx, c.deps.Catalog.Client(), c.cfg.Topics.Events...)
+	if err != nil {
+		return nil, fmt.Errorf("the ends of the event topics: %w", err)
+	}
+	old := c.newAges(ends, now).expired(c.deps.Catalog.Segments())
+	return nextRetention(c.deps.Catalog.Retention(), old, now.UnixMilli(), c.cfg.RemovalNotice.Milliseconds()), nil
+}
+
+// nextRetention is the step that follows: to remove what was announced long
+// enough ago, a part of it if it is much, and else to announce what has expired
+// since. Times are in ms.
+func nextRetention(at catalog.Retention, expired []*catalog.Segment, now, notice int64) *retaining {
+	var due, fresh []*catalog.Segment
+	for _, s := range expired {
+		if at.Refused.Covers(s) {
+			due = append(due, s)
+		} else {
+			fresh = append(fresh, s)
+		}
+	}
+	switch {
+	case len(due) > 0 && at.At > now: // by a clock that was ahead
+		at.At = now
+		return &retaining{record: at}
+	case len(due) > 0 && now-at.At < notice:
+		return nil
+	case len(due) > 0:
+		at.Removed = at.Refused
+		return &retaining{record: at, remove: due[:min(len(due), removalsPerCut)]}
+	case len(fresh) > 0:
+		at.At, at.Refused = now, at.Refused.Above(fresh)
+		return &retaining{record: at}
+	}
+	return nil
+}
+
+// ages say what time it is (ms) in each partition that segments have rows of.
+type ages struct {
+	retention int64
+	now       int64                 // Kafka's
+	behind    map[partitionOf]int64 // log times of the partitions that are not read to their end
+}
+
+func (c *Consumer) newAges(ends map[string][]kafka.PartitionEnd, now time.Time) ages {
+	a := ages{
+		retention: c.cfg.Retention.Milliseconds(), now: min(now.UnixMilli(), c.deps.Catalog.LogTime()),
+		behind: make(map[partitionOf]int64),
+	}
+	for _, parts := range ends {
+		for _, e := range parts {
+			if pos, _ := c.deps.Catalog.Position(segment.TopicID(e.TopicID), e.Partition); pos.Next < e.End {
+				a.behind[partitionOf{e.TopicID, e.Partition}] = pos.LogTime
+			}
+		}
+	}
+	return a
+}
+
+// expired are the segments that are older than the retention, oldest first.
+func (a ages) expired(segments []*catalog.Segment) []*catalog.Segment {
+	var out []*catalog.Segment
+	for _, s := range segments {
+		if a.old(s) {
+			out = append(out, s)
+		}
+	}
+	sort.SliceStable(out, func(i, j int) bool { return out[i].Newest() < out[j].Newest() })
+	return out
+}
+
+// old tells whether the segment has expired: by the time of every partition it
+// has rows of, and by the time of its rows themselves.
+func (a ages) old(s *catalog.Segment) bool {
+	newest := s.Newest()
+	if newest >= a.now-a.retention {
+		return false
+	}
+	for i := range s.Slices {
+		in := &s.Slices[i]
+		if in.MaxTime >= a.now-a.retention {
+			return false
+		}
+		for _, r := range in.Sources {
+			if at, ok := a.behind[partitionOf{r.TopicID, r.Partition}]; ok && newest >= at-a.retention {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// retained notes that a cut with this in it has committed.
+func (c *Consumer) retained(r *retaining) {
+	oldest := time.UnixMilli(r.record.Refused.OldestAvailable).UTC()
+	if len(r.remove) == 0 {
+		c.log.Info("segments have expired and will be removed", "oldest_available", oldest, "in", c.cfg.RemovalNotice)
+		return
+	}
+	var bytes int64
+	for _, s := range r.remove {
+		bytes += s.Bytes
+	}
+	c.metrics.retired.Add(float64(len(r.remove)))
+	c.metrics.retiredBytes.Add(float64(bytes))
+	c.log.Info("expired segments were removed", "count", len(r.remove), "bytes", bytes, "oldest_available", oldest)
+	if len(r.remove) == removalsPerCut {
+		c.retainAt = time.Time{} // there may be more
+	}
+}
