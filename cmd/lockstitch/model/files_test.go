@@ -106,6 +106,10 @@ func (w *world) checkOrder(rng *rand.Rand, o *order, l *ledger, want *reference.
 	w.checkDelivered(x)
 	total.mu.Lock()
 	defer total.mu.Unlock()
+	if !w.counted {
+		w.counted = true
+		total.worlds++
+	}
 	total.orders++
 	total.files += len(files)
 	total.delivered += x.delivered

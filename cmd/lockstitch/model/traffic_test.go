@@ -77,8 +77,10 @@ func (t *traffic) one() {
 		t.w.ask(t.rng)
 	case x < 112: // so that few events lie between two boundaries
 		t.w.jump(pick(t.rng, []time.Duration{10 * time.Second, 20 * time.Second, time.Minute, 3 * time.Minute}))
-	default:
+	case x < 118:
 		t.w.instruct(t.rng)
+	default: // what orders name vanishes and comes back
+		t.define()
 	}
 	if len(t.w.walks) > 0 && t.rng.IntN(8) == 0 {
 		t.w.walk(t.rng)

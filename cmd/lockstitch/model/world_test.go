@@ -65,6 +65,7 @@ type world struct {
 	exports     []*export
 	orders      []*order
 	walks       []*walk
+	counted     bool                          // among the systems with standing orders
 	firstStart  map[reference.Partition]int64 // ends of the events before any replica ran
 	token       map[string]string
 }
