@@ -145,7 +145,7 @@ func (w *world) instruct(rng *rand.Rand) {
 			w.asking--
 			w.mu.Unlock()
 		}
-	case x < 5:
+	case x < 7: // what is made up for after a pause has its boundaries from the catalog
 		f = func() { w.pause(p, o, true) }
 	case x < 9:
 		f = func() { w.pause(p, o, false) }
