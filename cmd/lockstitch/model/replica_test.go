@@ -300,8 +300,9 @@ type answer struct {
 	body   []byte
 }
 
-// call asks the process's API; ok is false if it has none at the moment.
-func (p *process) call(method, path, token, body string) (answer, bool) {
+// call asks the process's API; ok is false if it has none at the moment, or
+// breaks off its answer.
+func (p *process) call(method, path, token, body string) (_ answer, ok bool) {
 	p.mu.Lock()
 	h := p.handler
 	p.mu.Unlock()
@@ -314,6 +315,11 @@ func (p *process) call(method, path, token, body string) (answer, bool) {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	rec := httptest.NewRecorder()
+	defer func() {
+		if v := recover(); v != nil && v != http.ErrAbortHandler { //nolint:errorlint // what net/http does
+			panic(v)
+		}
+	}()
 	h.ServeHTTP(rec, req)
 	return answer{rec.Code, rec.Result().Header, rec.Body.Bytes()}, !p.isDead()
 }
