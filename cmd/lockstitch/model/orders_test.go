@@ -321,8 +321,9 @@ func (w *world) finishOrders(rng *rand.Rand) {
 			longest = max(longest, body.every())
 		}
 	}
+	before := w.ledger()
 	w.jump(longest + 2*mostAhead + time.Minute)
-	w.checkPaused(rng)
+	w.checkPaused(rng, before)
 	for _, o := range w.orders {
 		if o.exists {
 			w.finishOrder(rng, o, last)
@@ -401,10 +402,8 @@ func (w *world) learn(rng *rand.Rand, o *order) {
 
 // checkPaused wants nothing to be done about orders that are paused, although a
 // boundary has passed.
-func (w *world) checkPaused(rng *rand.Rand) {
-	time.Sleep(3 * time.Second) // what was begun before may go on
-	before := w.ledger()
-	time.Sleep(5 * time.Second)
+func (w *world) checkPaused(rng *rand.Rand, before *ledger) {
+	time.Sleep(3 * time.Second)
 	after := w.ledger()
 	for _, o := range w.orders {
 		if !o.exists || !o.paused {
