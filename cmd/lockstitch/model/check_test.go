@@ -99,8 +99,11 @@ func (w *world) check(rng *rand.Rand) *reference.Answer {
 	l := w.checkExports(rng, want)
 	for _, o := range w.orders {
 		w.checkOrder(rng, o, l, want)
+		if p := w.someone(rng); o.exists && rng.IntN(4) == 0 {
+			w.remove(p, o)
+		}
 	}
-	w.checkObjects(l)
+	w.checkObjects(w.ledger())
 	return want
 }
 
