@@ -50,6 +50,7 @@ type ledger struct {
 	requests map[string]*asked   // by report id
 	steps    map[string][]*asked // by order id, those that count, in order
 	orders   map[string]*placed
+	second   int             // requests for steps that had been asked for
 	gone     map[string]bool // reports that have nothing to show: void, cancelled, of deleted orders
 }
 
@@ -104,7 +105,9 @@ type settingsRecord struct {
 }
 
 func (w *world) ledger() *ledger {
-	l := &ledger{make(map[string]*asked), make(map[string][]*asked), make(map[string]*placed), make(map[string]bool)}
+	l := &ledger{
+		requests: make(map[string]*asked), steps: make(map[string][]*asked), orders: make(map[string]*placed), gone: make(map[string]bool),
+	}
 	topics := make(map[string]string) // by id
 	at := func(ends []endRecord) vector {
 		v := make(vector)
@@ -155,6 +158,7 @@ func (w *world) ledger() *ledger {
 			o := q.Step.Order
 			if n := len(l.steps[o]); ended[o] || l.orders[o] == nil || n > 0 && q.Step.Seq <= l.steps[o][n-1].step.Seq {
 				l.gone[id] = true
+				l.second++
 				continue
 			}
 			l.steps[o] = append(l.steps[o], a)

@@ -173,7 +173,7 @@ type totals struct {
 	exports, refused, swept                           int
 	walks, walked                                     int // walks, their files
 	worlds, orders, files, delivered, parts, periods  int // systems with orders, orders, their files; files that end before their period does; periods
-	troubles, rows                                    int // orders in error; rows of all walks and orders
+	troubles, second, rows                            int // orders in error; steps asked for twice; rows of all walks and orders
 }
 
 var total totals
@@ -203,7 +203,7 @@ func (s *totals) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return fmt.Sprintf("%d times at rest: %d events kept, %d decorated (%d by the rule of the first deployment), %d duplicates, %d dead letters; %d exports compared, %d refused; %d orphaned objects swept; "+
-		"%d systems with standing orders: %d over %d periods with %d files (%d of them not the last of their period, %d delivered), %d in error; %d walks of %d files; %d rows of both in one file each",
+		"%d systems with standing orders: %d over %d periods with %d files (%d of them not the last of their period, %d delivered), %d in error, %d steps asked for twice; %d walks of %d files; %d rows of both in one file each",
 		s.rests, s.kept, s.decorated, s.backlog, s.duplicates, s.dead, s.exports, s.refused, s.swept,
-		s.worlds, s.orders, s.periods, s.files, s.parts, s.delivered, s.troubles, s.walks, s.walked, s.rows)
+		s.worlds, s.orders, s.periods, s.files, s.parts, s.delivered, s.troubles, s.second, s.walks, s.walked, s.rows)
 }
