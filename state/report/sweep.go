@@ -12,13 +12,16 @@ const sweepAtOnce = 1000
 
 // HavingFiles returns the reports that were cancelled or have expired and whose
 // files are still to be removed, and the time at which the next report expires
-// (zero: none will). A file that waits for its delivery is not removed.
+// (zero: none will). One that was withdrawn may have been run before and counts
+// as cancelled. A file that waits for its delivery is not removed.
 func (t *Table) HavingFiles(now time.Time) (due []*Report, next time.Time) {
 	t.view.mu.RLock()
 	defer t.view.mu.RUnlock()
 	for _, e := range t.view.byID {
 		r := e.report
 		switch {
+		case e.withdrawn && !r.Expired:
+			due = append(due, r)
 		case !e.visible(), t.view.held(e):
 		case r.HasFiles(now):
 			due = append(due, r)

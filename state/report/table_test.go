@@ -266,6 +266,27 @@ func TestWithdrawnRequestsAreInvisibleUnlessAnswered(t *testing.T) {
 	}
 }
 
+// Whoever gave up a request may have been answered by its effect alone: the
+// report was run, and nobody knows of its file.
+func TestTheFileOfAWithdrawnRequestGoes(t *testing.T) {
+	tb := open(t, cluster(t))
+	q := request("acme")
+	submit(t, tb, q, 1)
+	if won, err := tb.WriteResult(t.Context(), "acme", q.ID, result("exports/x")); err != nil || !won {
+		t.Fatal(won, err)
+	}
+	raw(t, tb, "acme", KeyCancel+q.ID+"/1", &Cancel{Version: Version, Withdrawn: true})
+	if due, _ := tb.HavingFiles(time.Now()); len(due) != 1 || due[0].Request.ID != q.ID {
+		t.Fatalf("%d reports with files to remove", len(due))
+	}
+	if err := tb.WriteExpired(t.Context(), "acme", q.ID); err != nil {
+		t.Fatal(err)
+	}
+	if due, _ := tb.HavingFiles(time.Now()); len(due) != 0 {
+		t.Error("the file is removed again and again")
+	}
+}
+
 func TestUnknownOutcomeIsWithdrawn(t *testing.T) {
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, topic))
 	if err != nil {

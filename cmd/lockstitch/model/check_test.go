@@ -96,7 +96,18 @@ func (w *world) check(rng *rand.Rand) *reference.Answer {
 	}
 	w.checkSegments(cat)
 	w.checkDead(want)
-	w.checkExports(rng, want)
+	l := w.checkExports(rng, want)
+	for _, o := range w.orders {
+		w.checkOrder(rng, o, l, want)
+		if p := w.someone(rng); o.exists && rng.IntN(4) == 0 {
+			w.remove(p, o)
+		}
+	}
+	l = w.ledger()
+	w.checkObjects(l)
+	total.mu.Lock()
+	total.second += l.second
+	total.mu.Unlock()
 	return want
 }
 
@@ -104,7 +115,7 @@ func (w *world) check(rng *rand.Rand) *reference.Answer {
 func (w *world) checkSegments(cat storedCatalog) {
 	w.bucket.mu.Lock()
 	defer w.bucket.mu.Unlock()
-	for _, v := range w.bucket.violations {
+	for _, v := range append(w.bucket.violations, w.lake.violations...) {
 		w.failf("store: %s", v)
 	}
 	for key, s := range cat.segments {
@@ -177,45 +188,20 @@ func (w *world) checkDead(want *reference.Answer) {
 	}
 }
 
-// barriers are those of the requests, from their records.
-func (w *world) barriers() map[string]map[reference.Partition]int64 {
-	out := make(map[string]map[reference.Partition]int64)
-	for _, r := range w.dump(w.topics.Reports) {
-		id, ok := strings.CutPrefix(string(r.Key), "q/")
-		if !ok || r.Value == nil {
-			continue
-		}
-		var req struct {
-			Question struct {
-				Barrier []struct {
-					Topic     string `json:"topic"`
-					Partition int32  `json:"partition"`
-					Offset    int64  `json:"offset"`
-				} `json:"barrier"`
-			} `json:"question"`
-		}
-		if err := json.Unmarshal(r.Value, &req); err != nil {
-			w.failf("report record %s: %v", r.Key, err)
-		}
-		out[id] = make(map[reference.Partition]int64)
-		for _, e := range req.Question.Barrier {
-			out[id][reference.Partition{Topic: e.Topic, Partition: e.Partition}] = e.Offset
-		}
-	}
-	return out
-}
-
-func (w *world) checkExports(rng *rand.Rand, want *reference.Answer) {
+func (w *world) checkExports(rng *rand.Rand, want *reference.Answer) *ledger {
 	w.finalRequests(rng)
+	for _, k := range w.walks {
+		w.finish(rng, k)
+	}
 	texts := make(map[*export]string)
 	for _, e := range w.exports {
 		if e.answer.status == http.StatusAccepted && !e.cancelled {
-			if text, ok := w.await(rng, e); ok {
+			if _, text, ok := w.await(rng, e); ok {
 				texts[e] = text
 			}
 		}
 	}
-	barriers := w.barriers()
+	l := w.ledger()
 	for _, e := range w.exports {
 		known := w.known(want, e.q)
 		switch {
@@ -228,16 +214,26 @@ func (w *world) checkExports(rng *rand.Rand, want *reference.Answer) {
 		if !ok {
 			continue
 		}
-		e.q.Barrier = barriers[e.id]
+		a := l.requests[e.id]
+		if a == nil {
+			w.failf("report %s was acknowledged and is not in the log", e.id)
+			continue
+		}
+		e.q.After, e.q.Barrier = a.after, a.barrier
 		for p := range maps.Keys(e.before) {
 			if b := e.q.Barrier[p]; b < e.before[p] || b > e.after[p] {
 				w.failf("report %s: barrier of %v is %d; the end was %d before the request and %d after it", e.id, p, b, e.before[p], e.after[p])
 			}
 		}
+		e.q.Barrier = a.through
 		if wanted, _ := want.Export(e.q); text != wanted {
 			w.failf("export %s (%s, %s) differs:\n%s", e.id, e.q.Account, e.body, difference(text, wanted))
 		}
 	}
+	for _, k := range w.walks {
+		w.checkWalk(k, want)
+	}
+	return l
 }
 
 // finalRequests asks for everything of every account, and for something.

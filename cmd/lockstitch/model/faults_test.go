@@ -56,6 +56,7 @@ func (f *faults) between(least, most time.Duration) time.Duration {
 func (f *faults) heal() {
 	f.w.notef("all faults end")
 	f.w.bucket.set(false, 0)
+	f.w.lake.set(false, 0)
 	for _, r := range f.w.replicas {
 		if p := r.living(); p != nil {
 			p.cable.mend()
@@ -130,9 +131,13 @@ func (f *faults) one() {
 	case 13:
 		d := f.between(100*time.Millisecond, 6*time.Second)
 		flaky := f.rng.IntN(2) * 40
-		f.w.notef("the store is away for %v (of calls that fail: %d%%, 0 for all)", d, flaky)
-		f.w.bucket.set(flaky == 0, flaky)
-		f.w.later(d, func() { f.w.bucket.set(false, 0) })
+		b, name := f.w.bucket, "store"
+		if len(f.w.orders) > 0 && f.rng.IntN(3) == 0 {
+			b, name = f.w.lake, "destination"
+		}
+		f.w.notef("the %s is away for %v (of calls that fail: %d%%, 0 for all)", name, d, flaky)
+		b.set(flaky == 0, flaky)
+		f.w.later(d, func() { b.set(false, 0) })
 	case 14:
 		d := f.between(200*time.Millisecond, 5*time.Second)
 		f.w.notef("the brokers are away for %v", d)

@@ -127,6 +127,7 @@ func (w *world) atRest(rng *rand.Rand) bool {
 	if !w.settle() {
 		return false
 	}
+	w.finishOrders(rng)
 	w.checkLags()
 	want := w.check(rng)
 	total.add(w, want)
@@ -137,6 +138,8 @@ func (w *world) atRest(rng *rand.Rand) bool {
 // nextDay lets everything stand for some days, so that orphaned objects are old
 // enough to be swept and profiles on disk so old that they are read anew.
 func (w *world) nextDay(f *faults, tr *traffic, rng *rand.Rand) {
+	w.slowDown(rng)
+	w.slowDown(rng)
 	for _, r := range w.replicas {
 		r.shutdown()
 	}
@@ -168,6 +171,9 @@ type totals struct {
 	mu                                                sync.Mutex
 	rests, kept, duplicates, dead, decorated, backlog int
 	exports, refused, swept                           int
+	walks, walked                                     int // walks, their files
+	worlds, orders, files, delivered, parts, periods  int // systems with orders, orders, their files; files that end before their period does; periods
+	troubles, second, rows                            int // orders in error; steps asked for twice; rows of all walks and orders
 }
 
 var total totals
@@ -196,6 +202,8 @@ func (s *totals) add(w *world, a *reference.Answer) {
 func (s *totals) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return fmt.Sprintf("%d times at rest: %d events kept, %d decorated (%d by the rule of the first deployment), %d duplicates, %d dead letters; %d exports compared, %d refused; %d orphaned objects swept",
-		s.rests, s.kept, s.decorated, s.backlog, s.duplicates, s.dead, s.exports, s.refused, s.swept)
+	return fmt.Sprintf("%d times at rest: %d events kept, %d decorated (%d by the rule of the first deployment), %d duplicates, %d dead letters; %d exports compared, %d refused; %d orphaned objects swept; "+
+		"%d systems with standing orders: %d over %d periods with %d files (%d of them not the last of their period, %d delivered), %d in error, %d steps asked for twice; %d walks of %d files; %d rows of both in one file each",
+		s.rests, s.kept, s.decorated, s.backlog, s.duplicates, s.dead, s.exports, s.refused, s.swept,
+		s.worlds, s.orders, s.periods, s.files, s.parts, s.delivered, s.troubles, s.second, s.walks, s.walked, s.rows)
 }

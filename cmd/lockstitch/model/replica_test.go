@@ -18,18 +18,21 @@ import (
 	"lockstitch/consumer"
 	"lockstitch/exporter/api"
 	"lockstitch/exporter/auth"
+	"lockstitch/exporter/barrier"
+	"lockstitch/exporter/cursor"
+	"lockstitch/exporter/rolling"
 	exportrun "lockstitch/exporter/run"
 	"lockstitch/state/catalog"
 	"lockstitch/state/definition"
-	"lockstitch/state/kafka"
 	"lockstitch/state/report"
 )
 
 // replica is a place where a process runs: it has a disk, which outlives
 // crashes unless it is wiped, and at most one living process.
 type replica struct {
-	w    *world
-	name string
+	w     *world
+	name  string
+	clock clock
 
 	mu   sync.Mutex
 	disk *vfs.MemFS
@@ -44,6 +47,7 @@ type process struct {
 	disk    *vfs.MemFS
 	cable   *cable
 	store   *door
+	lake    *door // the destination
 	stop    context.CancelFunc
 	done    chan struct{}
 	reg     *prometheus.Registry
@@ -57,7 +61,7 @@ type process struct {
 }
 
 func (w *world) newReplica(i int) *replica {
-	return &replica{w: w, name: fmt.Sprintf("r%d", i), disk: vfs.NewCrashableMem()}
+	return &replica{w: w, name: fmt.Sprintf("r%d", i), clock: clock{w: w}, disk: vfs.NewCrashableMem()}
 }
 
 // start begins a process unless one lives.
@@ -68,7 +72,7 @@ func (r *replica) start() {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &process{r: r, disk: r.disk, cable: newCable(&r.w.net), store: &door{b: r.w.bucket}, stop: cancel, done: make(chan struct{})}
+	p := &process{r: r, disk: r.disk, cable: newCable(&r.w.net), store: &door{b: r.w.bucket}, lake: &door{b: r.w.lake}, stop: cancel, done: make(chan struct{})}
 	r.proc = p
 	r.w.lives.Go(func() {
 		defer close(p.done)
@@ -114,6 +118,7 @@ func (r *replica) crash(rng *rand.Rand, survive int) {
 	p.mu.Unlock()
 	p.cable.sever()
 	p.store.close()
+	p.lake.close()
 	r.disk = p.disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: survive, RNG: rng})
 	r.proc = nil
 	p.stop()
@@ -202,31 +207,44 @@ func (p *process) run(ctx context.Context) error {
 		return err
 	}
 	runner, err := exportrun.New(exportrun.Config{
-		Kafka: opts, Topic: w.topics.Reports, Profiles: w.topics.Profiles, SessionTimeout: w.sessionTimeout,
+		Kafka: opts, Topic: w.topics.Reports, Profiles: w.topics.Profiles, SessionTimeout: w.sessionTimeout, MaxBytes: w.maxFile,
 	}, exportrun.Deps{Reports: reports, Catalog: cat, Store: p.store, Log: log, Registerer: reg})
+	if err != nil {
+		return err
+	}
+	keys := []auth.Key{{ID: "k1", Secret: []byte("0123456789abcdef0123456789abcdef")}}
+	orders, err := rolling.New(rolling.Deps{
+		Reports: reports, Slots: runner.Slots(),
+		Boundary: func(ctx context.Context, at time.Time, before []report.End) ([]report.End, error) {
+			return rolling.Boundary(ctx, cat, asker, w.topics.Events, at, before)
+		},
+		Resolve: func(ctx context.Context, account string, body []byte) (report.Question, error) {
+			if err := defs.CatchUp(ctx); err != nil {
+				return report.Question{}, err
+			}
+			return api.ResolveRolling(body, defs.Account(account))
+		},
+		Deliver: func(ctx context.Context, destination string, f rolling.File) error {
+			if destination != lakeName {
+				return fmt.Errorf("there is no destination %q", destination)
+			}
+			return rolling.Deliver(ctx, p.lake, p.store, f)
+		},
+		Cursors: cursor.New(keys), Clock: p.r.clock, Log: log, Registerer: reg,
+	})
 	if err != nil {
 		return err
 	}
 	handler, err := api.New(api.Config{
 		PublicURL:   publicURL,
-		SigningKeys: []auth.Key{{ID: "k1", Secret: []byte("0123456789abcdef0123456789abcdef")}},
+		SigningKeys: keys,
 		Clients:     w.clients,
 		Limits:      api.Limits{Pending: 100, TokensPerMinute: 10_000, ExportsPerMinute: 10_000, DownloadsPerMinute: 10_000},
 	}, api.Deps{
 		Reports: reports, Definitions: defs, Catalog: cat, Store: p.store, Log: log, Registerer: reg,
-		Ends: func(ctx context.Context) ([]report.End, error) {
-			ends, err := kafka.Ends(ctx, asker, w.topics.Events...)
-			if err != nil {
-				return nil, err
-			}
-			var out []report.End
-			for _, t := range w.topics.Events {
-				for _, e := range ends[t] {
-					out = append(out, report.End{Topic: e.Topic, TopicID: e.TopicID, Partition: e.Partition, Offset: e.End})
-				}
-			}
-			return out, nil
-		},
+		Ends:        func(ctx context.Context) ([]report.End, error) { return barrier.Read(ctx, asker, cat, w.topics.Events) },
+		Destination: func(_, name string) bool { return name == lakeName },
+		Now:         p.r.clock.Now,
 	})
 	if err != nil {
 		return err
@@ -238,7 +256,7 @@ func (p *process) run(ctx context.Context) error {
 	rctx, rcancel := context.WithCancel(ctx)
 	defer rcancel()
 	var wg sync.WaitGroup
-	errs := make(chan error, 2)
+	errs := make(chan error, 3)
 	part := func(name string, f func(context.Context) error) {
 		wg.Go(func() {
 			if err := f(rctx); err != nil {
@@ -249,6 +267,7 @@ func (p *process) run(ctx context.Context) error {
 	}
 	part("consumer", cons.Run)
 	part("report runner", runner.Run)
+	part("standing orders", orders.Run)
 	wg.Wait()
 	close(errs)
 	return <-errs
@@ -281,8 +300,9 @@ type answer struct {
 	body   []byte
 }
 
-// call asks the process's API; ok is false if it has none at the moment.
-func (p *process) call(method, path, token, body string) (answer, bool) {
+// call asks the process's API; ok is false if it has none at the moment, or
+// breaks off its answer.
+func (p *process) call(method, path, token, body string) (_ answer, ok bool) {
 	p.mu.Lock()
 	h := p.handler
 	p.mu.Unlock()
@@ -295,6 +315,11 @@ func (p *process) call(method, path, token, body string) (answer, bool) {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	rec := httptest.NewRecorder()
+	defer func() {
+		if v := recover(); v != nil && v != http.ErrAbortHandler { //nolint:errorlint // what net/http does
+			panic(v)
+		}
+	}()
 	h.ServeHTTP(rec, req)
 	return answer{rec.Code, rec.Result().Header, rec.Body.Bytes()}, !p.isDead()
 }

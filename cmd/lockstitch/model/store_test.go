@@ -22,7 +22,8 @@ type bucket struct {
 	objects    map[string]stored
 	deleted    map[string]bool
 	down       bool
-	flaky      int // percent of calls that fail, before or after their effect
+	flaky      int  // percent of calls that fail, before or after their effect
+	place      bool // files are delivered to it: names are tried again, and manifests come last
 	violations []string
 }
 
@@ -35,6 +36,25 @@ var errAway = errors.New("the store is away")
 
 func newBucket(rng *rand.Rand) *bucket {
 	return &bucket{rng: rng, objects: make(map[string]stored), deleted: make(map[string]bool)}
+}
+
+// under are the names of the objects that begin so.
+func (b *bucket) under(prefix string) (names []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for name := range b.objects {
+		if strings.HasPrefix(name, prefix) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// get is an object's content; nil if there is none.
+func (b *bucket) get(name string) []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.objects[name].data
 }
 
 func (b *bucket) set(down bool, flaky int) {
@@ -98,7 +118,14 @@ func (d *door) pass(ctx context.Context, f func(b *bucket) error) error {
 func (d *door) Put(ctx context.Context, name string, data []byte) error {
 	data = bytes.Clone(data)
 	return d.pass(ctx, func(b *bucket) error {
-		if _, ok := b.objects[name]; ok || b.deleted[name] {
+		if file, ok := strings.CutSuffix(name, ".json"); ok && b.place {
+			if _, whole := b.objects[file+".csv.gz"]; !whole {
+				b.violations = append(b.violations, fmt.Sprintf("%s is there before its file", name))
+			}
+		}
+		if _, ok := b.objects[name]; ok && b.place {
+			return objects.ErrExists
+		} else if ok || b.deleted[name] {
 			b.violations = append(b.violations, fmt.Sprintf("the name %s was used twice", name))
 			return objects.ErrExists
 		}

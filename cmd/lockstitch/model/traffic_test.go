@@ -50,7 +50,11 @@ func (t *traffic) run(n int, step time.Duration) {
 }
 
 func (t *traffic) one() {
-	switch x := t.rng.IntN(100); {
+	n := 100
+	if len(t.w.orders) > 0 {
+		n = 125
+	}
+	switch x := t.rng.IntN(n); {
 	case x < 35:
 		t.event()
 	case x < 45:
@@ -69,8 +73,17 @@ func (t *traffic) one() {
 		t.transaction()
 	case x < 93:
 		t.w.jump(pick(t.rng, []time.Duration{time.Minute, 20 * time.Minute, 59 * time.Minute, time.Hour, 61 * time.Minute, 3 * time.Hour}))
-	default:
+	case x < 100:
 		t.w.ask(t.rng)
+	case x < 112: // so that few events lie between two boundaries
+		t.w.jump(pick(t.rng, []time.Duration{10 * time.Second, 20 * time.Second, time.Minute, 3 * time.Minute}))
+	case x < 118:
+		t.w.instruct(t.rng)
+	default: // what orders name vanishes and comes back
+		t.define()
+	}
+	if len(t.w.walks) > 0 && t.rng.IntN(8) == 0 {
+		t.w.walk(t.rng)
 	}
 }
 
@@ -235,6 +248,7 @@ func (t *traffic) definition(account, kind, id string) {
 	t.put(r)
 	t.w.mu.Lock()
 	t.w.definitions++
+	t.w.defined = append(t.w.defined, time.Now())
 	t.w.mu.Unlock()
 }
 

@@ -36,6 +36,7 @@ type world struct {
 	broker *kfake.Cluster
 	topics kafka.Topics
 	bucket *bucket
+	lake   *bucket // the destination of standing orders
 	ghosts *ghosts
 	lives  sync.WaitGroup // of processes, crashed ones too
 	bg     sync.WaitGroup // of what the test runs beside itself
@@ -44,7 +45,8 @@ type world struct {
 	flushInterval  time.Duration
 	horizon        time.Duration
 	sessionTimeout time.Duration
-	static         bool // replicas are static members of the consumer group (KIP-345)
+	static         bool  // replicas are static members of the consumer group (KIP-345)
+	maxFile        int64 // bytes; 0: the default, which no file reaches
 	clients        []auth.Client
 	replicas       []*replica
 	crashRNG       *rand.Rand
@@ -56,9 +58,14 @@ type world struct {
 	trace       []string
 	failed      bool
 	skew        time.Duration // of Kafka's clock
-	definitions int           // records in the topic
-	asking      int           // export requests under way
+	alarms      map[*alarm]bool
+	definitions int         // records in the topic
+	defined     []time.Time // when each of them was acknowledged
+	asking      int         // export requests under way
 	exports     []*export
+	orders      []*order
+	walks       []*walk
+	counted     bool                          // among the systems with standing orders
 	firstStart  map[reference.Partition]int64 // ends of the events before any replica ran
 	token       map[string]string
 }
@@ -67,14 +74,16 @@ func newWorld(t *testing.T, seed uint64) *world {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	w := &world{
 		t: t, seed: seed, begun: time.Now(), topics: kafka.DefaultTopics(),
-		bucket: newBucket(rand.New(rand.NewPCG(seed, 2))), crashRNG: rand.New(rand.NewPCG(seed, 3)),
+		bucket: newBucket(rand.New(rand.NewPCG(seed, 2))), lake: newBucket(rand.New(rand.NewPCG(seed, 4))), crashRNG: rand.New(rand.NewPCG(seed, 3)),
 		partitions:     1 + rng.Int32N(3),
 		flushInterval:  []time.Duration{100 * time.Millisecond, 500 * time.Millisecond, 3 * time.Second}[rng.IntN(3)],
 		horizon:        time.Hour,
 		sessionTimeout: []time.Duration{time.Second, 3 * time.Second}[rng.IntN(2)],
 		static:         rng.IntN(4) == 0,
 		token:          make(map[string]string),
+		alarms:         make(map[*alarm]bool),
 	}
+	w.lake.place = true
 	if rng.IntN(3) == 0 {
 		w.topics.Events = append(w.topics.Events, "other-events")
 	}
@@ -101,7 +110,8 @@ func newWorld(t *testing.T, seed uint64) *world {
 		w.replicas = append(w.replicas, w.newReplica(i))
 	}
 	w.ghosts = w.huntGhosts()
-	w.notef("%d partitions, %d event topics, %d replicas, flush interval %v, session timeout %v, static members %v", w.partitions, len(w.topics.Events), len(w.replicas), w.flushInterval, w.sessionTimeout, w.static)
+	w.expectOrders(rand.New(rand.NewPCG(seed, 5)))
+	w.notef("%d partitions, %d event topics, %d replicas, flush interval %v, session timeout %v, static members %v, %d standing orders, %d walks, file limit %d", w.partitions, len(w.topics.Events), len(w.replicas), w.flushInterval, w.sessionTimeout, w.static, len(w.orders), len(w.walks), w.maxFile)
 	return w
 }
 
@@ -160,21 +170,6 @@ func (w *world) failf(format string, args ...any) {
 	w.failed = true
 	w.mu.Unlock()
 	w.t.Error(text)
-}
-
-// now is Kafka's clock, in ms. It is ahead of everybody's by a skew that only
-// grows: hours pass for deduplication while sessions and back-offs do not.
-func (w *world) now() time.Time {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return time.Now().Add(w.skew).Truncate(time.Millisecond)
-}
-
-func (w *world) jump(d time.Duration) {
-	w.mu.Lock()
-	w.skew += d
-	w.mu.Unlock()
-	w.notef("Kafka's clock jumps by %v", d)
 }
 
 // crashed is called by the hook of a process at the step where it dies.

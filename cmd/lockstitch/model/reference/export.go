@@ -1,6 +1,7 @@
 package reference
 
 import (
+	"encoding/csv"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -24,6 +25,7 @@ type Question struct {
 	Account    string
 	Start      int64               // server_time, ms
 	End        int64               // excluded; 0: none
+	After      map[Partition]int64 // rows below are not in; a partition that is missing counts as 0
 	Barrier    map[Partition]int64 // rows at or above are not in; a partition that is missing has none
 	Attributes []string            // version ids
 	Tags       []string
@@ -88,19 +90,8 @@ func (a *Answer) Export(q Question) (string, int) {
 	}
 	var b strings.Builder
 	line(&b, head)
-	n := 0
-	for _, r := range a.rows {
-		if r.ev.account != q.Account || r.ev.serverTime < q.Start || q.End > 0 && r.ev.serverTime >= q.End ||
-			r.rec.Offset >= q.Barrier[Partition{r.rec.Topic, r.rec.Partition}] {
-			continue
-		}
-		var audiences []string
-		if r.snap != nil {
-			audiences = r.snap.audiences
-		}
-		if q.Member != "" && !slices.Contains(audiences, q.Member) || q.NotMember != "" && slices.Contains(audiences, q.NotMember) {
-			continue
-		}
+	rows := a.shown(q)
+	for _, r := range rows {
 		cells := make([]string, 0, len(head))
 		for _, name := range columns {
 			if name == "address" {
@@ -113,9 +104,57 @@ func (a *Answer) Export(q Question) (string, int) {
 			cells = append(cells, cellOf(d, r.snap))
 		}
 		line(&b, cells)
-		n++
 	}
-	return b.String(), n
+	return b.String(), len(rows)
+}
+
+// shown are the rows that the answer to a question holds, in order.
+func (a *Answer) shown(q Question) (out []row) {
+	for _, r := range a.rows {
+		p := Partition{r.rec.Topic, r.rec.Partition}
+		if r.ev.account != q.Account || r.ev.serverTime < q.Start || q.End > 0 && r.ev.serverTime >= q.End ||
+			r.rec.Offset < q.After[p] || r.rec.Offset >= q.Barrier[p] {
+			continue
+		}
+		var audiences []string
+		if r.snap != nil {
+			audiences = r.snap.audiences
+		}
+		if q.Member != "" && !slices.Contains(audiences, q.Member) || q.NotMember != "" && slices.Contains(audiences, q.NotMember) {
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// Span counts the rows of an answer and says between which log times of their
+// partitions they lie, in ms, both included.
+func (a *Answer) Span(q Question) (rows int, first, last int64) {
+	for i, r := range a.shown(q) {
+		if i == 0 {
+			first, last = r.logTime, r.logTime
+		}
+		first, last = min(first, r.logTime), max(last, r.logTime)
+		rows++
+	}
+	return rows, first, last
+}
+
+// Bare reads a file and leaves of each row what no definition changes, so that
+// rows of files that were asked for at different times can be compared.
+func Bare(text string) ([]string, error) {
+	rows, err := csv.NewReader(strings.NewReader(text)).ReadAll()
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, cells := range rows[1:] {
+		cells = cells[:len(columns)]
+		cells[slices.Index(columns, "address")] = ""
+		out = append(out, strings.Join(cells, "|"))
+	}
+	return out, nil
 }
 
 func cellOf(d definition, s *snapshot) string {

@@ -26,9 +26,10 @@ type Input struct {
 
 // row is a kept event with the version that decorates it.
 type row struct {
-	rec  Record
-	ev   *event
-	snap *snapshot
+	rec     Record
+	logTime int64 // of the partition, at the row
+	ev      *event
+	snap    *snapshot
 }
 
 // Counts is what became of the records of one event partition.
@@ -105,7 +106,7 @@ func Compute(in Input) *Answer {
 				a.Backlog++
 			}
 		}
-		a.rows = append(a.rows, row{r, ev, snap})
+		a.rows = append(a.rows, row{r, c.LogTime, ev, snap})
 	}
 	slices.SortStableFunc(a.rows, func(x, y row) int {
 		return cmp.Or(cmp.Compare(x.ev.serverTime, y.ev.serverTime), cmp.Compare(x.rec.Topic, y.rec.Topic),
