@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -16,45 +15,6 @@ import (
 
 	"lockstitch/state/objects"
 )
-
-// cable is a replica's connection to the brokers; cut, everything it has sent
-// may or may not have arrived and nothing reaches it any more.
-type cable struct {
-	mu    sync.Mutex
-	conns []net.Conn
-	cut   bool
-}
-
-func (c *cable) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, network, addr)
-	if err != nil {
-		return nil, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.cut {
-		_ = conn.Close()
-		return nil, errors.New("the cable is cut")
-	}
-	c.conns = append(c.conns, conn)
-	return conn, nil
-}
-
-func (c *cable) sever() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.cut = true
-	for _, conn := range c.conns {
-		_ = conn.Close()
-	}
-}
-
-func (c *cable) mend() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.cut = false
-}
 
 // TestCrashAtEveryStepOfACut lets a replica die as each named step begins. What
 // another replica, with an empty disk, makes of the log must be what an
