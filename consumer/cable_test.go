@@ -14,12 +14,12 @@ import (
 
 // cable is a replica's connection to the brokers. Cut, everything that was sent
 // may or may not have arrived, and nothing reaches the replica any more. It can
-// also lose the reply to a single request.
+// also lose a single request or the reply to it.
 type cable struct {
 	mu    sync.Mutex
 	conns []net.Conn
 	cut   bool
-	lose  map[int16]chan struct{} // by the request's key; closed when it is sent
+	lose  map[int16]loss // by the request's key
 }
 
 func (c *cable) dial(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -53,17 +53,28 @@ func (c *cable) mend() {
 	c.cut = false
 }
 
+// loss is what is to be lost.
+type loss struct {
+	request bool          // it does not arrive; else it does, without a reply
+	sent    chan struct{} // closed when it is sent
+}
+
 // loseReply lets the next request of a kind arrive, and no reply to it, nor to
 // anything else on its connection. The channel is closed when it is sent.
-func (c *cable) loseReply(key kmsg.Key) <-chan struct{} {
+func (c *cable) loseReply(key kmsg.Key) (sent <-chan struct{}) { return c.loseNext(key, false) }
+
+// loseRequest lets not even the request arrive.
+func (c *cable) loseRequest(key kmsg.Key) (sent <-chan struct{}) { return c.loseNext(key, true) }
+
+func (c *cable) loseNext(key kmsg.Key, request bool) <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.lose == nil {
-		c.lose = make(map[int16]chan struct{})
+		c.lose = make(map[int16]loss)
 	}
-	sent := make(chan struct{})
-	c.lose[key.Int16()] = sent
-	return sent
+	l := loss{request, make(chan struct{})}
+	c.lose[key.Int16()] = l
+	return l.sent
 }
 
 // plug is one connection. Every Write of the client is one request.
@@ -74,15 +85,22 @@ type plug struct {
 }
 
 func (p *plug) Write(request []byte) (int, error) {
-	if len(request) >= 6 {
-		key := int16(binary.BigEndian.Uint16(request[4:]))
-		p.cable.mu.Lock()
-		if sent := p.cable.lose[key]; sent != nil {
-			p.deaf = true
-			delete(p.cable.lose, key)
-			defer close(sent)
-		}
-		p.cable.mu.Unlock()
+	if len(request) < 6 {
+		return p.Conn.Write(request)
+	}
+	key := int16(binary.BigEndian.Uint16(request[4:]))
+	p.cable.mu.Lock()
+	l, lost := p.cable.lose[key]
+	if lost {
+		p.deaf = true
+		delete(p.cable.lose, key)
+	}
+	p.cable.mu.Unlock()
+	if lost {
+		defer close(l.sent)
+	}
+	if l.request {
+		return len(request), nil
 	}
 	return p.Conn.Write(request)
 }

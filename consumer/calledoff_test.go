@@ -11,6 +11,37 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
+// TestCutWithoutReplyCountsAsWhatItIs loses the end of a cut, or only the reply to
+// it. In both cases nothing comes back; the replica goes on, and no event is lost
+// or doubled.
+func TestCutWithoutReplyCountsAsWhatItIs(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(*cable, kmsg.Key) <-chan struct{}{"committed": (*cable).loseReply, "aborted": (*cable).loseRequest} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.produce("profiles", "p1", profileOf("v"))
+			w.tick()
+			line := &cable{}
+			a := w.start(filepath.Join(t.TempDir(), "a"), func(c *Config) {
+				c.Kafka = append(append([]kgo.Opt{}, c.Kafka...), kgo.Dialer(line.dial))
+				c.TransactionTimeout = time.Second
+			})
+			a.awaitLanes(t, func(ready, all int) bool { return ready == lanes })
+			w.settle(a.cat)
+			sent := lose(line, kmsg.EndTxn)
+			w.event("p1", "c1", "SENT")
+			await(t, "the cut's end is sent", sent)
+			w.event("p1", "c1", "SENT")
+			w.event("p1", "c2", "SENT")
+			w.settle(a.cat)
+			if got := w.rows(a.cat); !slices.Equal(got, []string{"c1 SENT v", "c2 SENT v"}) {
+				t.Errorf("rows %v", got)
+			}
+		})
+	}
+}
+
 // TestCutCalledOffAtItsEndIsNotCommittedAgain stops a replica whose cut has
 // committed without a reply, before it knows: what it holds is committed, and its
 // last cut must not commit it a second time.
