@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -16,15 +17,24 @@ import (
 // may or may not have arrived, and nothing reaches the replica any more. It can
 // also lose a single request or the reply to it.
 type cable struct {
+	wall  dialer
 	mu    sync.Mutex
 	conns []net.Conn
 	cut   bool
 	lose  map[int16]loss // by the request's key
 }
 
+type dialer = func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// cable lays one; connect gives it to a replica.
+func (w *world) cable() *cable { return &cable{wall: w.dial} }
+
+func (c *cable) connect(cfg *Config) {
+	cfg.Kafka = append(append([]kgo.Opt{}, cfg.Kafka...), kgo.Dialer(c.dial))
+}
+
 func (c *cable) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, network, addr)
+	conn, err := c.wall(ctx, network, addr)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -19,25 +20,27 @@ func TestCutWithoutReplyCountsAsWhatItIs(t *testing.T) {
 	for name, lose := range map[string]func(*cable, kmsg.Key) <-chan struct{}{"committed": (*cable).loseReply, "aborted": (*cable).loseRequest} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t)
-			w.produce("profiles", "p1", profileOf("v"))
-			w.tick()
-			line := &cable{}
-			a := w.start(filepath.Join(t.TempDir(), "a"), func(c *Config) {
-				c.Kafka = append(append([]kgo.Opt{}, c.Kafka...), kgo.Dialer(line.dial))
-				c.TransactionTimeout = time.Second
+			synctest.Test(t, func(t *testing.T) {
+				w := newVirtualWorld(t)
+				w.produce("profiles", "p1", profileOf("v"))
+				w.tick()
+				line := w.cable()
+				a := w.start(filepath.Join(t.TempDir(), "a"), func(c *Config) {
+					line.connect(c)
+					c.TransactionTimeout = time.Second
+				})
+				a.awaitLanes(t, func(ready, all int) bool { return ready == lanes })
+				w.settle(a.cat)
+				sent := lose(line, kmsg.EndTxn)
+				w.event("p1", "c1", "SENT")
+				await(t, "the cut's end is sent", sent)
+				w.event("p1", "c1", "SENT")
+				w.event("p1", "c2", "SENT")
+				w.settle(a.cat)
+				if got := w.rows(a.cat); !slices.Equal(got, []string{"c1 SENT v", "c2 SENT v"}) {
+					t.Errorf("rows %v", got)
+				}
 			})
-			a.awaitLanes(t, func(ready, all int) bool { return ready == lanes })
-			w.settle(a.cat)
-			sent := lose(line, kmsg.EndTxn)
-			w.event("p1", "c1", "SENT")
-			await(t, "the cut's end is sent", sent)
-			w.event("p1", "c1", "SENT")
-			w.event("p1", "c2", "SENT")
-			w.settle(a.cat)
-			if got := w.rows(a.cat); !slices.Equal(got, []string{"c1 SENT v", "c2 SENT v"}) {
-				t.Errorf("rows %v", got)
-			}
 		})
 	}
 }
@@ -53,50 +56,52 @@ func TestCutCalledOffAtItsEndIsNotCommittedAgain(t *testing.T) {
 	}{{"while it waits for the reply", false}, {"while it reads the catalog", true}} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t)
-			w.produce("profiles", "p1", profileOf("v"))
-			w.tick()
-			line := &cable{}
-			a := w.start(filepath.Join(t.TempDir(), "a"), func(c *Config) {
-				c.Kafka = append(append([]kgo.Opt{}, c.Kafka...), kgo.Dialer(line.dial))
-				c.TransactionTimeout = time.Second
+			synctest.Test(t, func(t *testing.T) {
+				w := newVirtualWorld(t)
+				w.produce("profiles", "p1", profileOf("v"))
+				w.tick()
+				line := w.cable()
+				a := w.start(filepath.Join(t.TempDir(), "a"), func(c *Config) {
+					line.connect(c)
+					c.TransactionTimeout = time.Second
+				})
+				a.awaitLanes(t, func(ready, all int) bool { return ready == lanes })
+				w.settle(a.cat)
+
+				// Somebody else's open transaction holds up who reads the catalog.
+				foreign := w.client(kgo.TransactionalID("foreign"), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+				if err := foreign.BeginTransaction(); err != nil {
+					t.Fatal(err)
+				}
+				if err := foreign.ProduceSync(t.Context(), &kgo.Record{Topic: w.topics.Catalog, Key: []byte("x")}).FirstErr(); err != nil {
+					t.Fatal(err)
+				}
+				reading := w.catalogRead(a.c.writer)
+				sent := line.loseReply(kmsg.EndTxn)
+				w.event("p1", "c1", "SENT")
+				await(t, "the cut's end is sent", sent)
+				if tc.reading {
+					await(t, "the replica looks for its cut in the catalog", reading)
+				}
+				if err := a.stop(); err != nil {
+					t.Fatal(err)
+				}
+				if err := foreign.EndTransaction(t.Context(), kgo.TryAbort); err != nil {
+					t.Fatal(err)
+				}
+				cat := w.caughtUp()
+				if n := len(cat.Segments()); n != 1 {
+					t.Errorf("%d segments hold the event, want 1", n)
+				}
+
+				b := w.start(filepath.Join(t.TempDir(), "b"), nil)
+				w.event("p1", "c1", "SENT")
+				w.event("p1", "c2", "SENT")
+				w.settle(b.cat)
+				if got := w.rows(b.cat); !slices.Equal(got, []string{"c1 SENT v", "c2 SENT v"}) {
+					t.Errorf("rows %v", got)
+				}
 			})
-			a.awaitLanes(t, func(ready, all int) bool { return ready == lanes })
-			w.settle(a.cat)
-
-			// Somebody else's open transaction holds up who reads the catalog.
-			foreign := w.client(kgo.TransactionalID("foreign"), kgo.RecordPartitioner(kgo.ManualPartitioner()))
-			if err := foreign.BeginTransaction(); err != nil {
-				t.Fatal(err)
-			}
-			if err := foreign.ProduceSync(t.Context(), &kgo.Record{Topic: w.topics.Catalog, Key: []byte("x")}).FirstErr(); err != nil {
-				t.Fatal(err)
-			}
-			reading := w.catalogRead(a.c.writer)
-			sent := line.loseReply(kmsg.EndTxn)
-			w.event("p1", "c1", "SENT")
-			await(t, "the cut's end is sent", sent)
-			if tc.reading {
-				await(t, "the replica looks for its cut in the catalog", reading)
-			}
-			if err := a.stop(); err != nil {
-				t.Fatal(err)
-			}
-			if err := foreign.EndTransaction(t.Context(), kgo.TryAbort); err != nil {
-				t.Fatal(err)
-			}
-			cat := w.caughtUp()
-			if n := len(cat.Segments()); n != 1 {
-				t.Errorf("%d segments hold the event, want 1", n)
-			}
-
-			b := w.start(filepath.Join(t.TempDir(), "b"), nil)
-			w.event("p1", "c1", "SENT")
-			w.event("p1", "c2", "SENT")
-			w.settle(b.cat)
-			if got := w.rows(b.cat); !slices.Equal(got, []string{"c1 SENT v", "c2 SENT v"}) {
-				t.Errorf("rows %v", got)
-			}
 		})
 	}
 }
@@ -128,37 +133,39 @@ func (w *world) catalogRead(writer string) <-chan struct{} {
 // what it holds: its last cut commits it.
 func TestCutCalledOffOnItsWay(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	w.produce("profiles", "p1", profileOf("v"))
-	w.tick()
-	line := &cable{}
-	a := w.start(filepath.Join(t.TempDir(), "a"), func(c *Config) {
-		c.Kafka = append(append([]kgo.Opt{}, c.Kafka...), kgo.Dialer(line.dial))
-		c.TransactionTimeout = 5 * time.Minute
-	})
-	a.awaitLanes(t, func(ready, all int) bool { return ready == lanes })
-	w.settle(a.cat)
-	sent := line.loseReply(kmsg.Produce)
-	w.event("p1", "c1", "SENT")
-	await(t, "the cut's records are sent", sent)
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		if err := a.stop(); err != nil {
-			t.Error(err)
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtualWorld(t)
+		w.produce("profiles", "p1", profileOf("v"))
+		w.tick()
+		line := w.cable()
+		a := w.start(filepath.Join(t.TempDir(), "a"), func(c *Config) {
+			line.connect(c)
+			c.TransactionTimeout = 5 * time.Minute
+		})
+		a.awaitLanes(t, func(ready, all int) bool { return ready == lanes })
+		w.settle(a.cat)
+		sent := line.loseReply(kmsg.Produce)
+		w.event("p1", "c1", "SENT")
+		await(t, "the cut's records are sent", sent)
+		stopped := make(chan struct{})
+		go func() {
+			defer close(stopped)
+			if err := a.stop(); err != nil {
+				t.Error(err)
+			}
+		}()
+		select {
+		case <-stopped:
+		case <-time.After(revokeGrace):
+			t.Error("the replica waits for replies that do not come and does not stop")
+			<-stopped
 		}
-	}()
-	select {
-	case <-stopped:
-	case <-time.After(revokeGrace):
-		t.Error("the replica waits for replies that do not come and does not stop")
-		<-stopped
-	}
-	cat := w.caughtUp()
-	if got := w.rows(cat); !slices.Equal(got, []string{"c1 SENT v"}) {
-		t.Errorf("the last cut has committed %v", got)
-	}
-	if n := len(cat.Segments()); n != 1 {
-		t.Errorf("%d segments hold the event, want 1", n)
-	}
+		cat := w.caughtUp()
+		if got := w.rows(cat); !slices.Equal(got, []string{"c1 SENT v"}) {
+			t.Errorf("the last cut has committed %v", got)
+		}
+		if n := len(cat.Segments()); n != 1 {
+			t.Errorf("%d segments hold the event, want 1", n)
+		}
+	})
 }

@@ -8,10 +8,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
-
-	"github.com/twmb/franz-go/pkg/kfake"
-	"github.com/twmb/franz-go/pkg/kgo"
 
 	"lockstitch/state/objects"
 )
@@ -24,65 +22,67 @@ func TestCrashAtEveryStepOfACut(t *testing.T) {
 	for _, step := range []string{StepUpload, StepBegin, StepProduce, StepOffsets, StepCommit, StepLocal, StepDone} {
 		t.Run(strings.TrimPrefix(step, "cut/"), func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, kfake.GroupMinSessionTimeout(100*time.Millisecond))
-			for i := range 10 {
-				w.produce("profiles", fmt.Sprintf("p%d", i), profileOf("v"))
-			}
-			// From here on Kafka's clock goes fast: minutes pass, and an hour ends.
-			w.at = time.Now().Truncate(time.Hour).Add(2*time.Hour - 5*time.Minute)
-			line := &cable{}
-			died := make(chan struct{})
-			release := make(chan struct{})
-			armed := make(chan struct{})
-			var once sync.Once
-			a := w.start(filepath.Join(t.TempDir(), "a"), func(c *Config) {
-				c.Kafka = append(append([]kgo.Opt{}, c.Kafka...), kgo.Dialer(line.dial))
-				c.SessionTimeout = time.Second
-				c.TransactionTimeout = time.Second
-				c.Hook = func(at string) {
-					select {
-					case <-armed:
-						if at == step {
-							once.Do(func() {
-								line.sever()
-								close(died)
-								<-release
-							})
-						}
-					default:
-					}
+			synctest.Test(t, func(t *testing.T) {
+				w := newVirtualWorld(t)
+				for i := range 10 {
+					w.produce("profiles", fmt.Sprintf("p%d", i), profileOf("v"))
 				}
+				// From here on Kafka's clock goes fast: minutes pass, and an hour ends.
+				w.at = time.Now().Truncate(time.Hour).Add(2*time.Hour - 5*time.Minute)
+				line := w.cable()
+				died := make(chan struct{})
+				release := make(chan struct{})
+				armed := make(chan struct{})
+				var once sync.Once
+				a := w.start(filepath.Join(t.TempDir(), "a"), func(c *Config) {
+					line.connect(c)
+					c.SessionTimeout = time.Second
+					c.TransactionTimeout = time.Second
+					c.Hook = func(at string) {
+						select {
+						case <-armed:
+							if at == step {
+								once.Do(func() {
+									line.sever()
+									close(died)
+									<-release
+								})
+							}
+						default:
+						}
+					}
+				})
+				a.awaitReady(t)
+				for i := range 10 {
+					w.event(fmt.Sprintf("p%d", i), fmt.Sprintf("c%02d", i), "SENT")
+					w.event(fmt.Sprintf("p%d", i), fmt.Sprintf("c%02d", i), "SENT")
+				}
+				close(armed)
+				w.event("p0", "last", "SENT")
+				<-died
+				b := w.start(filepath.Join(t.TempDir(), "b"), nil)
+				b.awaitReady(t)
+				for i := range 10 {
+					w.event(fmt.Sprintf("p%d", i), fmt.Sprintf("c%02d", i), "SENT")
+				}
+				w.settle(b.cat)
+				// The dead replica was only a zombie: now it goes on where it was.
+				close(release)
+				if err := a.stop(); err != nil {
+					t.Log("the zombie ended with:", err)
+				}
+				w.settle(b.cat)
+				rows := w.rows(b.cat)
+				var want []string
+				for i := range 10 {
+					want = append(want, fmt.Sprintf("c%02d SENT v", i))
+				}
+				want = append(want, "last SENT v")
+				if got := strings.Join(rows, "\n"); got != strings.Join(want, "\n") {
+					t.Errorf("rows:\n%s\nwant:\n%s", got, strings.Join(want, "\n"))
+				}
+				w.checkMarks(b.cat, "")
 			})
-			a.awaitReady(t)
-			for i := range 10 {
-				w.event(fmt.Sprintf("p%d", i), fmt.Sprintf("c%02d", i), "SENT")
-				w.event(fmt.Sprintf("p%d", i), fmt.Sprintf("c%02d", i), "SENT")
-			}
-			close(armed)
-			w.event("p0", "last", "SENT")
-			<-died
-			b := w.start(filepath.Join(t.TempDir(), "b"), nil)
-			b.awaitReady(t)
-			for i := range 10 {
-				w.event(fmt.Sprintf("p%d", i), fmt.Sprintf("c%02d", i), "SENT")
-			}
-			w.settle(b.cat)
-			// The dead replica was only a zombie: now it goes on where it was.
-			close(release)
-			if err := a.stop(); err != nil {
-				t.Log("the zombie ended with:", err)
-			}
-			w.settle(b.cat)
-			rows := w.rows(b.cat)
-			var want []string
-			for i := range 10 {
-				want = append(want, fmt.Sprintf("c%02d SENT v", i))
-			}
-			want = append(want, "last SENT v")
-			if got := strings.Join(rows, "\n"); got != strings.Join(want, "\n") {
-				t.Errorf("rows:\n%s\nwant:\n%s", got, strings.Join(want, "\n"))
-			}
-			w.checkMarks(b.cat, "")
 		})
 	}
 }

@@ -7,10 +7,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kfake"
-	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -125,73 +124,75 @@ func TestFrozenOwner(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, kfake.GroupMinSessionTimeout(100*time.Millisecond))
-			keys := make(map[int32]string) // one of each lane
-			for i := range 10 {
-				key := fmt.Sprintf("p%d", i)
-				keys[partitionOfKey(key)] = key
-				w.produce("profiles", key, profileOf("v"))
-			}
-			w.tick()
-			ice, steps, line := newFreezer(tc.step), &counter{}, &cable{}
-			b := w.start(filepath.Join(t.TempDir(), "b"), func(c *Config) {
-				c.Hook = steps.hook
-				c.SessionTimeout = time.Second
-			})
-			b.awaitLanes(t, func(ready, all int) bool { return ready == lanes })
-			w.settle(b.cat)
-			a := w.start(filepath.Join(t.TempDir(), "a"), func(c *Config) {
-				c.Hook = ice.hook
-				c.Kafka = append(append([]kgo.Opt{}, c.Kafka...), kgo.Dialer(line.dial))
-				c.SessionTimeout = 5 * time.Minute // it hears nothing of the group
-				c.TransactionTimeout = 5 * time.Minute
-			})
-			for _, r := range []*replica{a, b} {
-				r.awaitLanes(t, func(ready, all int) bool { return ready == 1 && all == 1 })
-			}
-			var key string
-			for n := range a.c.lanes {
-				key = keys[n]
-			}
-			want := []string{"c1 SENT v", "c2 SENT v"}
-			if tc.known {
-				w.event(key, "c0", "SENT")
-				w.settle(a.cat)
-				want = append([]string{"c0 SENT v"}, want...)
-			}
-			close(ice.armed)
-			w.event(key, "c1", "SENT")
-			await(t, "the owner's cut comes to "+tc.step, ice.reached)
-			thaw := sync.OnceFunc(func() { close(ice.thaw) })
-			t.Cleanup(thaw)
-
-			waits, goesOn, taken := steps.count(tc.waits, tc.times), steps.count(StepEnds, 1), steps.count(StepTaken, 1)
-			w.putOut(a)
-			if tc.waits == "" {
-				await(t, "the new owner takes the lane over, ends the last one's transaction if there is one", taken)
+			synctest.Test(t, func(t *testing.T) {
+				w := newVirtualWorld(t)
+				keys := make(map[int32]string) // one of each lane
+				for i := range 10 {
+					key := fmt.Sprintf("p%d", i)
+					keys[partitionOfKey(key)] = key
+					w.produce("profiles", key, profileOf("v"))
+				}
+				w.tick()
+				ice, steps, line := newFreezer(tc.step), &counter{}, w.cable()
+				b := w.start(filepath.Join(t.TempDir(), "b"), func(c *Config) {
+					c.Hook = steps.hook
+					c.SessionTimeout = time.Second
+				})
+				b.awaitLanes(t, func(ready, all int) bool { return ready == lanes })
 				w.settle(b.cat)
-			} else {
-				select {
-				case <-goesOn:
-				case <-waits:
-				case <-time.After(20 * time.Second):
-					t.Fatal("not within 20 s: the new owner begins " + tc.waits)
+				a := w.start(filepath.Join(t.TempDir(), "a"), func(c *Config) {
+					c.Hook = ice.hook
+					line.connect(c)
+					c.SessionTimeout = 5 * time.Minute // it hears nothing of the group
+					c.TransactionTimeout = 5 * time.Minute
+				})
+				for _, r := range []*replica{a, b} {
+					r.awaitLanes(t, func(ready, all int) bool { return ready == 1 && all == 1 })
 				}
-				select {
-				case <-goesOn:
-					t.Error("a lane is taken over while its last owner's transaction is undecided")
-				default:
+				var key string
+				for n := range a.c.lanes {
+					key = keys[n]
 				}
-			}
-			thaw()
-			await(t, "the frozen cut comes to its end", ice.over)
-			await(t, "the new owner takes the lane over", taken)
-			w.event(key, "c2", "SENT")
-			w.settle(b.cat)
-			if got := w.rows(w.caughtUp()); !slices.Equal(got, want) {
-				t.Errorf("rows %v: the frozen cut has committed beside its successor, or neither has", got)
-			}
-			line.sever() // who waits for the group's answers need not wait any more
+				want := []string{"c1 SENT v", "c2 SENT v"}
+				if tc.known {
+					w.event(key, "c0", "SENT")
+					w.settle(a.cat)
+					want = append([]string{"c0 SENT v"}, want...)
+				}
+				close(ice.armed)
+				w.event(key, "c1", "SENT")
+				await(t, "the owner's cut comes to "+tc.step, ice.reached)
+				thaw := sync.OnceFunc(func() { close(ice.thaw) })
+				t.Cleanup(thaw)
+
+				waits, goesOn, taken := steps.count(tc.waits, tc.times), steps.count(StepEnds, 1), steps.count(StepTaken, 1)
+				w.putOut(a)
+				if tc.waits == "" {
+					await(t, "the new owner takes the lane over, ends the last one's transaction if there is one", taken)
+					w.settle(b.cat)
+				} else {
+					select {
+					case <-goesOn:
+					case <-waits:
+					case <-time.After(20 * time.Second):
+						t.Fatal("not within 20 s: the new owner begins " + tc.waits)
+					}
+					select {
+					case <-goesOn:
+						t.Error("a lane is taken over while its last owner's transaction is undecided")
+					default:
+					}
+				}
+				thaw()
+				await(t, "the frozen cut comes to its end", ice.over)
+				await(t, "the new owner takes the lane over", taken)
+				w.event(key, "c2", "SENT")
+				w.settle(b.cat)
+				if got := w.rows(w.caughtUp()); !slices.Equal(got, want) {
+					t.Errorf("rows %v: the frozen cut has committed beside its successor, or neither has", got)
+				}
+				line.sever() // who waits for the group's answers need not wait any more
+			})
 		})
 	}
 }
