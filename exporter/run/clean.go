@@ -59,12 +59,15 @@ func (r *Runner) clean(ctx context.Context) (next time.Time, err error) {
 		if !r.slots.Mine(rep.Request.ID) {
 			continue
 		}
+		r.at(StepClean)
 		if err := r.removeFiles(ctx, rep); err != nil {
 			return next, err
 		}
+		r.at(StepExpired)
 		if err := r.deps.Reports.WriteExpired(ctx, rep.Request.Account, rep.Request.ID); err != nil {
 			return next, err
 		}
+		r.at(StepCleaned)
 		r.log.Info("removed the files of a report", "report", rep.Request.ID, "status", string(rep.Status(time.Now())))
 	}
 	return next, nil
