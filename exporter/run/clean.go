@@ -91,13 +91,22 @@ func (r *Runner) removeFiles(ctx context.Context, rep *report.Report) error {
 	return nil
 }
 
+// remove removes reports that have long been over, with what is left of them.
 func (r *Runner) remove(ctx context.Context) error {
 	now := time.Now()
 	var mine []*report.Report
 	for _, rep := range r.deps.Reports.Removable(now, r.cfg.Retention) {
-		if r.slots.Mine(rep.Request.ID) {
-			mine = append(mine, rep)
+		if !r.slots.Mine(rep.Request.ID) {
+			continue
 		}
+		// A runner may have stored a file after the others were removed, and died
+		// before it took it away. Steps without rows make none.
+		if rep.Request.Step == nil || rep.MadeFile() {
+			if err := r.removeFiles(ctx, rep); err != nil {
+				return err
+			}
+		}
+		mine = append(mine, rep)
 	}
 	_, err := r.deps.Reports.Sweep(ctx, now, mine, r.slots.Mine)
 	return err

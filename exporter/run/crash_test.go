@@ -153,7 +153,8 @@ func (s *mortalStore) Create(ctx context.Context, name string) (objects.Writer, 
 	if s.m.gone() {
 		return nil, errDead
 	}
-	w, err := s.Store.Create(ctx, name)
+	// Where all of it stands still, nothing calls the job off.
+	w, err := s.Store.Create(context.WithoutCancel(ctx), name)
 	return &mortalWriter{w, s.m}, err
 }
 
@@ -381,6 +382,50 @@ func TestCrashAtEveryStepOfCleaning(t *testing.T) {
 		}
 		if n := w.files(); n != 0 {
 			t.Errorf("%d files are left", n)
+		}
+	})
+}
+
+// TestFileStoredAfterCleaning lets a runner stand still before it stores its file,
+// until the report was cancelled and cleaned, then store it and die: the file goes
+// when the report does.
+func TestFileStoredAfterCleaning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtualWorld(t)
+		w.commit(5)
+		tab := w.table()
+		m := w.mortal(StepResult, false)
+		m.pause = StepStore
+		stop := m.start(w, func(*Config) {})
+		id := w.submit(tab, 5, time.Hour).Request.ID
+		w.happens("the runner is about to store the file", m.paused)
+		m.sever(true)
+		w.runner(tab, w.store, func(c *Config) { c.Retention = time.Hour })
+		if err := tab.Cancel(t.Context(), "acme", id); err != nil {
+			t.Fatal(err)
+		}
+		w.awaitGone(tab, id)
+		close(m.resumed)
+		w.happens("the runner dies with the file stored", m.died)
+		stop()
+		if n := w.files(); n != 1 {
+			t.Fatalf("%d files were stored too late, want 1", n)
+		}
+		for begun := time.Now(); ; {
+			changed := tab.Changed()
+			if _, known := tab.Get("acme", id); !known {
+				break
+			}
+			select {
+			case <-changed:
+			case <-time.After(time.Hour):
+			}
+			if time.Since(begun) > 24*time.Hour {
+				t.Fatal("the report is not removed")
+			}
+		}
+		if n := w.files(); n != 0 {
+			t.Errorf("%d files are left of a report that is not known any more", n)
 		}
 	})
 }
