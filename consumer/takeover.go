@@ -242,11 +242,12 @@ func (c *Consumer) prepareProfiles(l *lane, state *local.Lane, id segment.TopicI
 	return c.db.Damaged(state.ResetProfiles())
 }
 
-// awaitStable waits until no transaction of an earlier owner of the lane can
-// still commit: its offsets are part of every cut's transaction, and the broker
-// does not answer for them while one is undecided (KIP-447). Whoever wrote the
-// lane's position records is fenced, which ends its transaction at once instead
-// of at its timeout.
+// awaitStable fails while a transaction of an earlier owner of the lane can still
+// commit: its offsets are part of every cut's transaction, and the broker does not
+// answer for them while one is undecided (KIP-447). Whoever wrote the lane's
+// position records is fenced, which ends its transaction at once. Nothing would be
+// doubled without this, since the catalog, read next past its high watermark, makes
+// wait for every open transaction, but then until that one's timeout.
 func (c *Consumer) awaitStable(ctx context.Context, n int32) error {
 	stable, err := c.offsetsStable(ctx, n)
 	if err != nil || stable {
