@@ -49,7 +49,8 @@ type Config struct {
 	// later records of the same producer for a part of it.
 	WriterSuffix   string
 	DefaultAccount string // for events without account_id; empty: they are poison
-	// Hook, if set, is called at every named step of a cut; tests crash there.
+	// Hook, if set, is called at every named step of a cut and of a takeover, of
+	// takeovers by a goroutine for each lane; tests crash there.
 	Hook func(step string)
 }
 

@@ -6,8 +6,8 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"net"
 	"path/filepath"
-	"runtime"
 	"sort"
 	"strings"
 	"testing"
@@ -31,6 +31,7 @@ const lanes = 2
 type world struct {
 	t      *testing.T
 	broker *kfake.Cluster
+	dial   dialer
 	opts   []kgo.Opt
 	topics kafka.Topics
 	store  objects.Store
@@ -40,12 +41,25 @@ type world struct {
 
 func newWorld(t *testing.T, kopts ...kfake.Opt) *world {
 	t.Helper()
+	return newWorldOn(t, new(net.Dialer).DialContext, kopts...)
+}
+
+// newVirtualWorld is one for a test within synctest.Test: nobody waits for
+// sessions, transactions and back-offs there.
+func newVirtualWorld(t *testing.T) *world {
+	t.Helper()
+	n := &kfake.VirtualNetwork{}
+	return newWorldOn(t, n.DialContext, kfake.Ports(9092), kfake.ListenFn(n.Listen), kfake.GroupMinSessionTimeout(100*time.Millisecond))
+}
+
+func newWorldOn(t *testing.T, dial dialer, kopts ...kfake.Opt) *world {
+	t.Helper()
 	c, err := kfake.NewCluster(append([]kfake.Opt{kfake.NumBrokers(1)}, kopts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	w := &world{t: t, broker: c, opts: []kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...)}, topics: kafka.DefaultTopics()}
+	w := &world{t: t, broker: c, dial: dial, opts: []kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...), kgo.Dialer(dial)}, topics: kafka.DefaultTopics()}
 	w.prod = w.client(kgo.DisableIdempotentWrite())
 	if _, err := kafka.Create(t.Context(), w.prod, w.topics, kafka.CreateOptions{Partitions: lanes, ReplicationFactor: 1}); err != nil {
 		t.Fatal(err)
@@ -239,9 +253,7 @@ func (w *world) rows(cat *catalog.View) []string {
 // tick waits until Kafka's clock shows a later millisecond: versions and events
 // of one millisecond are of the same time.
 func (w *world) tick() {
-	for begun := time.Now().UnixMilli(); time.Now().UnixMilli() <= begun+1; {
-		runtime.Gosched()
-	}
+	time.Sleep(2 * time.Millisecond)
 }
 
 // awaitReady waits until the replica reads a lane.
@@ -276,7 +288,7 @@ func (r *replica) awaitLanes(t *testing.T, ok func(ready, all int) bool) {
 		if ok(ready, all) {
 			return
 		}
-		runtime.Gosched()
+		time.Sleep(time.Millisecond)
 	}
 	t.Fatal("the replica's lanes are not as they should be")
 }

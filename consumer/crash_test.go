@@ -4,57 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
-
-	"github.com/twmb/franz-go/pkg/kfake"
-	"github.com/twmb/franz-go/pkg/kgo"
 
 	"lockstitch/state/objects"
 )
-
-// cable is a replica's connection to the brokers; cut, everything it has sent
-// may or may not have arrived and nothing reaches it any more.
-type cable struct {
-	mu    sync.Mutex
-	conns []net.Conn
-	cut   bool
-}
-
-func (c *cable) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, network, addr)
-	if err != nil {
-		return nil, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.cut {
-		_ = conn.Close()
-		return nil, errors.New("the cable is cut")
-	}
-	c.conns = append(c.conns, conn)
-	return conn, nil
-}
-
-func (c *cable) sever() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.cut = true
-	for _, conn := range c.conns {
-		_ = conn.Close()
-	}
-}
-
-func (c *cable) mend() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.cut = false
-}
 
 // TestCrashAtEveryStepOfACut lets a replica die as each named step begins. What
 // another replica, with an empty disk, makes of the log must be what an
@@ -64,65 +22,67 @@ func TestCrashAtEveryStepOfACut(t *testing.T) {
 	for _, step := range []string{StepUpload, StepBegin, StepProduce, StepOffsets, StepCommit, StepLocal, StepDone} {
 		t.Run(strings.TrimPrefix(step, "cut/"), func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, kfake.GroupMinSessionTimeout(100*time.Millisecond))
-			for i := range 10 {
-				w.produce("profiles", fmt.Sprintf("p%d", i), profileOf("v"))
-			}
-			// From here on Kafka's clock goes fast: minutes pass, and an hour ends.
-			w.at = time.Now().Truncate(time.Hour).Add(2*time.Hour - 5*time.Minute)
-			line := &cable{}
-			died := make(chan struct{})
-			release := make(chan struct{})
-			armed := make(chan struct{})
-			var once sync.Once
-			a := w.start(filepath.Join(t.TempDir(), "a"), func(c *Config) {
-				c.Kafka = append(append([]kgo.Opt{}, c.Kafka...), kgo.Dialer(line.dial))
-				c.SessionTimeout = time.Second
-				c.TransactionTimeout = time.Second
-				c.Hook = func(at string) {
-					select {
-					case <-armed:
-						if at == step {
-							once.Do(func() {
-								line.sever()
-								close(died)
-								<-release
-							})
-						}
-					default:
-					}
+			synctest.Test(t, func(t *testing.T) {
+				w := newVirtualWorld(t)
+				for i := range 10 {
+					w.produce("profiles", fmt.Sprintf("p%d", i), profileOf("v"))
 				}
+				// From here on Kafka's clock goes fast: minutes pass, and an hour ends.
+				w.at = time.Now().Truncate(time.Hour).Add(2*time.Hour - 5*time.Minute)
+				line := w.cable()
+				died := make(chan struct{})
+				release := make(chan struct{})
+				armed := make(chan struct{})
+				var once sync.Once
+				a := w.start(filepath.Join(t.TempDir(), "a"), func(c *Config) {
+					line.connect(c)
+					c.SessionTimeout = time.Second
+					c.TransactionTimeout = time.Second
+					c.Hook = func(at string) {
+						select {
+						case <-armed:
+							if at == step {
+								once.Do(func() {
+									line.sever()
+									close(died)
+									<-release
+								})
+							}
+						default:
+						}
+					}
+				})
+				a.awaitReady(t)
+				for i := range 10 {
+					w.event(fmt.Sprintf("p%d", i), fmt.Sprintf("c%02d", i), "SENT")
+					w.event(fmt.Sprintf("p%d", i), fmt.Sprintf("c%02d", i), "SENT")
+				}
+				close(armed)
+				w.event("p0", "last", "SENT")
+				<-died
+				b := w.start(filepath.Join(t.TempDir(), "b"), nil)
+				b.awaitReady(t)
+				for i := range 10 {
+					w.event(fmt.Sprintf("p%d", i), fmt.Sprintf("c%02d", i), "SENT")
+				}
+				w.settle(b.cat)
+				// The dead replica was only a zombie: now it goes on where it was.
+				close(release)
+				if err := a.stop(); err != nil {
+					t.Log("the zombie ended with:", err)
+				}
+				w.settle(b.cat)
+				rows := w.rows(b.cat)
+				var want []string
+				for i := range 10 {
+					want = append(want, fmt.Sprintf("c%02d SENT v", i))
+				}
+				want = append(want, "last SENT v")
+				if got := strings.Join(rows, "\n"); got != strings.Join(want, "\n") {
+					t.Errorf("rows:\n%s\nwant:\n%s", got, strings.Join(want, "\n"))
+				}
+				w.checkMarks(b.cat, "")
 			})
-			a.awaitReady(t)
-			for i := range 10 {
-				w.event(fmt.Sprintf("p%d", i), fmt.Sprintf("c%02d", i), "SENT")
-				w.event(fmt.Sprintf("p%d", i), fmt.Sprintf("c%02d", i), "SENT")
-			}
-			close(armed)
-			w.event("p0", "last", "SENT")
-			<-died
-			b := w.start(filepath.Join(t.TempDir(), "b"), nil)
-			b.awaitReady(t)
-			for i := range 10 {
-				w.event(fmt.Sprintf("p%d", i), fmt.Sprintf("c%02d", i), "SENT")
-			}
-			w.settle(b.cat)
-			// The dead replica was only a zombie: now it goes on where it was.
-			close(release)
-			if err := a.stop(); err != nil {
-				t.Log("the zombie ended with:", err)
-			}
-			w.settle(b.cat)
-			rows := w.rows(b.cat)
-			var want []string
-			for i := range 10 {
-				want = append(want, fmt.Sprintf("c%02d SENT v", i))
-			}
-			want = append(want, "last SENT v")
-			if got := strings.Join(rows, "\n"); got != strings.Join(want, "\n") {
-				t.Errorf("rows:\n%s\nwant:\n%s", got, strings.Join(want, "\n"))
-			}
-			w.checkMarks(b.cat, "")
 		})
 	}
 }

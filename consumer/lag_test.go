@@ -221,9 +221,9 @@ func TestDurableLagRisesWhileNothingCanBeStored(t *testing.T) {
 func TestLagIsAbsentWhileTheBrokerIsAway(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	line := &cable{}
+	line := w.cable()
 	r := w.start(filepath.Join(t.TempDir(), "d"), func(c *Config) {
-		c.Kafka = append(append([]kgo.Opt{}, c.Kafka...), kgo.Dialer(line.dial))
+		line.connect(c)
 	})
 	r.awaitReady(t)
 	clock := r.stopClock()

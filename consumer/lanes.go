@@ -94,6 +94,7 @@ func (c *Consumer) begin(ctx context.Context, n int32) {
 
 // start begins to read a lane that was taken over: first its profiles.
 func (c *Consumer) start(l, got *lane) {
+	c.at(StepCatchUp)
 	got.cancel, got.over = l.cancel, l.over
 	c.lanes[got.n] = got
 	got.stage = catchingUp
@@ -110,6 +111,7 @@ func (c *Consumer) becomeReady() {
 		if l.stage != catchingUp || l.prof.next < l.readyAt || len(l.first) > 0 {
 			continue
 		}
+		c.at(StepReady)
 		l.stage = ready
 		add := make(map[string]map[int32]kgo.Offset)
 		for _, in := range l.inputs {
@@ -118,6 +120,7 @@ func (c *Consumer) becomeReady() {
 		}
 		c.events.AddConsumePartitions(add)
 		c.metrics.laneReady(l.n, true)
+		c.at(StepTaken)
 	}
 }
 

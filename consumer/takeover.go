@@ -19,6 +19,20 @@ import (
 	"lockstitch/state/segment"
 )
 
+// The named steps of a takeover, in their order; Config.Hook is called as each
+// begins, for every lane, with StepTaken after the last.
+const (
+	StepStable   = "takeover/stable"   // ask whether a transaction with the lane's offsets is undecided
+	StepFence    = "takeover/fence"    // if one is: fence the writer of the position records, and begin anew
+	StepCatalog  = "takeover/catalog"  // read the catalog past its high watermark
+	StepEnds     = "takeover/ends"     // ids, starts and ends of the topics
+	StepProfiles = "takeover/profiles" // from where the profiles are read; the local ones dropped if they do not fit
+	StepRebuild  = "takeover/rebuild"  // deduplication entries up to the position records
+	StepCatchUp  = "takeover/catch-up" // begin to read the profiles; the first ends wait for a cut
+	StepReady    = "takeover/ready"    // begin to read the events
+	StepTaken    = "takeover/taken"
+)
+
 // stoppedError says that a lane cannot run until somebody acts.
 type stoppedError struct {
 	why  string
@@ -65,12 +79,15 @@ func (c *Consumer) takeOver(ctx context.Context, n int32, stoppedAs func(*stoppe
 }
 
 func (c *Consumer) prepare(ctx context.Context, n int32) (*lane, error) {
+	c.at(StepStable)
 	if err := c.awaitStable(ctx, n); err != nil {
 		return nil, err
 	}
+	c.at(StepCatalog)
 	if err := c.deps.Catalog.CatchUp(ctx); err != nil {
 		return nil, err
 	}
+	c.at(StepEnds)
 	infos, err := kafka.Describe(ctx, c.deps.Catalog.Client(), c.inputs()...)
 	if err != nil {
 		return nil, err
@@ -123,9 +140,11 @@ func (c *Consumer) prepare(ctx context.Context, n int32) (*lane, error) {
 		}
 		l.inputs = append(l.inputs, in)
 	}
+	c.at(StepProfiles)
 	if err := c.prepareProfiles(l, state, segment.TopicID(infos[profTopic].ID), starts[profTopic][n], profEnds[profTopic][n]); err != nil {
 		return nil, err
 	}
+	c.at(StepRebuild)
 	if err := c.prepareDedup(ctx, l, state); err != nil {
 		return nil, err
 	}
@@ -223,11 +242,12 @@ func (c *Consumer) prepareProfiles(l *lane, state *local.Lane, id segment.TopicI
 	return c.db.Damaged(state.ResetProfiles())
 }
 
-// awaitStable waits until no transaction of an earlier owner of the lane can
-// still commit: its offsets are part of every cut's transaction, and the broker
-// does not answer for them while one is undecided (KIP-447). Whoever wrote the
-// lane's position records is fenced, which ends its transaction at once instead
-// of at its timeout.
+// awaitStable fails while a transaction of an earlier owner of the lane can still
+// commit: its offsets are part of every cut's transaction, and the broker does not
+// answer for them while one is undecided (KIP-447). Whoever wrote the lane's
+// position records is fenced, which ends its transaction at once. Nothing would be
+// doubled without this, since the catalog, read next past its high watermark, makes
+// wait for every open transaction, but then until that one's timeout.
 func (c *Consumer) awaitStable(ctx context.Context, n int32) error {
 	stable, err := c.offsetsStable(ctx, n)
 	if err != nil || stable {
@@ -239,6 +259,7 @@ func (c *Consumer) awaitStable(ctx context.Context, n int32) error {
 			continue
 		}
 		if pos, ok := c.deps.Catalog.Position(ids[len(ids)-1], n); ok && pos.Writer != "" && pos.Writer != c.writer {
+			c.at(StepFence)
 			if err := c.fence(ctx, pos.Writer); err != nil {
 				c.log.Warn("cannot end the transaction of the lane's last owner; waiting for its timeout", "lane", n, "transactional_id", pos.Writer, "err", err)
 			}

@@ -12,6 +12,9 @@ from scene import GROUP, SESSION, TRANSACTION
 from txn import Txn
 
 STEPS = ("cut/upload", "cut/begin", "cut/produce", "cut/offsets", "cut/commit", "cut/local", "cut/done")
+# Of takeovers and of jobs one is drawn: not takeover/fence, report/lost and the like, which are seldom come to.
+TAKEOVER = tuple("takeover/" + step for step in ("stable", "catalog", "ends", "profiles", "rebuild", "catch-up", "ready", "taken"))
+JOB = tuple("report/" + step for step in ("barrier", "plan", "render", "store", "result", "done"))
 
 
 def _pick(scene, rnd, count=1, disk=False):
@@ -43,10 +46,15 @@ def kill(scene, rnd):
 
 
 def _order(scene, rnd, order, done):
-    """Tells a replica to hurt itself at a step of its next cut; answers it when it has."""
+    """Tells a replica to hurt itself when it comes to a step; answers it when it has. Lanes are taken over at a start."""
     for r in _pick(scene, rnd, len(scene.replicas)):
         r.lock.acquire()
-        r.orders.write_text(order)
+        if " takeover/" in order:
+            r.process.kill()
+            r.orders.write_text(order)
+            r.start()
+        else:
+            r.orders.write_text(order)
         if _within(15, lambda: done(r)):
             return r
         r.orders.unlink(missing_ok=True)
@@ -56,9 +64,9 @@ def _order(scene, rnd, order, done):
     return None
 
 
-def kill_at(step):
+def kill_at(*steps):
     def fault(scene, rnd):
-        r = _order(scene, rnd, f"KILL {step}", lambda r: not r.process.alive())
+        r = _order(scene, rnd, f"KILL {rnd.choice(steps)}", lambda r: not r.process.alive())
         if r is None:
             return 0
         time.sleep(rnd.choice((0, 1, SESSION + 3)))
@@ -84,9 +92,9 @@ def stop(scene, rnd):
         return int(_asleep(r, rnd))
 
 
-def stop_at(step):
+def stop_at(*steps):
     def fault(scene, rnd):
-        r = _order(scene, rnd, f"STOP {step}", lambda r: r.state() == "T")
+        r = _order(scene, rnd, f"STOP {rnd.choice(steps)}", lambda r: r.state() == "T")
         if r is None:
             return 0
         try:
@@ -340,6 +348,8 @@ REPLICAS = [("replica killed", kill), ("replica stopped and continued", stop), (
             ("group's offsets deleted", forget)]
 REPLICAS += [(f"replica killed at {step}", kill_at(step)) for step in STEPS]
 REPLICAS += [(f"replica stopped at {step} and continued", stop_at(step)) for step in STEPS]
+REPLICAS += [("replica killed at a step of a takeover", kill_at(*TAKEOVER)), ("replica killed at a step of a report's job", kill_at(*JOB)),
+             ("replica stopped at a step of a report's job and continued", stop_at(*JOB))]
 PARTS = [("broker killed", broker_killed), ("broker lost for long", broker_lost), ("broker stopped and continued", broker_stopped),
          ("broker out of reach", broker_held), ("all brokers killed", brokers_killed), ("reply to a commit lost", reply_lost),
          ("S3 slow", s3_for("slow")), ("S3 away", s3_for("away")), ("upstream transaction left hanging", hanging)]

@@ -9,11 +9,11 @@ import (
 )
 
 // Only a binary built with the tag faults has this, never a released one: as a
-// step of a cut begins, the process kills or stops itself if the file that
-// FAULTS_FILE names says so ("KILL cut/commit", "STOP cut/upload"). The file is
-// removed first, which tells that it happened.
+// step of a cut, a takeover or a report's job begins, the process kills or stops
+// itself if the file that FAULTS_FILE names says so ("KILL cut/commit", "STOP
+// report/store"). The file is removed first, which tells that it happened.
 func init() {
-	cutHook = func(step string) {
+	stepHook = func(step string) {
 		path := os.Getenv("FAULTS_FILE")
 		order, err := os.ReadFile(path)
 		if err != nil {

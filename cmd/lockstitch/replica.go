@@ -65,8 +65,8 @@ const gcPercent = 50
 // startTimeout is how long brokers may take to answer when a replica starts.
 const startTimeout = 60 * time.Second
 
-// cutHook is nil but in a binary that is built to fail on request (faults.go).
-var cutHook func(step string)
+// stepHook is nil but in a binary that is built to fail on request (faults.go).
+var stepHook func(step string)
 
 // openReplica binds the addresses, opens the views and the store, and builds
 // the parts. Nothing is consumed or answered until Run.
@@ -252,13 +252,14 @@ func (r *replica) build(opts []kgo.Opt) (err error) {
 		DataDir: filepath.Join(s.Replica.DataDir, "local"), MemoryBytes: int64(s.Replica.MemoryLimit) / 2,
 		FlushInterval: s.Replica.FlushInterval, DedupHorizon: s.Replica.DedupHorizon, Retention: s.Replica.Retention,
 		SessionTimeout: s.Replica.SessionTimeout, TransactionTimeout: s.Replica.TransactionTimeout,
-		DefaultAccount: s.Replica.DefaultAccount, WriterSuffix: s.Replica.writerSuffix, Hook: cutHook,
+		DefaultAccount: s.Replica.DefaultAccount, WriterSuffix: s.Replica.writerSuffix, Hook: stepHook,
 	}, consumer.Deps{Store: r.store, Catalog: r.catalog, Reports: r.reports, Log: r.log, Registerer: r.reg}); err != nil {
 		return err
 	}
 	if r.runner, err = exportrun.New(exportrun.Config{
 		Kafka: opts, Topic: t.Reports, Profiles: t.Profiles, Group: s.Replica.Group + "-reports", FileLifetime: s.Limits.FileLifetime,
 		MaxBytes: int64(s.Limits.MaxFileSize), Workers: s.Limits.ExportParallel, SessionTimeout: s.Replica.SessionTimeout,
+		Hook: stepHook,
 	}, exportrun.Deps{Reports: r.reports, Catalog: r.catalog, Store: r.store, Log: r.log, Registerer: r.reg}); err != nil {
 		return err
 	}

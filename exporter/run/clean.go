@@ -59,12 +59,15 @@ func (r *Runner) clean(ctx context.Context) (next time.Time, err error) {
 		if !r.slots.Mine(rep.Request.ID) {
 			continue
 		}
+		r.at(StepClean)
 		if err := r.removeFiles(ctx, rep); err != nil {
 			return next, err
 		}
+		r.at(StepExpired)
 		if err := r.deps.Reports.WriteExpired(ctx, rep.Request.Account, rep.Request.ID); err != nil {
 			return next, err
 		}
+		r.at(StepCleaned)
 		r.log.Info("removed the files of a report", "report", rep.Request.ID, "status", string(rep.Status(time.Now())))
 	}
 	return next, nil
@@ -88,13 +91,22 @@ func (r *Runner) removeFiles(ctx context.Context, rep *report.Report) error {
 	return nil
 }
 
+// remove removes reports that have long been over, with what is left of them.
 func (r *Runner) remove(ctx context.Context) error {
 	now := time.Now()
 	var mine []*report.Report
 	for _, rep := range r.deps.Reports.Removable(now, r.cfg.Retention) {
-		if r.slots.Mine(rep.Request.ID) {
-			mine = append(mine, rep)
+		if !r.slots.Mine(rep.Request.ID) {
+			continue
 		}
+		// A runner may have stored a file after the others were removed, and died
+		// before it took it away. Steps without rows make none.
+		if rep.Request.Step == nil || rep.MadeFile() {
+			if err := r.removeFiles(ctx, rep); err != nil {
+				return err
+			}
+		}
+		mine = append(mine, rep)
 	}
 	_, err := r.deps.Reports.Sweep(ctx, now, mine, r.slots.Mine)
 	return err

@@ -34,6 +34,7 @@ func (r *Runner) run(ctx context.Context, rep *report.Report) {
 	defer show.stop()
 	log := r.log.With("report", rep.Request.ID)
 
+	r.at(StepBarrier)
 	problem, err := r.awaitBarrier(ctx, rep, show)
 	if err != nil {
 		return // ctx has ended
@@ -82,6 +83,7 @@ func (r *Runner) run(ctx context.Context, rep *report.Report) {
 // and compressed, so that two attempts may end at two positions; the result that
 // counts says which one holds.
 func (r *Runner) attempt(ctx context.Context, rep *report.Report, show *progress) (report.Result, error) {
+	r.at(StepPlan)
 	q := rep.Request.Question // a copy
 	// All segments below the barrier must be visible before planning.
 	if err := r.deps.Catalog.CatchUp(ctx); err != nil {
@@ -94,6 +96,7 @@ func (r *Runner) attempt(ctx context.Context, rep *report.Report, show *progress
 	}
 	res, err := r.file(ctx, rep, &q, slices, show)
 	for large := (*render.TooLargeError)(nil); q.Rolling && errors.As(err, &large); {
+		r.at(StepShorten)
 		through, ok := shorten(q.After, q.Barrier, slices, large.Fits)
 		if !ok {
 			break
@@ -131,6 +134,7 @@ func (r *Runner) file(ctx context.Context, rep *report.Report, q *report.Questio
 	if needless && len(slices) == 0 {
 		return nothing(0), nil
 	}
+	r.at(StepRender)
 	name := filesOf(rep) + attempt + ".csv.gz"
 	w, err := r.deps.Store.Create(ctx, name)
 	if err != nil {
@@ -151,6 +155,7 @@ func (r *Runner) file(ctx context.Context, rep *report.Report, q *report.Questio
 	if needless && totals.Rows == 0 {
 		return nothing(totals.Slices), nil
 	}
+	r.at(StepStore)
 	if err := w.Commit(); err != nil {
 		return report.Result{}, err
 	}
@@ -170,6 +175,7 @@ func (r *Runner) finish(ctx context.Context, rep *report.Report, res report.Resu
 		res.At = time.Now().UTC()
 		res.Expires = res.At.Add(r.cfg.FileLifetime)
 	}
+	r.at(StepResult)
 	won, err := backoff.Retry(ctx, func() (bool, error) {
 		// Not with ctx: it ends when the result shows, before it is known
 		// whether it counts.
@@ -178,6 +184,7 @@ func (r *Runner) finish(ctx context.Context, rep *report.Report, res report.Resu
 		return r.deps.Reports.WriteResult(wctx, rep.Request.Account, rep.Request.ID, res)
 	}, backoff.WithMaxElapsedTime(0), backoff.WithBackOff(backoff.NewConstantBackOff(time.Second)))
 	if err == nil && !won && res.Object != "" {
+		r.at(StepLost)
 		if derr := r.deps.Store.Delete(context.WithoutCancel(ctx), res.Object); derr != nil {
 			r.log.Warn("cannot remove the file of an attempt that came too late; it goes when the report expires", "object", res.Object, "err", derr)
 		}
@@ -185,6 +192,7 @@ func (r *Runner) finish(ctx context.Context, rep *report.Report, res report.Resu
 	if err == nil && won {
 		r.log.Info("report finished", "report", rep.Request.ID, "rows", res.Rows, "bytes", res.Bytes, "failed", res.Problem != nil)
 	}
+	r.at(StepDone)
 }
 
 // filesOf is the prefix of the names of a report's files.

@@ -32,7 +32,30 @@ type Config struct {
 	Retention      time.Duration // how long a report is known after that; 30 days
 	MaxBytes       int64         // of a file, compressed; 2 GiB
 	SessionTimeout time.Duration // of the group; 10 s
+	// Hook, if set, is called at every named step of a job, by several goroutines;
+	// tests crash there.
+	Hook func(step string)
 }
+
+// The named steps of a job, in their order; Config.Hook is called as each begins,
+// with StepDone after the last.
+const (
+	StepBarrier = "report/barrier" // wait for the position records to pass the barrier
+	StepPlan    = "report/plan"    // read the catalog past its high watermark, choose the slices
+	StepRender  = "report/render"  // begin an object and stream the file into it
+	StepShorten = "report/shorten" // only if it would be too large: choose a nearer position, and render again
+	StepStore   = "report/store"   // make the object durable and visible
+	StepResult  = "report/result"  // write the result
+	StepLost    = "report/lost"    // only if another result counts: remove the object
+	StepDone    = "report/done"
+)
+
+// The named steps of the cleaning of a report that has expired or was cancelled.
+const (
+	StepClean   = "report/clean"   // remove everything under its prefix
+	StepExpired = "report/expired" // write that its files are gone
+	StepCleaned = "report/cleaned"
+)
 
 // Deps are what a Runner works with. They outlive it.
 type Deps struct {
@@ -145,9 +168,17 @@ func (r *Runner) start(ctx context.Context, rep *report.Report, ended chan<- *jo
 	jctx, cancel := context.WithCancel(ctx)
 	j := &job{rep: rep, cancel: cancel}
 	go func() {
+		defer func() {
+			cancel()
+			ended <- j
+		}()
 		r.run(jctx, rep)
-		cancel()
-		ended <- j
 	}()
 	return j
+}
+
+func (r *Runner) at(step string) {
+	if r.cfg.Hook != nil {
+		r.cfg.Hook(step)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -38,17 +39,33 @@ type world struct {
 	store   objects.Store
 	catalog *catalog.View
 	prod    *kgo.Client
+	dial    dialer
 }
+
+type dialer = func(ctx context.Context, network, addr string) (net.Conn, error)
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "catalog"), kfake.SeedTopics(2, "reports"),
-		kfake.SeedTopics(1, "events"), kfake.GroupMinSessionTimeout(100*time.Millisecond))
+	return newWorldOn(t, new(net.Dialer).DialContext)
+}
+
+// newVirtualWorld is one for a test within synctest.Test: nobody waits for
+// sessions and back-offs there.
+func newVirtualWorld(t testing.TB) *world {
+	t.Helper()
+	n := &kfake.VirtualNetwork{}
+	return newWorldOn(t, n.DialContext, kfake.Ports(9092), kfake.ListenFn(n.Listen))
+}
+
+func newWorldOn(t testing.TB, dial dialer, kopts ...kfake.Opt) *world {
+	t.Helper()
+	c, err := kfake.NewCluster(append([]kfake.Opt{kfake.NumBrokers(1), kfake.SeedTopics(1, "catalog"), kfake.SeedTopics(2, "reports"),
+		kfake.SeedTopics(1, "events"), kfake.GroupMinSessionTimeout(100 * time.Millisecond)}, kopts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	w := &world{t: t, opts: []kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...)}}
+	w := &world{t: t, dial: dial, opts: []kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...), kgo.Dialer(dial)}}
 	if w.store, err = objects.Open(t.Context(), "file://"+t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +74,7 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.catalog.Close)
-	if w.prod, err = kgo.NewClient(append(w.opts[:1:1], kgo.RecordPartitioner(kgo.ManualPartitioner()))...); err != nil {
+	if w.prod, err = kgo.NewClient(append(w.opts[:2:2], kgo.RecordPartitioner(kgo.ManualPartitioner()))...); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.prod.Close)

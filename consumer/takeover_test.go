@@ -1,0 +1,178 @@
+package consumer
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// mortal is a Config.Hook that lets a replica die at a step. One that is to come
+// back as a zombie stands still there, with all it has in memory; of any other
+// nothing is left but what a crash leaves of its disk.
+type mortal struct {
+	step   string
+	zombie bool
+	line   *cable
+	disk   *vfs.MemFS
+
+	armed chan struct{} // closed when the next such step is meant
+	died  chan struct{} // closed when it has come
+	back  chan struct{} // closed when the zombie may go on
+	left  *vfs.MemFS    // of the disk, once it has died
+	once  sync.Once
+}
+
+func (w *world) mortal(step string, zombie bool) *mortal {
+	return &mortal{step: step, zombie: zombie, line: w.cable(), disk: vfs.NewCrashableMem(),
+		armed: make(chan struct{}), died: make(chan struct{}), back: make(chan struct{})}
+}
+
+func (m *mortal) config(c *Config) {
+	m.line.connect(c)
+	c.Hook, c.FS, c.SessionTimeout, c.TransactionTimeout = m.hook, m.disk, time.Second, 3*time.Second
+}
+
+func (m *mortal) hook(at string) {
+	select {
+	case <-m.armed:
+	default:
+		return
+	}
+	if at == m.step {
+		m.once.Do(func() {
+			m.line.sever()
+			m.left = m.disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: rand.New(rand.NewPCG(1, 1))})
+			close(m.died)
+		})
+	}
+	select {
+	case <-m.died: // and with it whatever else runs in the process
+		if !m.zombie {
+			runtime.Goexit()
+		}
+		<-m.back
+	default:
+	}
+}
+
+// TestCrashAtEveryStepOfATakeover lets a replica die as each named step begins of
+// the takeover of a lane whose last owner has died, too, within a transaction;
+// or at first deployment. Another replica and the one that died, restarted on what
+// is left of its disk or back as a zombie, must make of the log what an
+// undisturbed one would have made.
+func TestCrashAtEveryStepOfATakeover(t *testing.T) {
+	t.Parallel()
+	type crash struct {
+		step  string
+		first bool // at first deployment
+	}
+	var cases []crash
+	for _, step := range []string{StepStable, StepFence, StepCatalog, StepEnds, StepProfiles, StepRebuild, StepCatchUp, StepReady, StepTaken} {
+		cases = append(cases, crash{step, false})
+	}
+	// The first ends are written down by a cut in the midst of the takeover.
+	for _, step := range []string{StepRebuild, StepCatchUp, StepCommit, StepLocal, StepReady, StepTaken} {
+		cases = append(cases, crash{step, true})
+	}
+	for _, tc := range cases {
+		for _, zombie := range []bool{false, true} {
+			name := tc.step
+			if tc.first {
+				name += " at first deployment"
+			}
+			if zombie {
+				name += ", zombie"
+			}
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) { crashInTakeover(t, tc.step, tc.first, zombie) })
+			})
+		}
+	}
+}
+
+func crashInTakeover(t *testing.T, step string, firstDeployment, zombie bool) {
+	w := newVirtualWorld(t)
+	const keys = 10
+	want := []string{}
+	events := func(prefix string) {
+		for i := range keys {
+			w.event(fmt.Sprintf("p%d", i), fmt.Sprintf("%s%d", prefix, i), "SENT")
+		}
+	}
+	for i := range keys {
+		w.produce("profiles", fmt.Sprintf("p%d", i), profileOf("v"))
+		for _, prefix := range []string{"c", "d", "e"} {
+			want = append(want, fmt.Sprintf("%s%d SENT v", prefix, i))
+		}
+	}
+	slices.Sort(want)
+	w.produce("profiles", "malformed", "[]")
+	w.tick()
+
+	m := w.mortal(step, zombie)
+	last, ice := w.cable(), newFreezer(StepCommit)
+	if firstDeployment {
+		events("c")
+		events("d")
+		w.produce("email-events", "p0", "poison")
+		close(m.armed)
+	} else {
+		// The lane's last owner, which dies with its transaction open.
+		first := w.start("/first", func(c *Config) {
+			last.connect(c)
+			c.Hook, c.FS, c.SessionTimeout, c.TransactionTimeout = ice.hook, vfs.NewMem(), time.Second, 3*time.Second
+		})
+		first.awaitLanes(t, func(ready, all int) bool { return ready == lanes })
+		events("c")
+		w.settle(first.cat)
+		t.Cleanup(sync.OnceFunc(func() { close(ice.thaw) }))
+	}
+	a := w.start("/a", m.config)
+	if !firstDeployment {
+		a.awaitLanes(t, func(ready, all int) bool { return ready == 1 && all == 1 })
+		w.settle(a.cat)
+		close(ice.armed)
+		events("d")
+		w.produce("email-events", "p0", "poison")
+		await(t, "the last owner dies", ice.reached)
+		last.sever()
+		close(m.armed)
+	}
+	await(t, "the replica comes to "+step, m.died)
+
+	b := w.start(filepath.Join(t.TempDir(), "b"), func(c *Config) { c.SessionTimeout = time.Second })
+	if !zombie {
+		w.start("/a", func(c *Config) { c.FS, c.SessionTimeout = m.left, time.Second })
+	}
+	events("d") // duplicates
+	w.settle(b.cat)
+	if zombie {
+		m.line.mend()
+		close(m.back)
+	}
+	events("e")
+	w.settle(b.cat)
+	if err := a.stop(); err != nil {
+		t.Log("the replica that died ended with:", err)
+	}
+	events("e")
+	w.settle(b.cat)
+	cat := w.caughtUp()
+	if got := w.rows(cat); !slices.Equal(got, want) {
+		t.Errorf("rows:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if n := len(w.deadLetters()); n != 2 {
+		t.Errorf("%d dead letters for a malformed profile and a poisonous event", n)
+	}
+	w.checkMarks(cat, "")
+}
