@@ -387,6 +387,8 @@ func TestCrashWhileSegmentsAreRemoved(t *testing.T) {
 					}
 				}
 			})
+			wake := sync.OnceFunc(func() { close(release) })
+			t.Cleanup(wake) // before it is waited for, also if the test fails
 			close(armed)
 			a.awaitReady(t)
 			for _, days := range []int{30, 20, 9} {
@@ -405,7 +407,7 @@ func TestCrashWhileSegmentsAreRemoved(t *testing.T) {
 			w.settle(b.cat)
 			p.await(b.cat, "not removed", p.removed(b.cat, 10))
 			high := b.cat.Retention()
-			close(release)
+			wake()
 			if err := a.stop(); err != nil {
 				t.Log("the zombie ended with:", err)
 			}
