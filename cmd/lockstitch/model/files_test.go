@@ -119,14 +119,14 @@ func (w *world) checkOrder(rng *rand.Rand, o *order, l *ledger, want *reference.
 
 // checkBlamed wants an order to be in error exactly when a name was missing.
 func (w *world) checkBlamed(o *order, want *reference.Answer) {
-	for _, body := range o.blamed {
-		q, _ := w.orderQuestion(o.account, body)
+	for _, b := range o.blamed {
+		q, _ := w.orderQuestion(o.account, b.body)
 		missing := false
-		for q.Definitions = range w.definitions + 1 {
+		for q.Definitions = b.since; q.Definitions <= w.definitions; q.Definitions++ {
 			missing = missing || !w.known(want, q)
 		}
 		if !missing {
-			w.failf("%s was in error, and all that it names was always defined: %s", o.path(), body)
+			w.failf("%s was in error, and all that it names was always defined: %s", o.path(), b.body)
 		}
 		total.mu.Lock()
 		total.troubles++

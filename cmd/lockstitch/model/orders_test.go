@@ -27,10 +27,18 @@ type order struct {
 	// get it later.
 	exists, paused, unsure bool
 	body                   string
-	blamed                 []string // settings with which it was in error at rest
+	defined                int     // definitions there were when the body was accepted
+	blamed                 []blame // for being in error at rest
 	// around are the ends before the PUT of a creation that was answered and
 	// after its answer, by order id.
 	around map[string][2]map[reference.Partition]int64
+}
+
+// blame is what an order in error was to do, and how many definitions there were
+// when that was accepted.
+type blame struct {
+	body  string
+	since int
 }
 
 // rollingStatus is what the API says of a standing order.
@@ -203,7 +211,7 @@ func (w *world) put(p *process, o *order, q reference.Question, body string) {
 		} else if !o.exists && !o.unsure {
 			w.failf("PUT %s changed what was not there", o.path())
 		}
-		o.exists, o.body = true, body
+		o.exists, o.body, o.defined = true, body, q.Definitions
 		e.answer.status = http.StatusAccepted
 		e.cancelled = true // there is no report to wait for
 	case http.StatusBadRequest:
@@ -337,7 +345,7 @@ func (w *world) slowDown(rng *rand.Rand) {
 		if !o.exists {
 			continue
 		}
-		o.body = o.with(map[string]any{"every": iso(12 * time.Hour)})
+		o.body, o.defined = o.with(map[string]any{"every": iso(12 * time.Hour)}), w.definitions
 		if _, a := w.insist(rng, o, "PUT", o.path(), o.body); a.status != http.StatusOK {
 			w.failf("PUT %s %s: %d %s", o.path(), o.body, a.status, a.body)
 		}
@@ -386,7 +394,7 @@ func (w *world) learn(rng *rand.Rand, o *order) {
 		if err := a.decode(&st); err != nil {
 			w.failf("GET %s: %v in %s", o.path(), err, a.body)
 		}
-		o.exists, o.body = true, string(st.Request)
+		o.exists, o.body, o.defined = true, string(st.Request), 0
 		if st.State != "error" {
 			o.paused = st.State == "paused"
 		} else {
@@ -454,14 +462,14 @@ func (w *world) finishOrder(rng *rand.Rand, o *order, last time.Time) {
 // cure changes an order that is in error, as it must be if something that it
 // names was not defined.
 func (w *world) cure(rng *rand.Rand, o *order, st rollingStatus) {
-	o.blamed = append(o.blamed, o.body)
+	o.blamed = append(o.blamed, blame{o.body, o.defined})
 	body := o.with(map[string]any{"additional_attribute_mappings": nil, "additional_tag_mappings": nil, "segment_filter": nil})
 	if sameJSON(body, o.body) {
 		w.failf("%s is in error and names nothing: %s", o.path(), st.Error)
 		return
 	}
 	w.notef("%s is in error: %s", o.path(), st.Error)
-	o.body = body
+	o.body, o.defined = body, w.definitions
 	if _, a := w.insist(rng, o, "PUT", o.path(), o.body); a.status != http.StatusOK {
 		w.failf("PUT %s: %d %s", o.path(), a.status, a.body)
 	}
