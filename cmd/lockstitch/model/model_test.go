@@ -5,6 +5,11 @@
 // exported must be what a reference that shares no code with the product
 // computes from the logs.
 //
+//	traffic, exports, walks, orders   what clients do while it lasts
+//	faults, cable, store, clock       what goes wrong
+//	finish                            how standing orders come to rest
+//	check, files, ledger              what must hold then
+//
 //	go test ./cmd/lockstitch/model                      a few seeds
 //	go test ./cmd/lockstitch/model -seeds 1000          more; -from S: other ones
 //	go test ./cmd/lockstitch/model -from S -seeds 1 -story   one, told step by step
