@@ -67,6 +67,7 @@ func TestCrashAtEveryStepOfACut(t *testing.T) {
 				}
 				w.settle(b.cat)
 				// The dead replica was only a zombie: now it goes on where it was.
+				line.mend()
 				close(release)
 				if err := a.stop(); err != nil {
 					t.Log("the zombie ended with:", err)
