@@ -107,7 +107,10 @@ type Consumer struct {
 	lastCut  time.Time
 	mail     *mailbox
 	quit     chan struct{} // closed when the turn loop has ended
-	cutting  cutState
+	// rebuilding has an entry for each lane whose deduplication entries are read
+	// from segments.
+	rebuilding chan struct{}
+	cutting    cutState
 
 	owned struct { // lanes with local state, for the balancer
 		sync.Mutex
@@ -123,11 +126,12 @@ func New(cfg Config, deps Deps) (*Consumer, error) {
 	}
 	c := &Consumer{
 		cfg: cfg, deps: deps, log: deps.Log.With("component", "consumer"),
-		metrics:  newMetrics(deps.Registerer, cfg.Topics),
-		lanes:    make(map[int32]*lane),
-		barriers: make(map[partitionOf]int64),
-		mail:     newMailbox(),
-		quit:     make(chan struct{}),
+		metrics:    newMetrics(deps.Registerer, cfg.Topics),
+		lanes:      make(map[int32]*lane),
+		barriers:   make(map[partitionOf]int64),
+		mail:       newMailbox(),
+		quit:       make(chan struct{}),
+		rebuilding: make(chan struct{}, rebuildLanes),
 	}
 	c.lag = newLagTable(deps.Registerer)
 	return c, nil
@@ -207,13 +211,17 @@ func (c *Consumer) close() error {
 			cl.Close()
 		}
 	}
+	var errs []error
 	for _, l := range c.lanes {
 		l.stopTakeover()
+		if l.prof != nil {
+			errs = append(errs, l.prof.close())
+		}
 	}
-	if c.db == nil {
-		return nil
+	if c.db != nil {
+		errs = append(errs, c.db.Close())
 	}
-	return c.db.Close()
+	return errors.Join(errs...)
 }
 
 func clusterID(ctx context.Context, cl *kgo.Client) (string, error) {

@@ -95,6 +95,15 @@ func (d *dedup) add(entries []local.DedupEntry, markers map[segment.TopicID]loca
 	return nil
 }
 
+// take finishes a load of committed entries and answers how many there are.
+func (d *dedup) take(load *local.DedupLoad) (n int, err error) {
+	for gen, keys := range load.Generations() {
+		d.bloom(gen).grow(keys)
+		n += keys
+	}
+	return n, load.Finish(func(gen int32, k local.DedupKey) { d.bloom(gen).add(k) })
+}
+
 func (d *dedup) bloom(gen int32) *bloom {
 	b := d.blooms[gen]
 	if b == nil {

@@ -105,10 +105,13 @@ func (c *Consumer) start(l, got *lane) {
 
 // becomeReady lets lanes read events whose profiles are caught up and whose
 // ends at first deployment are committed.
-func (c *Consumer) becomeReady() {
+func (c *Consumer) becomeReady() error {
 	for _, l := range c.lanes {
 		if l.stage != catchingUp || l.prof.next < l.readyAt || len(l.first) > 0 {
 			continue
+		}
+		if err := l.prof.settle(l.floor()); err != nil {
+			return c.db.Damaged(err)
 		}
 		l.stage = ready
 		add := make(map[string]map[int32]kgo.Offset)
@@ -119,6 +122,7 @@ func (c *Consumer) becomeReady() {
 		c.events.AddConsumePartitions(add)
 		c.metrics.laneReady(l.n, true)
 	}
+	return nil
 }
 
 // drop forgets a lane and everything of it that was not committed.
@@ -130,6 +134,9 @@ func (c *Consumer) drop(n int32) {
 	l.stopTakeover()
 	delete(c.lanes, n)
 	if l.prof != nil {
+		if err := l.prof.close(); err != nil {
+			c.log.Warn("what was loaded of the profiles cannot be removed", "lane", n, "err", err)
+		}
 		c.profiles.RemoveConsumePartitions(map[string][]int32{l.prof.topic: {n}})
 		c.events.RemoveConsumePartitions(l.eventPartitions())
 		if l.paused { // the client would remember it

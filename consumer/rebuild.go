@@ -2,9 +2,9 @@ package consumer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -14,9 +14,13 @@ import (
 	"lockstitch/state/segment"
 )
 
-// rebuildReaders is how many slices are read at a time while deduplication
-// entries are rebuilt.
-const rebuildReaders = 4
+// rebuildReaders is how many slices of a lane are read at a time while its
+// deduplication entries are rebuilt, rebuildLanes of how many lanes that is done
+// at a time: the memory that it takes does not grow with the number of lanes.
+const (
+	rebuildReaders = 8
+	rebuildLanes   = 2
+)
 
 // prepareDedup brings the deduplication entries up to the position records:
 // what the local state lacks is read from the committed segments.
@@ -77,37 +81,57 @@ func (c *Consumer) rebuildDedup(ctx context.Context, l *lane, in *input, from in
 		}
 		from = max(from, first)
 	}
-	total := 0
 	if from < in.pos.Next {
-		eg, ctx := errgroup.WithContext(ctx)
-		eg.SetLimit(rebuildReaders)
-		var mu sync.Mutex
-		for _, seg := range c.deps.Catalog.Segments() {
-			for i := range seg.Slices {
-				info := &seg.Slices[i]
-				if !holds(info, in, from) {
-					continue
-				}
-				eg.Go(func() error {
-					entries, err := c.keysOf(ctx, seg.Object, info, in, from, oldest)
-					if err != nil {
-						return err
-					}
-					mu.Lock()
-					defer mu.Unlock()
-					total += len(entries)
-					return c.db.Damaged(l.dd.add(entries, nil))
-				})
-			}
-		}
-		if err := eg.Wait(); err != nil {
+		n, err := c.loadDedup(ctx, l, in, from, oldest)
+		if err != nil {
 			return err
 		}
-	}
-	if total > 0 {
-		c.log.Info("rebuilt deduplication entries from segments", "lane", l.n, "topic", in.stream.Topic, "entries", total, "seconds", time.Since(begun).Seconds())
+		c.log.Info("rebuilt deduplication entries from segments", "lane", l.n, "topic", in.stream.Topic, "entries", n, "seconds", time.Since(begun).Seconds())
 	}
 	return c.db.Damaged(l.dd.add(nil, map[segment.TopicID]local.DedupMarker{in.stream.ID: {Next: in.pos.Next, Horizon: l.dd.horizon}}))
+}
+
+// loadDedup reads the entries of all slices that hold rows of in at offsets from
+// … its position, and answers how many there are.
+func (c *Consumer) loadDedup(ctx context.Context, l *lane, in *input, from, oldest int64) (n int, err error) {
+	select {
+	case c.rebuilding <- struct{}{}:
+		defer func() { <-c.rebuilding }()
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	type place struct {
+		object string
+		info   *segment.SliceInfo
+	}
+	var slices []place
+	rows := 0
+	for _, seg := range c.deps.Catalog.Segments() {
+		for i := range seg.Slices {
+			if info := &seg.Slices[i]; holds(info, in, from) {
+				slices = append(slices, place{seg.Object, info})
+				rows += info.Rows
+			}
+		}
+	}
+	load := l.dd.lane.LoadDedup(rows, l.dd.horizon)
+	defer func() { err = errors.Join(err, c.db.Damaged(load.Close())) }()
+	eg, ectx := errgroup.WithContext(ctx)
+	eg.SetLimit(rebuildReaders)
+	for _, s := range slices {
+		eg.Go(func() error {
+			entries, err := c.keysOf(ectx, s.object, s.info, in, from, oldest)
+			if err != nil {
+				return err
+			}
+			return c.db.Damaged(load.Add(entries))
+		})
+	}
+	if err := eg.Wait(); err != nil {
+		return 0, err
+	}
+	n, err = l.dd.take(load)
+	return n, c.db.Damaged(err)
 }
 
 // firstSince is an offset below which no event has a log time of at least t, by

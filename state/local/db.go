@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -59,12 +60,14 @@ func (e *ForeignError) Error() string {
 // DB is the open database. Its lanes may be used concurrently, each by one
 // goroutine at a time.
 type DB struct {
-	p    *pebble.DB
-	lock *pebble.Lock
-	fs   vfs.FS
-	dir  string
-	id   Identity
-	log  *slog.Logger
+	p      *pebble.DB
+	opt    *pebble.Options
+	lock   *pebble.Lock
+	fs     vfs.FS
+	dir    string
+	id     Identity
+	log    *slog.Logger
+	loaded atomic.Int64 // files made in loadDir so far, for their names
 }
 
 // Options tune the database.
@@ -114,13 +117,18 @@ func openLocked(dir string, opt Options) (*DB, error) {
 		}
 	}
 	db := &DB{fs: opt.FS, dir: dir, log: opt.Log}
+	if err := makeLoadDir(opt.FS, dir); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	db.opt = db.options(opt)
 	var err error
-	if db.p, err = pebble.Open(path, db.options(opt)); err != nil {
+	if db.p, err = pebble.Open(path, db.opt); err != nil {
 		opt.Log.Warn("local state cannot be opened and is discarded; it is rebuilt from Kafka and the segments", "dir", dir, "err", err)
 		if derr := discard(opt.FS, dir); derr != nil {
 			return nil, derr
 		}
-		db.p, err = pebble.Open(path, db.options(opt))
+		db.opt = db.options(opt)
+		db.p, err = pebble.Open(path, db.opt)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("data directory %s: %w", dir, err)
@@ -145,6 +153,7 @@ func (db *DB) options(opt Options) *pebble.Options {
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
+	o.EnsureDefaults() // for who makes tables with them
 	return o
 }
 

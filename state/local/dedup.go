@@ -78,9 +78,7 @@ func (l *Lane) WriteDedup(entries []DedupEntry, horizon int64, markers map[segme
 		e := &entries[i]
 		binary.BigEndian.PutUint32(key[5:], uint32(Generation(e.LogTime, horizon)))
 		copy(key[9:], e.Key[:])
-		n := binary.PutUvarint(val[:], uint64(e.Offset))
-		n += binary.PutVarint(val[n:], e.LogTime)
-		if err := b.Set(key[:], val[:n], nil); err != nil {
+		if err := b.Set(key[:], putEntry(&val, e), nil); err != nil {
 			return err
 		}
 	}
@@ -94,6 +92,13 @@ func (l *Lane) WriteDedup(entries []DedupEntry, horizon int64, markers map[segme
 		}
 	}
 	return b.Commit(pebble.NoSync)
+}
+
+// putEntry makes the value of an entry in buf.
+func putEntry(buf *[2 * binary.MaxVarintLen64]byte, e *DedupEntry) []byte {
+	n := binary.PutUvarint(buf[:], uint64(e.Offset))
+	n += binary.PutVarint(buf[n:], e.LogTime)
+	return buf[:n]
 }
 
 // LookupDedup reads the entry of a key in one generation.
