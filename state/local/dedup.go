@@ -55,10 +55,27 @@ func (l *Lane) DedupMarker(id segment.TopicID) (m DedupMarker, ok bool, err erro
 
 // ResetDedup drops all entries and markers of the lane.
 func (l *Lane) ResetDedup() error {
+	return l.reset(kindDedup, kindDedupMarker)
+}
+
+// reset drops all keys of the lane of some kinds, atomically. Where there are
+// none it writes nothing: what is loaded later would lie over it.
+func (l *Lane) reset(kinds ...byte) error {
 	b := l.db.p.NewBatch()
 	defer b.Close()
-	for _, kind := range []byte{kindDedup, kindDedupMarker} {
+	for _, kind := range kinds {
 		prefix := l.key(kind)
+		it, err := l.db.p.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
+		if err != nil {
+			return err
+		}
+		any := it.First()
+		if err := it.Close(); err != nil {
+			return err
+		}
+		if !any {
+			continue
+		}
 		if err := b.DeleteRange(prefix, after(prefix), nil); err != nil {
 			return err
 		}

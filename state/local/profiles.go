@@ -52,18 +52,7 @@ func (l *Lane) ProfileMarker() (m ProfileMarker, ok bool, err error) {
 }
 
 // ResetProfiles drops all profiles of the lane and their marker.
-func (l *Lane) ResetProfiles() error {
-	b := l.db.p.NewBatch()
-	defer b.Close()
-	prefix := l.key(kindProfile)
-	if err := b.DeleteRange(prefix, after(prefix), nil); err != nil {
-		return err
-	}
-	if err := b.Delete(l.key(kindProfileMarker), nil); err != nil {
-		return err
-	}
-	return b.Commit(pebble.NoSync)
-}
+func (l *Lane) ResetProfiles() error { return l.reset(kindProfile, kindProfileMarker) }
 
 // ProfileBatch collects versions, to be written together with the marker.
 type ProfileBatch struct {

@@ -22,6 +22,7 @@ type spill struct {
 	file    vfs.File
 	path    string
 	end     int64 // of file
+	expect  int   // bytes, at most bucketBytes
 	bytes   int64 // added so far
 }
 
@@ -42,7 +43,7 @@ const (
 
 // newSpill makes room for about so many bytes; with more, buckets get larger.
 func newSpill(db *DB, keySize int, expect int64) *spill {
-	s := &spill{db: db, keySize: keySize, shift: 64}
+	s := &spill{db: db, keySize: keySize, shift: 64, expect: int(min(expect, bucketBytes))}
 	n := 1
 	for n < maxBuckets && int64(n)*bucketBytes < expect {
 		n *= 2
@@ -54,8 +55,11 @@ func newSpill(db *DB, keySize int, expect int64) *spill {
 
 func (s *spill) add(key, value []byte) error {
 	b := &s.buckets[binary.BigEndian.Uint64(key)>>s.shift]
-	n := 4 + len(key) + len(value)
-	if len(b.mem) > 0 && len(b.mem)+n > bucketBytes/len(s.buckets) {
+	n, room := 4+len(key)+len(value), bucketBytes/len(s.buckets)
+	switch {
+	case b.mem == nil:
+		b.mem = make([]byte, 0, min(room, s.expect))
+	case len(b.mem) > 0 && len(b.mem)+n > room:
 		if err := s.write(b); err != nil {
 			return err
 		}
