@@ -107,15 +107,14 @@ type Consumer struct {
 	lastCut  time.Time
 	mail     *mailbox
 	quit     chan struct{} // closed when the turn loop has ended
-	// rebuilding has an entry for each lane whose deduplication entries are read
-	// from segments.
-	rebuilding chan struct{}
-	cutting    cutState
+	cutting  cutState
 
 	owned struct { // lanes with local state, for the balancer
 		sync.Mutex
 		lanes []int32
 	}
+
+	rebuilding chan struct{} // an entry for each lane whose deduplication entries are read from segments
 }
 
 // New opens the replica's local state. Run does the rest.

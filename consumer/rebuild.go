@@ -86,7 +86,9 @@ func (c *Consumer) rebuildDedup(ctx context.Context, l *lane, in *input, from in
 		if err != nil {
 			return err
 		}
-		c.log.Info("rebuilt deduplication entries from segments", "lane", l.n, "topic", in.stream.Topic, "entries", n, "seconds", time.Since(begun).Seconds())
+		if n > 0 {
+			c.log.Info("rebuilt deduplication entries from segments", "lane", l.n, "topic", in.stream.Topic, "entries", n, "seconds", time.Since(begun).Seconds())
+		}
 	}
 	return c.db.Damaged(l.dd.add(nil, map[segment.TopicID]local.DedupMarker{in.stream.ID: {Next: in.pos.Next, Horizon: l.dd.horizon}}))
 }
@@ -103,14 +105,15 @@ func (c *Consumer) loadDedup(ctx context.Context, l *lane, in *input, from, olde
 	type place struct {
 		object string
 		info   *segment.SliceInfo
+		rows   int // of in, at most
 	}
 	var slices []place
 	rows := 0
 	for _, seg := range c.deps.Catalog.Segments() {
 		for i := range seg.Slices {
-			if info := &seg.Slices[i]; holds(info, in, from) {
-				slices = append(slices, place{seg.Object, info})
-				rows += info.Rows
+			if n := rowsOf(&seg.Slices[i], in, from); n > 0 {
+				slices = append(slices, place{seg.Object, &seg.Slices[i], n})
+				rows += n
 			}
 		}
 	}
@@ -120,7 +123,7 @@ func (c *Consumer) loadDedup(ctx context.Context, l *lane, in *input, from, olde
 	eg.SetLimit(rebuildReaders)
 	for _, s := range slices {
 		eg.Go(func() error {
-			entries, err := c.keysOf(ectx, s.object, s.info, in, from, oldest)
+			entries, err := c.keysOf(ectx, s.object, s.info, in, from, oldest, s.rows)
 			if err != nil {
 				return err
 			}
@@ -153,19 +156,21 @@ func (c *Consumer) firstSince(ctx context.Context, in *input, t int64) (int64, e
 	return f, nil
 }
 
-// holds says whether a slice may hold rows of in at offsets from … its position.
-func holds(info *segment.SliceInfo, in *input, from int64) bool {
+// rowsOf is how many rows of in at offsets from … its position a slice has at
+// most.
+func rowsOf(info *segment.SliceInfo, in *input, from int64) int {
 	for _, r := range info.Sources {
-		if r.TopicID == in.stream.ID && r.Partition == in.partition && r.Next > from && r.Min < in.pos.Next {
-			return true
+		if r.TopicID == in.stream.ID && r.Partition == in.partition {
+			return int(min(int64(info.Rows), max(0, min(r.Next, in.pos.Next)-max(r.Min, from))))
 		}
 	}
-	return false
+	return 0
 }
 
 // keysOf reads the deduplication entries of one slice: of rows of in with
-// offsets in [from, position) and a log time of at least oldest.
-func (c *Consumer) keysOf(ctx context.Context, object string, info *segment.SliceInfo, in *input, from, oldest int64) ([]local.DedupEntry, error) {
+// offsets in [from, position) and a log time of at least oldest, of which there
+// are about n.
+func (c *Consumer) keysOf(ctx context.Context, object string, info *segment.SliceInfo, in *input, from, oldest int64, n int) ([]local.DedupEntry, error) {
 	r, err := c.deps.Store.Open(ctx, object, info.Offset, info.KeysLength)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", object, err)
@@ -199,7 +204,7 @@ func (c *Consumer) keysOf(ctx context.Context, object string, info *segment.Slic
 	}
 	sources := s.Sources()
 	account := []byte(info.Account)
-	var out []local.DedupEntry
+	out := make([]local.DedupEntry, 0, n)
 	var corr []byte
 	for i := range types {
 		src := &sources[codes[i]]

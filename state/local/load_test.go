@@ -1,0 +1,273 @@
+package local
+
+import (
+	"fmt"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"lockstitch/state/segment"
+)
+
+// randomEntries are entries in two generations; some keys repeat, with other
+// offsets.
+func randomEntries(r *rand.Rand, n int, horizon int64) []DedupEntry {
+	out := make([]DedupEntry, n)
+	for i := range out {
+		e := &out[i]
+		if i > 0 && r.IntN(10) == 0 {
+			e.Key = out[r.IntN(i)].Key
+		} else {
+			for b := range e.Key {
+				e.Key[b] = byte(r.UintN(256))
+			}
+		}
+		e.Offset, e.LogTime = int64(i), horizon+r.Int64N(2*horizon)
+	}
+	return out
+}
+
+// TestLoadedEntries: what is loaded, in any order and however much, is what
+// writes in the order of the offsets leave.
+func TestLoadedEntries(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	const horizon = 1000
+	for _, c := range []struct {
+		name            string
+		entries, expect int
+		tables, spilled bool
+	}{
+		{"a batch", 500, 500, false, false},
+		{"tables", loadLeast + r.IntN(1000), loadLeast, true, false},
+		{"more than expected", 130_000, 10, true, true},
+		{"buckets", 130_000, 130_000, true, true},
+		{"many buckets for few", 20_000, 10_000_000, true, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "d")
+			db := openAt(t, dir)
+			defer func() { _ = db.Close() }()
+			all := randomEntries(r, c.entries, horizon)
+			want := db.Lane(1)
+			if err := want.WriteDedup(all, horizon, nil); err != nil {
+				t.Fatal(err)
+			}
+			l := db.Lane(2)
+			d := l.LoadDedup(c.expect, horizon)
+			mixed := slices.Clone(all)
+			r.Shuffle(len(mixed), func(i, j int) { mixed[i], mixed[j] = mixed[j], mixed[i] })
+			for part := range slices.Chunk(mixed, 8192) {
+				if err := d.Add(part); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if (d.s.file != nil) != c.spilled {
+				t.Errorf("spilled: %v", d.s.file != nil)
+			}
+			type seen struct {
+				gen int32
+				key DedupKey
+			}
+			got := make(map[seen]bool)
+			var last DedupKey
+			if err := d.Finish(func(gen int32, k DedupKey) {
+				if slices.Compare(k[:], last[:]) < 0 {
+					t.Fatalf("key %x after %x", k, last)
+				}
+				last = k
+				got[seen{gen, k}] = true
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if err := d.Close(); err != nil {
+				t.Fatal(err)
+			}
+			n := 0
+			for gen := int32(1); gen <= 2; gen++ {
+				if err := want.ScanDedup(gen, func(k DedupKey) {
+					n++
+					a, _, _ := want.LookupDedup(gen, k)
+					b, ok, err := l.LookupDedup(gen, k)
+					if err != nil || !ok || a != b {
+						t.Fatalf("generation %d: %+v, want %+v: %v", gen, b, a, err)
+					}
+					if !got[seen{gen, k}] {
+						t.Fatalf("%x was not told of", k)
+					}
+				}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n != len(got) {
+				t.Errorf("%d keys were told of, want %d", len(got), n)
+			}
+			if m := db.p.Metrics(); (m.Ingest.Count > 0) != c.tables {
+				t.Errorf("tables: %v", m.Ingest.Count > 0)
+			}
+			if left, err := os.ReadDir(filepath.Join(dir, loadDir)); err != nil || len(left) > 0 {
+				t.Errorf("left behind: %v %v", left, err)
+			}
+		})
+	}
+}
+
+// TestLoadedVersions: what is loaded of the profiles is what batches leave, and
+// what no event can ask for is not there.
+func TestLoadedVersions(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	for _, c := range []struct {
+		versions int
+		floor    int64
+	}{{300, math.MinInt64}, {300, 150}, {40_000, math.MinInt64}, {40_000, 20_000}} {
+		t.Run(fmt.Sprintf("%d from %d", c.versions, c.floor), func(t *testing.T) {
+			db := openAt(t, filepath.Join(t.TempDir(), "d"))
+			defer func() { _ = db.Close() }()
+			batch, load := db.Lane(1).NewProfileBatch(), db.Lane(2).LoadProfiles(int64(c.versions))
+			snap := snapshot(t, strings.Repeat("x", 300))
+			ids := c.versions / 3
+			var times []int64
+			for i := range c.versions {
+				id := fmt.Appendf(nil, "p%d", r.IntN(ids))
+				v := Version{Offset: int64(i), Time: int64(i), Snapshot: snap}
+				if r.IntN(10) == 0 {
+					v.Snapshot = nil
+				}
+				times = append(times, v.Time)
+				if err := batch.Put(id, v, math.MinInt64); err != nil {
+					t.Fatal(err)
+				}
+				if err := load.Put(id, v); err != nil {
+					t.Fatal(err)
+				}
+			}
+			m := ProfileMarker{TopicID: segment.TopicID{1}, Next: int64(len(times))}
+			if err := batch.Commit(m); err != nil {
+				t.Fatal(err)
+			}
+			if err := batch.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if _, ok, err := db.Lane(2).ProfileMarker(); ok || err != nil {
+				t.Fatal("there is a marker before what it claims", err)
+			}
+			if err := load.Finish(m, c.floor); err != nil {
+				t.Fatal(err)
+			}
+			if err := load.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if got, ok, err := db.Lane(2).ProfileMarker(); !ok || err != nil || got != m {
+				t.Errorf("marker %+v %v", got, err)
+			}
+			for range 300 {
+				id := fmt.Appendf(nil, "p%d", r.IntN(ids))
+				want, err := db.Lane(1).Versions(id)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for j := range want {
+					if want[j].Time <= c.floor {
+						want = want[:j+1]
+						break
+					}
+				}
+				got, err := db.Lane(2).Versions(id)
+				if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
+					t.Fatalf("%s: %d versions, want %d: %v", id, len(got), len(want), err)
+				}
+			}
+		})
+	}
+}
+
+// TestCrashDuringALoad: whatever a power loss leaves of a load, at whatever
+// moment, no marker claims it before all of it is there, and its files go.
+func TestCrashDuringALoad(t *testing.T) {
+	const horizon = 1000
+	r := rand.New(rand.NewPCG(1, 1))
+	all := randomEntries(r, 120_000, horizon)
+	id := segment.TopicID{1}
+	disk := vfs.NewCrashableMem()
+	open := func(fs vfs.FS) *DB {
+		db, err := Open("/d", "cluster", "group", Options{FS: fs, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return db
+	}
+	db := open(disk)
+	var left []*vfs.MemFS
+	crash := func() {
+		for survive := 0; survive <= 100; survive += 50 {
+			left = append(left, disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: survive, RNG: rand.New(rand.NewPCG(uint64(len(left)), 2))}))
+		}
+	}
+	l := db.Lane(0)
+	d := l.LoadDedup(1000, horizon)
+	crash()
+	if err := d.Add(all); err != nil {
+		t.Fatal(err)
+	}
+	crash()
+	n := 0
+	if err := d.Finish(func(int32, DedupKey) {
+		if n++; n%30_000 == 0 {
+			crash()
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	crash()
+	if err := l.WriteDedup(nil, horizon, map[segment.TopicID]DedupMarker{id: {Next: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	crash()
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	left = append(left, disk)
+	claimed := 0
+	for i, fs := range left {
+		db := open(fs)
+		_, ok, err := db.Lane(0).DedupMarker(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		there := 0
+		for gen := int32(1); gen <= 2; gen++ {
+			if err := db.Lane(0).ScanDedup(gen, func(DedupKey) { there++ }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if ok {
+			claimed++
+			if there != n {
+				t.Errorf("crash %d: the marker claims %d entries, %d are there", i, n, there)
+			}
+		}
+		if files, err := fs.List("/d/" + loadDir); err != nil || len(files) > 0 {
+			t.Errorf("crash %d: %v is left of the load: %v", i, files, err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if claimed == 0 || n < 100_000 {
+		t.Errorf("%d of %d claim %d entries", claimed, len(left), n)
+	}
+}
