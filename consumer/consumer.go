@@ -185,7 +185,7 @@ func (c *Consumer) open(ctx context.Context) error {
 	}
 	c.db, err = local.Open(c.cfg.DataDir, cluster, c.cfg.Group, local.Options{
 		CacheBytes: c.cfg.MemoryBytes / 8, MemTableBytes: uint64(min(c.cfg.MemoryBytes/32, 16<<20)),
-		FS: c.cfg.FS, Log: c.log, Done: ctx.Done(),
+		LoadBytes: min(c.cfg.MemoryBytes/64, 16<<20), FS: c.cfg.FS, Log: c.log, Done: ctx.Done(),
 	})
 	if err != nil {
 		return err

@@ -60,20 +60,22 @@ func (e *ForeignError) Error() string {
 // DB is the open database. Its lanes may be used concurrently, each by one
 // goroutine at a time.
 type DB struct {
-	p      *pebble.DB
-	opt    *pebble.Options
-	lock   *pebble.Lock
-	fs     vfs.FS
-	dir    string
-	id     Identity
-	log    *slog.Logger
-	loaded atomic.Int64 // files made in loadDir so far, for their names
+	p         *pebble.DB
+	opt       *pebble.Options
+	lock      *pebble.Lock
+	fs        vfs.FS
+	dir       string
+	id        Identity
+	log       *slog.Logger
+	loadBytes int64
+	loaded    atomic.Int64 // files made in loadDir so far, for their names
 }
 
 // Options tune the database.
 type Options struct {
 	CacheBytes    int64  // Pebble's block cache
 	MemTableBytes uint64 // one memtable
+	LoadBytes     int64  // what a load sorts at a time, see LoadDedup and LoadProfiles; 4 MiB
 	FS            vfs.FS // nil: the operating system's
 	// Done, when closed, ends the waiting for room on a full disk. Nil: it has no
 	// end.
@@ -116,7 +118,10 @@ func openLocked(dir string, opt Options) (*DB, error) {
 			return nil, err
 		}
 	}
-	db := &DB{fs: opt.FS, dir: dir, log: opt.Log}
+	db := &DB{fs: opt.FS, dir: dir, log: opt.Log, loadBytes: opt.LoadBytes}
+	if db.loadBytes <= 0 {
+		db.loadBytes = 4 << 20
+	}
 	if err := makeLoadDir(opt.FS, dir); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}

@@ -42,7 +42,7 @@ const (
 
 // LoadDedup starts to load about so many entries.
 func (l *Lane) LoadDedup(entries int, horizon int64) *DedupLoad {
-	return &DedupLoad{l: l, horizon: horizon, s: newSpill(l.db, dedupSortKey, int64(entries)*dedupSortBytes), counts: make(map[int32]int)}
+	return &DedupLoad{l: l, horizon: horizon, s: newSpill(l.db, dedupSortKey, int64(entries)*dedupSortBytes, l.db.loadBytes), counts: make(map[int32]int)}
 }
 
 // Add takes entries; it may be called concurrently.
@@ -111,9 +111,10 @@ const profileLoadBytes = 128 << 20
 // and lane.
 const profileSortKey = 16 + 8
 
-// LoadProfiles starts to load about so many versions.
+// LoadProfiles starts to load about so many versions. All lanes may do so at a
+// time, so that each has less in memory.
 func (l *Lane) LoadProfiles(versions int64) *ProfileLoad {
-	return &ProfileLoad{l: l, s: newSpill(l.db, profileSortKey, min(versions*256, profileLoadBytes))}
+	return &ProfileLoad{l: l, s: newSpill(l.db, profileSortKey, min(versions*256, profileLoadBytes), l.db.loadBytes/4)}
 }
 
 // Put adds a version.
@@ -129,7 +130,7 @@ func (p *ProfileLoad) Full() bool { return p.s.bytes >= profileLoadBytes }
 // Finish writes the versions and then the marker. Versions that no event can ask
 // for any more are left out, see ProfileBatch.Put.
 func (p *ProfileLoad) Finish(m ProfileMarker, floor int64) error {
-	out := p.l.db.newTables(p.s.bytes < bucketBytes)
+	out := p.l.db.newTables(p.s.file == nil)
 	key := append(p.l.key(kindProfile), make([]byte, profileSortKey)...)
 	covered := false
 	err := p.s.each(func(k, val []byte) error {

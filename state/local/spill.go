@@ -22,7 +22,7 @@ type spill struct {
 	file    vfs.File
 	path    string
 	end     int64 // of file
-	expect  int   // bytes, at most bucketBytes
+	room    int   // bytes of a bucket in memory
 	bytes   int64 // added so far
 }
 
@@ -35,31 +35,29 @@ type bucket struct {
 
 type chunk struct{ at, n int64 }
 
-const (
-	// bucketBytes is what a bucket is meant to have, and what all have in memory.
-	bucketBytes = 4 << 20
-	maxBuckets  = 1 << 10
-)
+const maxBuckets = 1 << 10
 
-// newSpill makes room for about so many bytes; with more, buckets get larger.
-func newSpill(db *DB, keySize int, expect int64) *spill {
-	s := &spill{db: db, keySize: keySize, shift: 64, expect: int(min(expect, bucketBytes))}
-	n := 1
-	for n < maxBuckets && int64(n)*bucketBytes < expect {
+// newSpill makes room for about so many bytes, of which as many as memory says
+// are kept there while they come in, and a bucket, at most Options.LoadBytes, while
+// it is sorted. With more than expected, buckets get larger.
+func newSpill(db *DB, keySize int, expect, memory int64) *spill {
+	s := &spill{db: db, keySize: keySize, shift: 64}
+	n := int64(1)
+	for n < maxBuckets && n*db.loadBytes < expect {
 		n *= 2
 		s.shift--
 	}
-	s.buckets = make([]bucket, n)
+	s.buckets, s.room = make([]bucket, n), int(min(expect, memory)/n)
 	return s
 }
 
 func (s *spill) add(key, value []byte) error {
 	b := &s.buckets[binary.BigEndian.Uint64(key)>>s.shift]
-	n, room := 4+len(key)+len(value), bucketBytes/len(s.buckets)
+	n := 4 + len(key) + len(value)
 	switch {
 	case b.mem == nil:
-		b.mem = make([]byte, 0, min(room, s.expect))
-	case len(b.mem) > 0 && len(b.mem)+n > room:
+		b.mem = make([]byte, 0, s.room)
+	case len(b.mem) > 0 && len(b.mem)+n > s.room:
 		if err := s.write(b); err != nil {
 			return err
 		}
