@@ -150,7 +150,7 @@ func TestLoadedVersions(t *testing.T) {
 			var times []int64
 			for i := range c.versions {
 				id := fmt.Appendf(nil, "p%d", r.IntN(ids))
-				v := Version{Offset: int64(i), Time: int64(i), Snapshot: snap}
+				v := Version{Offset: int64(i), Time: int64(i - i%(c.versions/20)), Snapshot: snap} // many at the floor
 				if r.IntN(10) == 0 {
 					v.Snapshot = nil
 				}
