@@ -133,7 +133,7 @@ func (c *Consumer) loadDedup(ctx context.Context, l *lane, in *input, from, olde
 	if err := eg.Wait(); err != nil {
 		return 0, err
 	}
-	n, err = l.dd.take(load)
+	n, err = l.dd.take(ctx, load)
 	return n, c.db.Damaged(err)
 }
 

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"math"
@@ -70,7 +71,7 @@ func BenchmarkLoadDedup(b *testing.B) {
 					return err
 				}
 			}
-			return d.Finish(func(int32, DedupKey) {})
+			return d.Finish(context.Background(), func(int32, DedupKey) {})
 		})
 		b.ReportMetric(float64(batches.Nanoseconds())/entries, "batches-ns/entry")
 		b.ReportMetric(float64(load.Nanoseconds())/entries, "load-ns/entry")

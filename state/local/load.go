@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -70,7 +71,8 @@ func (d *DedupLoad) Generations() map[int32]int { return d.counts }
 
 // Finish writes the entries and calls seen for each, in the order of the keys. Of
 // entries with one key in one generation the one with the greatest offset stays.
-func (d *DedupLoad) Finish(seen func(gen int32, k DedupKey)) error {
+// When ctx ends, nothing is written.
+func (d *DedupLoad) Finish(ctx context.Context, seen func(gen int32, k DedupKey)) error {
 	total := 0
 	for _, n := range d.counts {
 		total += n
@@ -88,7 +90,7 @@ func (d *DedupLoad) Finish(seen func(gen int32, k DedupKey)) error {
 		gen := int32(binary.BigEndian.Uint32(k[16:]))
 		seen(gen, DedupKey(k))
 		return out.set(gen, key[:], val)
-	}, out.rotate)
+	}, func() error { return cmp.Or(ctx.Err(), out.rotate()) })
 	return out.finish(err)
 }
 
@@ -213,7 +215,7 @@ func (t *tables) rotate() error {
 }
 
 // finish brings the tables into the database, all or none, unless err says that
-// they are not whole; then they stay where the next Open removes them.
+// they are not whole; then it removes them.
 func (t *tables) finish(err error) error {
 	if t.batch != nil {
 		defer func() { _ = t.batch.Close() }()
@@ -225,8 +227,14 @@ func (t *tables) finish(err error) error {
 	for _, w := range t.writers {
 		err = errors.Join(err, w.Close())
 	}
-	if err != nil || len(t.paths) == 0 {
+	if err != nil {
+		for _, path := range t.paths {
+			err = errors.Join(err, t.db.opt.FS.Remove(path))
+		}
 		return err
+	}
+	if len(t.paths) == 0 {
+		return nil
 	}
 	return t.db.p.Ingest(context.Background(), t.paths)
 }

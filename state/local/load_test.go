@@ -1,6 +1,8 @@
 package local
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -90,7 +92,7 @@ func TestLoadedEntries(t *testing.T) {
 			}
 			got := make(map[seen]bool)
 			var last DedupKey
-			if err := d.Finish(func(gen int32, k DedupKey) {
+			if err := d.Finish(t.Context(), func(gen int32, k DedupKey) {
 				if slices.Compare(k[:], last[:]) < 0 {
 					t.Fatalf("key %x after %x", k, last)
 				}
@@ -202,6 +204,43 @@ func TestLoadedVersions(t *testing.T) {
 	}
 }
 
+// TestLoadCalledOff: a load that is called off, at whatever point, leaves
+// nothing.
+func TestLoadCalledOff(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "d")
+	db := openToLoad(t, dir)
+	defer func() { _ = db.Close() }()
+	all := randomEntries(rand.New(rand.NewPCG(1, 1)), 30_000, 1000)
+	for _, after := range []int{0, 1, len(all) / 2} {
+		ctx, cancel := context.WithCancel(t.Context())
+		d := db.Lane(0).LoadDedup(len(all), 1000)
+		if err := d.Add(all); err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		err := d.Finish(ctx, func(int32, DedupKey) {
+			if n++; n >= after {
+				cancel()
+			}
+		})
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("called off after %d entries: %v", after, err)
+		}
+		cancel()
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for gen := int32(1); gen <= 2; gen++ {
+			if err := db.Lane(0).ScanDedup(gen, func(k DedupKey) { t.Fatalf("%x is there", k) }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if left, err := os.ReadDir(filepath.Join(dir, loadDir)); err != nil || len(left) > 0 {
+			t.Errorf("left behind: %v %v", left, err)
+		}
+	}
+}
+
 // TestCrashDuringALoad: whatever a power loss leaves of a load, at whatever
 // moment, no marker claims it before all of it is there, and its files go.
 func TestCrashDuringALoad(t *testing.T) {
@@ -232,7 +271,7 @@ func TestCrashDuringALoad(t *testing.T) {
 	}
 	crash()
 	n := 0
-	if err := d.Finish(func(int32, DedupKey) {
+	if err := d.Finish(t.Context(), func(int32, DedupKey) {
 		if n++; n%10_000 == 0 {
 			crash()
 		}
