@@ -57,7 +57,8 @@ func (c *Consumer) openClients() error {
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.FetchMaxBytes(int32(min(c.cfg.MemoryBytes/64, 8<<20))),
 		kgo.FetchMaxPartitionBytes(1 << 20),
-		kgo.FetchMaxWait(time.Second),
+		// A partition added is fetched when the fetch under way has ended.
+		kgo.FetchMaxWait(250 * time.Millisecond),
 		kgo.MaxConcurrentFetches(4),
 		// A partition added is read after the next look at the metadata.
 		kgo.MetadataMinAge(50 * time.Millisecond),

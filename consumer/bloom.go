@@ -8,7 +8,8 @@ import (
 
 // bloom answers "certainly not seen" for deduplication keys. It is a chain of
 // blocked Bloom filters (one cache line a key, 16 bits a key), each twice the
-// size of the one before, so that memory follows the number of keys.
+// size of the one before, so that memory follows the number of keys. Keys that
+// are added in their order go to one cache line after the other.
 type bloom struct {
 	filters []bloomFilter
 	room    int // keys that the last filter still takes
@@ -26,9 +27,7 @@ const (
 
 func (b *bloom) add(k local.DedupKey) {
 	if b.room == 0 {
-		n := bloomFirstKeys << min(len(b.filters), bloomMaxDoubling)
-		b.filters = append(b.filters, bloomFilter{blocks: make([][8]uint64, n/bloomKeysABlock)})
-		b.room = n
+		b.grow(bloomFirstKeys << min(len(b.filters), bloomMaxDoubling))
 	}
 	b.room--
 	f := b.filters[len(b.filters)-1]
@@ -38,6 +37,13 @@ func (b *bloom) add(k local.DedupKey) {
 		block[w] |= 1 << (bits & 63)
 		bits >>= 6
 	}
+}
+
+// grow makes a filter that the next n keys go to.
+func (b *bloom) grow(n int) {
+	blocks := (n + bloomKeysABlock - 1) / bloomKeysABlock
+	b.filters = append(b.filters, bloomFilter{blocks: make([][8]uint64, blocks)})
+	b.room = blocks * bloomKeysABlock
 }
 
 func (b *bloom) has(k local.DedupKey) bool {
@@ -60,6 +66,6 @@ next:
 // bloomPlace picks a block by one half of the key and one bit in each of its
 // eight words by the other.
 func bloomPlace(k local.DedupKey, blocks int) (int, uint64) {
-	hi, lo := binary.LittleEndian.Uint64(k[:8]), binary.LittleEndian.Uint64(k[8:])
+	hi, lo := binary.BigEndian.Uint64(k[:8]), binary.BigEndian.Uint64(k[8:])
 	return int((hi >> 32) * uint64(blocks) >> 32), lo
 }

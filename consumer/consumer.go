@@ -119,6 +119,8 @@ type Consumer struct {
 		sync.Mutex
 		lanes []int32
 	}
+
+	rebuilding chan struct{} // an entry for each lane whose deduplication entries are read from segments
 }
 
 // New opens the replica's local state. Run does the rest.
@@ -132,11 +134,12 @@ func New(cfg Config, deps Deps) (*Consumer, error) {
 	}
 	c := &Consumer{
 		cfg: cfg, deps: deps, log: deps.Log.With("component", "consumer"),
-		metrics:  newMetrics(deps.Registerer, cfg.Topics),
-		lanes:    make(map[int32]*lane),
-		barriers: make(map[partitionOf]int64),
-		mail:     newMailbox(),
-		quit:     make(chan struct{}),
+		metrics:    newMetrics(deps.Registerer, cfg.Topics),
+		lanes:      make(map[int32]*lane),
+		barriers:   make(map[partitionOf]int64),
+		mail:       newMailbox(),
+		quit:       make(chan struct{}),
+		rebuilding: make(chan struct{}, rebuildLanes),
 	}
 	c.lag = newLagTable(deps.Registerer)
 	if deps.Registerer != nil {
@@ -196,7 +199,7 @@ func (c *Consumer) open(ctx context.Context) error {
 	}
 	c.db, err = local.Open(c.cfg.DataDir, cluster, c.cfg.Group, local.Options{
 		CacheBytes: c.cfg.MemoryBytes / 8, MemTableBytes: uint64(min(c.cfg.MemoryBytes/32, 16<<20)),
-		FS: c.cfg.FS, Log: c.log, Done: ctx.Done(),
+		LoadBytes: min(c.cfg.MemoryBytes/64, 16<<20), FS: c.cfg.FS, Log: c.log, Done: ctx.Done(),
 	})
 	if err != nil {
 		return err
@@ -221,13 +224,17 @@ func (c *Consumer) close() error {
 			cl.Close()
 		}
 	}
+	var errs []error
 	for _, l := range c.lanes {
 		l.stopTakeover()
+		if l.prof != nil {
+			errs = append(errs, l.prof.close())
+		}
 	}
-	if c.db == nil {
-		return nil
+	if c.db != nil {
+		errs = append(errs, c.db.Close())
 	}
-	return c.db.Close()
+	return errors.Join(errs...)
 }
 
 func clusterID(ctx context.Context, cl *kgo.Client) (string, error) {

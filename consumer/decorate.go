@@ -26,6 +26,10 @@ type profiles struct {
 	oldest  int64 // Kafka time (ms) of the first data record not yet committed; 0: none
 	current time.Time
 
+	// load has the versions read since the lane had none, until settle; nil
+	// otherwise.
+	load *local.ProfileLoad
+
 	cache      map[string][]local.Version
 	cacheBytes int64
 	cacheLimit int64
@@ -40,6 +44,10 @@ const versionOverhead = 120
 func (p *profiles) apply(records []*kgo.Record, floor int64, dropped func(int), dead func(*kgo.Record, *poison.Error)) error {
 	batch := p.lane.NewProfileBatch()
 	defer func() { _ = batch.Close() }()
+	put := func(id []byte, v local.Version) error { return batch.Put(id, v, floor) }
+	if p.load != nil {
+		put = p.load.Put
+	}
 	p.pruned = max(p.pruned, floor)
 	for _, r := range records {
 		if r.Offset < p.next {
@@ -68,14 +76,45 @@ func (p *profiles) apply(records []*kgo.Record, floor int64, dropped func(int), 
 		}
 		id := jsonvalue.Sanitize(r.Key)
 		v := local.Version{Offset: r.Offset, Time: r.Timestamp.UnixMilli(), Snapshot: snap}
-		if err := batch.Put(id, v, floor); err != nil {
+		if err := put(id, v); err != nil {
 			return err
 		}
 		if old, ok := p.cache[string(id)]; ok {
 			p.forget(string(id), old)
 		}
 	}
-	return batch.Commit(p.marker())
+	if p.load == nil {
+		return batch.Commit(p.marker())
+	}
+	if !p.load.Full() {
+		return nil
+	}
+	if err := p.settle(floor); err != nil {
+		return err
+	}
+	p.load = p.lane.LoadProfiles(math.MaxInt32)
+	return nil
+}
+
+// settle brings what was loaded into the local state: from then on versions can
+// be asked for.
+func (p *profiles) settle(floor int64) error {
+	if p.load == nil {
+		return nil
+	}
+	p.pruned = max(p.pruned, floor)
+	err := p.load.Finish(p.marker(), floor)
+	return errors.Join(err, p.close())
+}
+
+// close drops what was loaded and not settled.
+func (p *profiles) close() error {
+	if p.load == nil {
+		return nil
+	}
+	err := p.load.Close()
+	p.load = nil
+	return err
 }
 
 // moved notes that everything below next has been read without a record there.
@@ -89,6 +128,9 @@ func (p *profiles) marker() local.ProfileMarker {
 // it was current.
 func (p *profiles) touch(now time.Time) error {
 	p.current = now
+	if p.load != nil {
+		return nil // its marker is written when it is settled
+	}
 	b := p.lane.NewProfileBatch()
 	defer func() { _ = b.Close() }()
 	return b.Commit(p.marker())

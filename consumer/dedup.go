@@ -1,6 +1,8 @@
 package consumer
 
 import (
+	"context"
+
 	"lockstitch/state/local"
 	"lockstitch/state/segment"
 )
@@ -93,6 +95,15 @@ func (d *dedup) add(entries []local.DedupEntry, markers map[segment.TopicID]loca
 		d.bloom(local.Generation(entries[i].LogTime, d.horizon)).add(entries[i].Key)
 	}
 	return nil
+}
+
+// take finishes a load of committed entries and answers how many there are.
+func (d *dedup) take(ctx context.Context, load *local.DedupLoad) (n int, err error) {
+	for gen, keys := range load.Generations() {
+		d.bloom(gen).grow(keys)
+		n += keys
+	}
+	return n, load.Finish(ctx, func(gen int32, k local.DedupKey) { d.bloom(gen).add(k) })
 }
 
 func (d *dedup) bloom(gen int32) *bloom {

@@ -106,10 +106,13 @@ func (c *Consumer) start(l, got *lane) {
 
 // becomeReady lets lanes read events whose profiles are caught up and whose
 // ends at first deployment are committed.
-func (c *Consumer) becomeReady() {
+func (c *Consumer) becomeReady() error {
 	for _, l := range c.lanes {
 		if l.stage != catchingUp || l.prof.next < l.readyAt || len(l.first) > 0 {
 			continue
+		}
+		if err := l.prof.settle(l.floor()); err != nil {
+			return c.db.Damaged(err)
 		}
 		c.at(StepReady)
 		l.stage = ready
@@ -122,6 +125,7 @@ func (c *Consumer) becomeReady() {
 		c.metrics.laneReady(l.n, true)
 		c.at(StepTaken)
 	}
+	return nil
 }
 
 // drop forgets a lane and everything of it that was not committed.
@@ -133,6 +137,9 @@ func (c *Consumer) drop(n int32) {
 	l.stopTakeover()
 	delete(c.lanes, n)
 	if l.prof != nil {
+		if err := l.prof.close(); err != nil {
+			c.log.Warn("what was loaded of the profiles cannot be removed", "lane", n, "err", err)
+		}
 		c.profiles.RemoveConsumePartitions(map[string][]int32{l.prof.topic: {n}})
 		c.events.RemoveConsumePartitions(l.eventPartitions())
 		if l.paused { // the client would remember it

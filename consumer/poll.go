@@ -82,7 +82,9 @@ func (c *Consumer) turn(ctx context.Context, t *turnState) error {
 	if err := c.runLanes(now); err != nil {
 		return err
 	}
-	c.becomeReady()
+	if err := c.becomeReady(); err != nil {
+		return err
+	}
 	c.pauseStalled()
 	if !moved && now.Sub(t.silentAt) > probeAfter && now.Sub(t.probedAt) > probeAfter {
 		t.probedAt = now
@@ -201,17 +203,24 @@ func (c *Consumer) poll(ctx context.Context) (moved bool, err error) {
 	}
 	fetches := c.profiles.PollRecords(profilesCtx, pollRecords)
 	fetches.EachError(func(topic string, p int32, ferr error) { c.fetchError(topic, p, ferr) })
+	// A partition may be there twice, when it has moved to another broker.
+	got := make(map[*lane][]*kgo.Record)
 	eachPartition(fetches, func(topic string, id segment.TopicID, fp kgo.FetchPartition) {
-		if l := c.lanes[fp.Partition]; l != nil && (l.stage == ready || l.stage == catchingUp) && err == nil {
+		if l := c.lanes[fp.Partition]; l != nil && (l.stage == ready || l.stage == catchingUp) {
 			moved = true
 			if l.prof.id != id {
 				c.remade(topic)
 				return
 			}
-			err = c.db.Damaged(l.applyProfiles(fp.Records, now))
+			got[l] = append(got[l], fp.Records...)
 		}
 	})
-	return moved, err
+	var eg errgroup.Group
+	eg.SetLimit(runtime.GOMAXPROCS(0))
+	for l, records := range got {
+		eg.Go(func() error { return l.applyProfiles(records, now) })
+	}
+	return moved, c.db.Damaged(eg.Wait())
 }
 
 // eachPartition calls f for the partitions of which records have come.

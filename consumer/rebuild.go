@@ -2,9 +2,9 @@ package consumer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -14,9 +14,13 @@ import (
 	"lockstitch/state/segment"
 )
 
-// rebuildReaders is how many slices are read at a time while deduplication
-// entries are rebuilt.
-const rebuildReaders = 4
+// rebuildReaders is how many slices of a lane are read at a time while its
+// deduplication entries are rebuilt, rebuildLanes of how many lanes that is done
+// at a time: the memory that it takes does not grow with the number of lanes.
+const (
+	rebuildReaders = 8
+	rebuildLanes   = 2
+)
 
 // prepareDedup brings the deduplication entries up to the position records:
 // what the local state lacks is read from the committed segments.
@@ -77,37 +81,60 @@ func (c *Consumer) rebuildDedup(ctx context.Context, l *lane, in *input, from in
 		}
 		from = max(from, first)
 	}
-	total := 0
 	if from < in.pos.Next {
-		eg, ctx := errgroup.WithContext(ctx)
-		eg.SetLimit(rebuildReaders)
-		var mu sync.Mutex
-		for _, seg := range c.deps.Catalog.Segments() {
-			for i := range seg.Slices {
-				info := &seg.Slices[i]
-				if !holds(info, in, from) {
-					continue
-				}
-				eg.Go(func() error {
-					entries, err := c.keysOf(ctx, seg.Object, info, in, from, oldest)
-					if err != nil {
-						return err
-					}
-					mu.Lock()
-					defer mu.Unlock()
-					total += len(entries)
-					return c.db.Damaged(l.dd.add(entries, nil))
-				})
-			}
-		}
-		if err := eg.Wait(); err != nil {
+		n, err := c.loadDedup(ctx, l, in, from, oldest)
+		if err != nil {
 			return err
 		}
-	}
-	if total > 0 {
-		c.log.Info("rebuilt deduplication entries from segments", "lane", l.n, "topic", in.stream.Topic, "entries", total, "seconds", time.Since(begun).Seconds())
+		if n > 0 {
+			c.log.Info("rebuilt deduplication entries from segments", "lane", l.n, "topic", in.stream.Topic, "entries", n, "seconds", time.Since(begun).Seconds())
+		}
 	}
 	return c.db.Damaged(l.dd.add(nil, map[segment.TopicID]local.DedupMarker{in.stream.ID: {Next: in.pos.Next, Horizon: l.dd.horizon}}))
+}
+
+// loadDedup reads the entries of all slices that hold rows of in at offsets from
+// … its position, and answers how many there are.
+func (c *Consumer) loadDedup(ctx context.Context, l *lane, in *input, from, oldest int64) (n int, err error) {
+	select {
+	case c.rebuilding <- struct{}{}:
+		defer func() { <-c.rebuilding }()
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	type place struct {
+		object string
+		info   *segment.SliceInfo
+		rows   int // of in, at most
+	}
+	var slices []place
+	rows := 0
+	for _, seg := range c.deps.Catalog.Segments() {
+		for i := range seg.Slices {
+			if n := rowsOf(&seg.Slices[i], in, from); n > 0 {
+				slices = append(slices, place{seg.Object, &seg.Slices[i], n})
+				rows += n
+			}
+		}
+	}
+	load := l.dd.lane.LoadDedup(rows, l.dd.horizon)
+	defer func() { err = errors.Join(err, c.db.Damaged(load.Close())) }()
+	eg, ectx := errgroup.WithContext(ctx)
+	eg.SetLimit(rebuildReaders)
+	for _, s := range slices {
+		eg.Go(func() error {
+			entries, err := c.keysOf(ectx, s.object, s.info, in, from, oldest, s.rows)
+			if err != nil {
+				return err
+			}
+			return c.db.Damaged(load.Add(entries))
+		})
+	}
+	if err := eg.Wait(); err != nil {
+		return 0, err
+	}
+	n, err = l.dd.take(ctx, load)
+	return n, c.db.Damaged(err)
 }
 
 // firstSince is an offset below which no event has a log time of at least t, by
@@ -129,19 +156,21 @@ func (c *Consumer) firstSince(ctx context.Context, in *input, t int64) (int64, e
 	return f, nil
 }
 
-// holds says whether a slice may hold rows of in at offsets from … its position.
-func holds(info *segment.SliceInfo, in *input, from int64) bool {
+// rowsOf is how many rows of in at offsets from … its position a slice has at
+// most.
+func rowsOf(info *segment.SliceInfo, in *input, from int64) int {
 	for _, r := range info.Sources {
-		if r.TopicID == in.stream.ID && r.Partition == in.partition && r.Next > from && r.Min < in.pos.Next {
-			return true
+		if r.TopicID == in.stream.ID && r.Partition == in.partition {
+			return int(min(int64(info.Rows), max(0, min(r.Next, in.pos.Next)-max(r.Min, from))))
 		}
 	}
-	return false
+	return 0
 }
 
 // keysOf reads the deduplication entries of one slice: of rows of in with
-// offsets in [from, position) and a log time of at least oldest.
-func (c *Consumer) keysOf(ctx context.Context, object string, info *segment.SliceInfo, in *input, from, oldest int64) ([]local.DedupEntry, error) {
+// offsets in [from, position) and a log time of at least oldest, of which there
+// are about n.
+func (c *Consumer) keysOf(ctx context.Context, object string, info *segment.SliceInfo, in *input, from, oldest int64, n int) ([]local.DedupEntry, error) {
 	r, err := c.deps.Store.Open(ctx, object, info.Offset, info.KeysLength)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", object, err)
@@ -175,7 +204,7 @@ func (c *Consumer) keysOf(ctx context.Context, object string, info *segment.Slic
 	}
 	sources := s.Sources()
 	account := []byte(info.Account)
-	var out []local.DedupEntry
+	out := make([]local.DedupEntry, 0, n)
 	var corr []byte
 	for i := range types {
 		src := &sources[codes[i]]

@@ -239,7 +239,11 @@ func (c *Consumer) prepareProfiles(l *lane, state *local.Lane, id segment.TopicI
 		c.log.Info("reading the profiles anew", "lane", l.n, "topic_id_changed", m.TopicID != id, "stale", stale, "pruned", pruned, "out_of_range", m.Next < start || m.Next > end)
 	}
 	l.prof.next, l.prof.current = start, time.Now()
-	return c.db.Damaged(state.ResetProfiles())
+	if err := state.ResetProfiles(); err != nil {
+		return c.db.Damaged(err)
+	}
+	l.prof.load = state.LoadProfiles(end - start)
+	return nil
 }
 
 // awaitStable fails while a transaction of an earlier owner of the lane can still

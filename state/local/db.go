@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -59,18 +60,22 @@ func (e *ForeignError) Error() string {
 // DB is the open database. Its lanes may be used concurrently, each by one
 // goroutine at a time.
 type DB struct {
-	p    *pebble.DB
-	lock *pebble.Lock
-	fs   vfs.FS
-	dir  string
-	id   Identity
-	log  *slog.Logger
+	p         *pebble.DB
+	opt       *pebble.Options
+	lock      *pebble.Lock
+	fs        vfs.FS
+	dir       string
+	id        Identity
+	log       *slog.Logger
+	loadBytes int64
+	loaded    atomic.Int64 // files made in loadDir so far, for their names
 }
 
 // Options tune the database.
 type Options struct {
 	CacheBytes    int64  // Pebble's block cache
 	MemTableBytes uint64 // one memtable
+	LoadBytes     int64  // what a load sorts at a time, see LoadDedup and LoadProfiles; 4 MiB
 	FS            vfs.FS // nil: the operating system's
 	// Done, when closed, ends the waiting for room on a full disk. Nil: it has no
 	// end.
@@ -113,14 +118,22 @@ func openLocked(dir string, opt Options) (*DB, error) {
 			return nil, err
 		}
 	}
-	db := &DB{fs: opt.FS, dir: dir, log: opt.Log}
+	db := &DB{fs: opt.FS, dir: dir, log: opt.Log, loadBytes: opt.LoadBytes}
+	if db.loadBytes <= 0 {
+		db.loadBytes = 4 << 20
+	}
+	if err := makeLoadDir(opt.FS, dir); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	db.opt = db.options(opt)
 	var err error
-	if db.p, err = pebble.Open(path, db.options(opt)); err != nil {
+	if db.p, err = pebble.Open(path, db.opt); err != nil {
 		opt.Log.Warn("local state cannot be opened and is discarded; it is rebuilt from Kafka and the segments", "dir", dir, "err", err)
 		if derr := discard(opt.FS, dir); derr != nil {
 			return nil, derr
 		}
-		db.p, err = pebble.Open(path, db.options(opt))
+		db.opt = db.options(opt)
+		db.p, err = pebble.Open(path, db.opt)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("data directory %s: %w", dir, err)
@@ -145,6 +158,7 @@ func (db *DB) options(opt Options) *pebble.Options {
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
+	o.EnsureDefaults() // for who makes tables with them
 	return o
 }
 

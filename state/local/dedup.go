@@ -55,10 +55,27 @@ func (l *Lane) DedupMarker(id segment.TopicID) (m DedupMarker, ok bool, err erro
 
 // ResetDedup drops all entries and markers of the lane.
 func (l *Lane) ResetDedup() error {
+	return l.reset(kindDedup, kindDedupMarker)
+}
+
+// reset drops all keys of the lane of some kinds, atomically. Where there are
+// none it writes nothing: what is loaded later would lie over it.
+func (l *Lane) reset(kinds ...byte) error {
 	b := l.db.p.NewBatch()
 	defer b.Close()
-	for _, kind := range []byte{kindDedup, kindDedupMarker} {
+	for _, kind := range kinds {
 		prefix := l.key(kind)
+		it, err := l.db.p.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
+		if err != nil {
+			return err
+		}
+		any := it.First()
+		if err := it.Close(); err != nil {
+			return err
+		}
+		if !any {
+			continue
+		}
 		if err := b.DeleteRange(prefix, after(prefix), nil); err != nil {
 			return err
 		}
@@ -78,9 +95,7 @@ func (l *Lane) WriteDedup(entries []DedupEntry, horizon int64, markers map[segme
 		e := &entries[i]
 		binary.BigEndian.PutUint32(key[5:], uint32(Generation(e.LogTime, horizon)))
 		copy(key[9:], e.Key[:])
-		n := binary.PutUvarint(val[:], uint64(e.Offset))
-		n += binary.PutVarint(val[n:], e.LogTime)
-		if err := b.Set(key[:], val[:n], nil); err != nil {
+		if err := b.Set(key[:], putEntry(&val, e), nil); err != nil {
 			return err
 		}
 	}
@@ -94,6 +109,13 @@ func (l *Lane) WriteDedup(entries []DedupEntry, horizon int64, markers map[segme
 		}
 	}
 	return b.Commit(pebble.NoSync)
+}
+
+// putEntry makes the value of an entry in buf.
+func putEntry(buf *[2 * binary.MaxVarintLen64]byte, e *DedupEntry) []byte {
+	n := binary.PutUvarint(buf[:], uint64(e.Offset))
+	n += binary.PutVarint(buf[n:], e.LogTime)
+	return buf[:n]
 }
 
 // LookupDedup reads the entry of a key in one generation.

@@ -33,7 +33,7 @@ func openAt(t *testing.T, dir string) *DB {
 	return db
 }
 
-func snapshot(t *testing.T, val string) profile.Snapshot {
+func snapshot(t testing.TB, val string) profile.Snapshot {
 	t.Helper()
 	s, _, err := profile.Decode([]byte("p"), fmt.Appendf(nil, `{"account_id":"acme","sections":{"s":{"attributes":{"1":%q}}}}`, val))
 	if err != nil {

@@ -52,18 +52,7 @@ func (l *Lane) ProfileMarker() (m ProfileMarker, ok bool, err error) {
 }
 
 // ResetProfiles drops all profiles of the lane and their marker.
-func (l *Lane) ResetProfiles() error {
-	b := l.db.p.NewBatch()
-	defer b.Close()
-	prefix := l.key(kindProfile)
-	if err := b.DeleteRange(prefix, after(prefix), nil); err != nil {
-		return err
-	}
-	if err := b.Delete(l.key(kindProfileMarker), nil); err != nil {
-		return err
-	}
-	return b.Commit(pebble.NoSync)
-}
+func (l *Lane) ResetProfiles() error { return l.reset(kindProfile, kindProfileMarker) }
 
 // ProfileBatch collects versions, to be written together with the marker.
 type ProfileBatch struct {
@@ -86,10 +75,7 @@ func (b *ProfileBatch) Put(id []byte, v Version, floor int64) error {
 			return err
 		}
 	}
-	b.buf = binary.AppendUvarint(b.buf[:0], uint64(len(id)))
-	b.buf = append(b.buf, id...)
-	b.buf = binary.AppendVarint(b.buf, v.Time)
-	b.buf = append(b.buf, v.Snapshot...)
+	b.buf = appendVersion(b.buf[:0], id, v)
 	return b.b.Set(binary.BigEndian.AppendUint64(prefix, ^uint64(v.Offset)), b.buf, nil)
 }
 
@@ -169,6 +155,14 @@ func (l *Lane) profilePrefix(id []byte) []byte {
 	return l.key(kindProfile, h[:])
 }
 
+// appendVersion appends the value of a version.
+func appendVersion(b, id []byte, v Version) []byte {
+	b = binary.AppendUvarint(b, uint64(len(id)))
+	b = append(b, id...)
+	b = binary.AppendVarint(b, v.Time)
+	return append(b, v.Snapshot...)
+}
+
 // decodeVersion reads one stored version; id and Snapshot alias value.
 func decodeVersion(key, value []byte) (id []byte, v Version, err error) {
 	n, w := binary.Uvarint(value)
@@ -188,6 +182,17 @@ func decodeVersion(key, value []byte) (id []byte, v Version, err error) {
 		v.Snapshot = value
 	}
 	return id, v, nil
+}
+
+// versionTime reads the time of a stored version alone.
+func versionTime(value []byte) (int64, error) {
+	n, w := binary.Uvarint(value)
+	if w > 0 && n <= uint64(len(value)-w) {
+		if at, w := binary.Varint(value[w+int(n):]); w > 0 {
+			return at, nil
+		}
+	}
+	return 0, fmt.Errorf("%w: profile version", errDamaged)
 }
 
 // Lanes lists the lanes whose profiles lie in the database.
