@@ -94,19 +94,16 @@ class Phase:
         self.all = [s for each in self.each for s in each]
         self.resident = max(s.resident for s in self.all)
         self.disk = max(s.disk for s in self.all)
-        self.cpu = max(self._rate(each, lambda s: s.cpu) for each in self.each)  # of one processor
-        self.lines = max(self._rate(each, lambda s: s.lines) for each in self.each) * 60  # a minute
-
-    @staticmethod
-    def _rate(samples, value):
-        return (value(samples[-1]) - value(samples[0])) / max(1, samples[-1].at - samples[0].at)
+        self.cpu = max(processors(each[0], each[-1]) for each in self.each)
+        self.busiest = max(busiest(each) for each in self.each)
+        self.lines = max((each[-1].lines - each[0].lines) / (each[-1].at - each[0].at) for each in self.each) * 60  # a minute
 
     def highest(self, lag):
         """(records of all replicas at a time, about; seconds) of "processing" or "durable"."""
         return (sum(max((getattr(s, lag)[0] or 0 for s in each), default=0) for each in self.each),
                 max((getattr(s, lag)[1] or 0 for s in self.all), default=0))
 
-    HEAD = ("| phase | minutes | events produced | resident, MiB | disk, MiB | processors | log lines a minute | "
+    HEAD = ("| phase | minutes | events produced | resident, MiB | disk, MiB | processors: on average, in the busiest 10 s | log lines a minute | "
             "highest processing lag | highest durable lag | caught up after |\n|---|---|---|---|---|---|---|---|---|---|")
 
     def row(self):
@@ -114,7 +111,22 @@ class Phase:
             records, seconds = self.highest(name)
             return f"{records:,.0f}, {seconds:.0f} s"
         return (f"| {self.name} | {(self.end - self.begin) / 60:.1f} | {self.events:,} | {self.resident / MIB:.0f} | {self.disk / MIB:.0f} | "
-                f"{self.cpu:.2f} | {self.lines:.0f} | {lag('processing')} | {lag('durable')} | {'' if self.again is None else f'{self.again:.0f} s'} |")
+                f"{self.cpu:.2f}, {self.busiest:.2f} | {self.lines:.0f} | {lag('processing')} | {lag('durable')} | {'' if self.again is None else f'{self.again:.0f} s'} |")
+
+
+def processors(one, two):
+    """What a replica used between two samples: 1 is one processor all the time."""
+    return (two.cpu - one.cpu) / max(1, two.at - one.at)
+
+
+def busiest(samples):
+    """The most that it used over about 10 s."""
+    most, first = 0.0, 0
+    for s in samples:
+        while s.at - samples[first].at >= 10:
+            most = max(most, processors(samples[first], s))
+            first += 1
+    return most
 
 
 def size(directory):
