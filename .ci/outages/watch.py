@@ -130,12 +130,12 @@ def busiest(samples):
 
 
 def size(directory):
-    """Bytes of the files below a directory in which files come and go."""
+    """Bytes on the disk of what is below a directory in which files come and go: what is reserved counts."""
     total = 0
     for at, _, names in os.walk(directory):
         for name in names:
             try:
-                total += os.lstat(os.path.join(at, name)).st_size
+                total += os.lstat(os.path.join(at, name)).st_blocks * 512
             except OSError:
                 pass
     return total

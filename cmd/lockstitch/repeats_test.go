@@ -62,6 +62,19 @@ func TestRepeatedWarningsAreLeftOut(t *testing.T) {
 	}
 }
 
+func TestRepeatsAreLeftOutOfEveryLog(t *testing.T) {
+	for _, format := range []string{"text", "json"} {
+		var out bytes.Buffer
+		log := (&app{err: &out}).logger(LogSettings{Level: "info", Format: format})
+		for range 3 {
+			log.Warn("away")
+		}
+		if n := strings.Count(out.String(), "away"); n != 1 {
+			t.Errorf("%s: %d lines, want 1:\n%s", format, n, out.String())
+		}
+	}
+}
+
 // Warnings that are all different do not fill the memory instead of the log.
 func TestRepeatsAreForgotten(t *testing.T) {
 	h := &repeats{Handler: slog.NewTextHandler(io.Discard, nil), seen: &repeatsSeen{lines: make(map[string]*repeated)}}
