@@ -103,7 +103,7 @@ class Phase:
         return (sum(max((getattr(s, lag)[0] or 0 for s in each), default=0) for each in self.each),
                 max((getattr(s, lag)[1] or 0 for s in self.all), default=0))
 
-    HEAD = ("| phase | minutes | events produced | resident, MiB | disk, MiB | processors: on average, in the busiest 10 s | log lines a minute | "
+    HEAD = ("| phase | minutes | events until caught up | resident, MiB | disk, MiB | processors: on average, in the busiest 10 s | log lines a minute | "
             "highest processing lag | highest durable lag | caught up after |\n|---|---|---|---|---|---|---|---|---|---|")
 
     def row(self):
