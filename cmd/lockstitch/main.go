@@ -226,7 +226,7 @@ func (a *app) logger(s LogSettings) *slog.Logger {
 	}
 	opts := &slog.HandlerOptions{Level: level}
 	if strings.EqualFold(s.Format, "json") {
-		return slog.New(slog.NewJSONHandler(a.err, opts))
+		return slog.New(leaveOutRepeats(slog.NewJSONHandler(a.err, opts)))
 	}
-	return slog.New(slog.NewTextHandler(a.err, opts))
+	return slog.New(leaveOutRepeats(slog.NewTextHandler(a.err, opts)))
 }

@@ -314,10 +314,10 @@ func (s *Settings) apiConfig() api.Config {
 // consumer cuts a last time and leaves the group. A clean stop returns nil.
 func (r *replica) Run(ctx context.Context) error {
 	defer r.close()
-	// The heap stays below the limit with room for what the runtime does not
-	// count, above all Pebble's cache and memtables. An export may add little to
-	// what is resident, so garbage is collected twice as often as by default.
-	debug.SetMemoryLimit(int64(r.s.Replica.MemoryLimit) / 16 * 13)
+	// An export may add little to what is resident, so garbage is collected twice
+	// as often as by default.
+	limit := int64(r.s.Replica.MemoryLimit)
+	debug.SetMemoryLimit(heapLimit(limit, 0))
 	defer debug.SetMemoryLimit(math.MaxInt64)
 	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 
@@ -328,6 +328,7 @@ func (r *replica) Run(ctx context.Context) error {
 		close(r.stopping)
 	})
 	r.addAPI(&g)
+	r.addPart(&g, "memory limit", func(ctx context.Context) error { return stayWithin(ctx, limit) })
 	r.addPart(&g, "consumer", r.consumer.Run)
 	r.addPart(&g, "report runner", r.runner.Run)
 	r.addPart(&g, "standing orders", r.rolling.Run)

@@ -126,9 +126,7 @@ func (c Config) Opts() ([]kgo.Opt, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kafka TLS: %w", err)
 	}
-	if tc != nil {
-		opts = append(opts, kgo.DialTLSConfig(tc))
-	}
+	opts = append(opts, kgo.Dialer(dialer(tc)))
 	m, err := c.mechanism()
 	if err != nil {
 		return nil, fmt.Errorf("kafka SASL: %w", err)

@@ -9,7 +9,6 @@ import (
 	"os"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
 )
@@ -49,9 +48,6 @@ func (c *cable) dial(ctx context.Context, network, addr string) (net.Conn, error
 	cut := c.cut
 	c.mu.Unlock()
 	if cut {
-		// The client library adds partitions to a transaction without any
-		// back-off: only a dial that takes time lets time pass.
-		time.Sleep(10 * time.Millisecond)
 		return nil, refused()
 	}
 	inner, err := c.net.DialContext(ctx, network, addr)

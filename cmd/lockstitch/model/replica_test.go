@@ -24,6 +24,7 @@ import (
 	exportrun "lockstitch/exporter/run"
 	"lockstitch/state/catalog"
 	"lockstitch/state/definition"
+	"lockstitch/state/kafka"
 	"lockstitch/state/report"
 )
 
@@ -161,7 +162,7 @@ func (p *process) live(ctx context.Context) {
 func (p *process) run(ctx context.Context) error {
 	w := p.r.w
 	log := slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: dropTime})).With("replica", p.r.name)
-	opts := append(w.connection(), kgo.Dialer(p.cable.dial))
+	opts := append(w.connection(), kgo.Dialer(kafka.FailSlowly(p.cable.dial)))
 	p.mu.Lock()
 	p.reg = prometheus.NewRegistry()
 	reg := p.reg
