@@ -155,8 +155,7 @@ func TestForeignDirectoriesAreRefusedAndLeftAlone(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(full, "thesis.tex"), []byte("x"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	garbled := filepath.Join(t.TempDir(), "garbled")
-	openAt(t, garbled).Close()
+	garbled := t.TempDir()
 	if err := os.WriteFile(filepath.Join(garbled, identityFile), []byte("{"), 0o644); err != nil {
 		t.Fatal(err)
 	}
