@@ -8,6 +8,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
+// userDataVersion is the first byte of a member's user data, before the lanes whose
+// state lies on its disk, as uvarints. They are a hint: those of another version
+// are passed over, so that replicas of two versions can be in one group.
+const userDataVersion = 1
+
 // protocolName is what the group's members must have in common.
 const protocolName = "lockstitch-lanes"
 
@@ -37,6 +42,7 @@ func (b *laneBalancer) JoinGroupMetadata(interests []string, current map[string]
 		meta.OwnedPartitions = append(meta.OwnedPartitions, owned)
 	}
 	meta.Generation = generation
+	meta.UserData = []byte{userDataVersion}
 	for _, n := range b.local() {
 		meta.UserData = binary.AppendUvarint(meta.UserData, uint64(n))
 	}
@@ -60,19 +66,11 @@ func (b *laneBalancer) Balance(cb *kgo.ConsumerBalancer, topics map[string]int32
 	lanes := laneCount(topics)
 	var wants []laneWants
 	cb.EachMember(func(m *kmsg.JoinGroupResponseMember, meta *kmsg.ConsumerMemberMetadata) {
-		w := laneWants{owned: make(map[int32]bool), local: make(map[int32]bool), generation: meta.Generation}
+		w := laneWants{owned: make(map[int32]bool), local: localLanes(meta.UserData), generation: meta.Generation}
 		for _, o := range meta.OwnedPartitions {
 			for _, n := range o.Partitions {
 				w.owned[n] = true
 			}
-		}
-		for data := meta.UserData; len(data) > 0; {
-			n, size := binary.Uvarint(data)
-			if size <= 0 {
-				break
-			}
-			w.local[int32(n)] = true
-			data = data[size:]
 		}
 		wants = append(wants, w)
 	})
@@ -85,6 +83,23 @@ func (b *laneBalancer) Balance(cb *kgo.ConsumerBalancer, topics map[string]int32
 	}
 	plan.AdjustCooperative(cb)
 	return plan
+}
+
+// localLanes reads a member's user data.
+func localLanes(data []byte) map[int32]bool {
+	lanes := make(map[int32]bool)
+	if len(data) == 0 || data[0] != userDataVersion {
+		return lanes
+	}
+	for data = data[1:]; len(data) > 0; {
+		n, size := binary.Uvarint(data)
+		if size <= 0 {
+			break
+		}
+		lanes[int32(n)] = true
+		data = data[size:]
+	}
+	return lanes
 }
 
 // laneCount is the number of lanes that every topic has. While partitions are

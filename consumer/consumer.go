@@ -108,7 +108,9 @@ type Consumer struct {
 
 	as       membership // as whom the lanes are held
 	lanes    map[int32]*lane
-	barriers map[partitionOf]int64 // ends that pending requests wait for
+	barriers map[partitionOf]int64     // ends that pending requests wait for
+	told     map[kafkaPartition]string // what was logged of partitions that cannot be fetched
+	failing  bool                      // some could not in this turn
 	lastCut  time.Time
 	retainAt time.Time // when retention is looked after next
 	mail     *mailbox
@@ -137,6 +139,7 @@ func New(cfg Config, deps Deps) (*Consumer, error) {
 		metrics:    newMetrics(deps.Registerer, cfg.Topics),
 		lanes:      make(map[int32]*lane),
 		barriers:   make(map[partitionOf]int64),
+		told:       make(map[kafkaPartition]string),
 		mail:       newMailbox(),
 		quit:       make(chan struct{}),
 		rebuilding: make(chan struct{}, rebuildLanes),

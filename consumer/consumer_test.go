@@ -36,7 +36,8 @@ type world struct {
 	topics kafka.Topics
 	store  objects.Store
 	prod   *kgo.Client
-	at     time.Time // Kafka time of what is produced; zero: now
+	at     time.Time    // Kafka time of what is produced; zero: now
+	log    *slog.Logger // the replicas'; nil: none
 }
 
 func newWorld(t *testing.T, kopts ...kfake.Opt) *world {
@@ -136,6 +137,9 @@ func (w *world) start(dir string, tweak func(*Config)) *replica {
 	log := slog.New(slog.DiscardHandler)
 	if testing.Verbose() {
 		log = slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	if w.log != nil {
+		log = w.log
 	}
 	cat := w.catalog()
 	tab, err := report.Open(w.t.Context(), report.Config{Opts: w.opts, Topic: w.topics.Reports, Log: log})

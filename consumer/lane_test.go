@@ -31,7 +31,7 @@ func (w *world) deadLetters() []*kgo.Record {
 	ctx, cancel := context.WithTimeout(w.t.Context(), 30*time.Second)
 	defer cancel()
 	tail := make(chan *kgo.Record, 10_000)
-	tl, err := kafka.StartTail(ctx, kafka.TailConfig{Opts: w.opts, Topic: w.topics.DeadLetters, Apply: func(r *kgo.Record) { tail <- r }, Log: quietLog})
+	tl, err := kafka.StartTail(ctx, kafka.TailConfig{Opts: w.opts, Topic: w.topics.DeadLetters, Apply: func(r *kgo.Record) error { tail <- r; return nil }, Log: quietLog})
 	if err != nil {
 		w.t.Fatal(err)
 	}

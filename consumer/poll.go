@@ -186,12 +186,14 @@ func (c *Consumer) poll(ctx context.Context) (moved bool, err error) {
 	if catching || full {
 		eventsCtx, profilesCtx = nil, pctx
 	}
+	c.failing = false
 	if !full {
 		fetches := c.events.PollRecords(eventsCtx, pollRecords)
 		fetches.EachError(func(topic string, p int32, ferr error) { c.fetchError(topic, p, ferr) })
 		eachPartition(fetches, func(topic string, id segment.TopicID, fp kgo.FetchPartition) {
 			if l := c.lanes[fp.Partition]; l != nil && l.stage == ready {
 				moved = true
+				delete(c.told, kafkaPartition{topic, fp.Partition})
 				in := l.input(topic)
 				if in.stream.ID != id {
 					c.remade(topic)
@@ -208,6 +210,7 @@ func (c *Consumer) poll(ctx context.Context) (moved bool, err error) {
 	eachPartition(fetches, func(topic string, id segment.TopicID, fp kgo.FetchPartition) {
 		if l := c.lanes[fp.Partition]; l != nil && (l.stage == ready || l.stage == catchingUp) {
 			moved = true
+			delete(c.told, kafkaPartition{topic, fp.Partition})
 			if l.prof.id != id {
 				c.remade(topic)
 				return
@@ -220,7 +223,16 @@ func (c *Consumer) poll(ctx context.Context) (moved bool, err error) {
 	for l, records := range got {
 		eg.Go(func() error { return l.applyProfiles(records, now) })
 	}
-	return moved, c.db.Damaged(eg.Wait())
+	err = c.db.Damaged(eg.Wait())
+	if c.failing && !moved && err == nil {
+		// The clients say so again at once: a batch whose checksum does not match
+		// comes with every fetch.
+		select {
+		case <-time.After(idleWait):
+		case <-ctx.Done():
+		}
+	}
+	return moved, err
 }
 
 // eachPartition calls f for the partitions of which records have come.
@@ -382,14 +394,26 @@ func (c *Consumer) probeOne(ctx context.Context, cl *kgo.Client, topic string, i
 	return past, err
 }
 
-// fetchError logs what a client reports. An offset out of range, a topic made
+// kafkaPartition is a partition of a topic by name.
+type kafkaPartition struct {
+	topic string
+	n     int32
+}
+
+// fetchError logs what a client reports, once until the partition brings
+// something. What cannot be read is neither passed nor left out: it is fetched
+// again, and the partition's lag ticks. An offset out of range, a topic made
 // anew or lost data stops the lane: it is taken over anew, which tells why it
 // cannot run.
 func (c *Consumer) fetchError(topic string, n int32, err error) {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, kgo.ErrClientClosed) {
 		return
 	}
-	c.log.Warn("cannot fetch", "topic", topic, "partition", n, "err", err)
+	c.failing = true
+	if at := (kafkaPartition{topic, n}); c.told[at] != err.Error() {
+		c.told[at] = err.Error()
+		c.log.Error("cannot fetch", "topic", topic, "partition", n, "offset", c.fetchOffset(topic, n), "err", err)
+	}
 	var lost *kgo.ErrDataLoss
 	switch {
 	case errors.Is(err, kerr.UnknownTopicID) || errors.Is(err, kerr.InconsistentTopicID):
@@ -404,6 +428,28 @@ func (c *Consumer) fetchError(topic string, n int32, err error) {
 			})
 		}
 	}
+}
+
+// fetchOffset is where a partition is read next; -1: not here.
+func (c *Consumer) fetchOffset(topic string, n int32) int64 {
+	l := c.lanes[n]
+	if l == nil || l.prof == nil {
+		return -1
+	}
+	if topic == l.prof.topic {
+		return l.prof.next
+	}
+	in := l.input(topic)
+	if in == nil {
+		return -1
+	}
+	next := in.pos.Next
+	for _, b := range l.waiting {
+		if b.in == in && len(b.records) > 0 {
+			next = max(next, b.records[len(b.records)-1].Offset+1)
+		}
+	}
+	return next
 }
 
 // held is what the lanes hold in memory until the next cut.

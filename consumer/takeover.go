@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -16,6 +17,7 @@ import (
 	"lockstitch/state/event"
 	"lockstitch/state/kafka"
 	"lockstitch/state/local"
+	"lockstitch/state/objects"
 	"lockstitch/state/segment"
 )
 
@@ -69,13 +71,25 @@ func (c *Consumer) takeOver(ctx context.Context, n int32, stoppedAs func(*stoppe
 		default:
 			if told != err.Error() {
 				told = err.Error()
-				c.log.Warn("taking over a lane; trying again", "lane", n, "err", err)
+				level := slog.LevelWarn
+				if damaged(err) {
+					level = slog.LevelError
+				}
+				c.log.Log(ctx, level, "taking over a lane; trying again", "lane", n, "err", err)
 			}
 			return nil, err
 		}
 	}, backoff.WithMaxElapsedTime(0), backoff.WithBackOff(&backoff.ExponentialBackOff{
 		InitialInterval: 100 * time.Millisecond, Multiplier: 2, MaxInterval: 5 * time.Second, RandomizationFactor: 0.2,
 	}))
+}
+
+// damaged says that stored segments are damaged: nothing but their repair lets
+// the lane go on, as duplicates would be kept.
+func damaged(err error) bool {
+	var corrupt *segment.CorruptError
+	var version *segment.VersionError
+	return errors.As(err, &corrupt) || errors.As(err, &version) || errors.Is(err, objects.ErrNotExist)
 }
 
 func (c *Consumer) prepare(ctx context.Context, n int32) (*lane, error) {

@@ -105,8 +105,12 @@ type puller struct {
 	stopped string // what was said last of why there are no more files
 }
 
+// manifestVersion is the version of the manifests that pull writes.
+const manifestVersion = 1
+
 // manifest stands beside each file.
 type manifest struct {
+	Version         int               `json:"version"`
 	Name            string            `json:"name"`
 	OrderID         string            `json:"order_id"`
 	Number          int64             `json:"number"`
@@ -148,9 +152,16 @@ func (p *puller) open(after int64) (err error) {
 		if err == nil {
 			err = json.Unmarshal(b, &m)
 		}
-		if err != nil || m.OrderID == "" {
+		if err == nil && m.Version <= manifestVersion && m.OrderID == "" {
+			err = errors.New("it names no order")
+		}
+		if err != nil {
 			p.close()
 			return fmt.Errorf("%s is no manifest of pull: %w", p.path(p.last, ".json"), err)
+		}
+		if m.Version > manifestVersion {
+			p.close()
+			return fmt.Errorf("%s is of version %d, this program knows %d", p.path(p.last, ".json"), m.Version, manifestVersion)
 		}
 		p.orderID = m.OrderID
 	}
@@ -273,7 +284,7 @@ func (p *puller) file(ctx context.Context, orderID string, f *api.RollingFile) e
 		}
 	}
 	m, err := json.MarshalIndent(&manifest{
-		Name: p.name, OrderID: orderID, Number: f.Number, File: filepath.Base(whole), PeriodStart: f.Start, PeriodEnd: f.End, Cursor: f.Cursor,
+		Version: manifestVersion, Name: p.name, OrderID: orderID, Number: f.Number, File: filepath.Base(whole), PeriodStart: f.Start, PeriodEnd: f.End, Cursor: f.Cursor,
 		Rows: f.Rows, Bytes: f.Bytes, SHA256: f.SHA256, CompleteThrough: f.CompleteThrough,
 	}, "", "  ")
 	if err != nil {

@@ -119,6 +119,28 @@ func (y *pulling) whole(n int64) {
 	}
 }
 
+func TestPullRefusesAManifestItDoesNotKnow(t *testing.T) {
+	y := startPulling(t)
+	y.must("create", "x", "--every", "P1D", "--start", "now")
+	n := y.make(time.Hour)
+	if status, errs := y.pull(); status != 0 {
+		t.Fatalf("exit %d, %s", status, errs)
+	}
+	y.whole(n)
+	for text, want := range map[string]string{
+		`{"version":2,"order":"of another form"}`: "is of version 2, this program knows 1",
+		`{"version":1}`: "is no manifest of pull",
+		`{`:             "is no manifest of pull",
+	} {
+		if err := os.WriteFile(y.path(n, ".json"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if status, errs := y.pull(); status == 0 || !strings.Contains(errs, want) {
+			t.Errorf("%s: exit %d, %s", text, status, errs)
+		}
+	}
+}
+
 func TestPullMakesGoodWhatAKillHasLeft(t *testing.T) {
 	y := startPulling(t)
 	y.must("create", "x", "--every", "P1D", "--start", "now")

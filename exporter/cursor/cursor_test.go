@@ -63,6 +63,21 @@ func TestAnOldCursorIsStillRead(t *testing.T) {
 	}
 }
 
+func TestACursorOfAnotherVersionIsRefused(t *testing.T) {
+	c := New([]auth.Key{key("k1", "a")})
+	raw, err := base64.RawURLEncoding.DecodeString(c.Encode("acme", []report.End{end(1, 0, 5)}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for v, want := range map[byte]error{version: nil, version + 1: ErrInvalid, 0: ErrInvalid} {
+		signed := append([]byte{v}, raw[1:len(raw)-32]...)
+		text := base64.RawURLEncoding.EncodeToString(append(signed, mac(c.keys["k1"], "acme", signed)...))
+		if _, err := c.Decode("acme", text); !errors.Is(err, want) {
+			t.Errorf("version %d: %v", v, err)
+		}
+	}
+}
+
 func TestRotation(t *testing.T) {
 	at := []report.End{end(1, 0, 5)}
 	before, during, after := New([]auth.Key{key("old", "o")}), New([]auth.Key{key("new", "n"), key("old", "o")}), New([]auth.Key{key("new", "n")})

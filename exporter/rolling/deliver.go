@@ -35,6 +35,7 @@ type File struct {
 // manifest is the object beside a delivered file. That it exists means that the
 // file is whole.
 type manifest struct {
+	Version         int    `json:"version"`
 	Number          int64  `json:"number"`
 	File            string `json:"file"`
 	OrderID         string `json:"order_id"`
@@ -115,7 +116,7 @@ func (f File) path() string {
 // manifest is the manifest's bytes: the same for the same file.
 func (f File) manifest() ([]byte, error) {
 	m := manifest{
-		Number: f.Number, File: fmt.Sprintf("%s-%d.csv.gz", objects.Part(f.Name), f.Number), OrderID: f.Order, Name: f.Name,
+		Version: manifestVersion, Number: f.Number, File: fmt.Sprintf("%s-%d.csv.gz", objects.Part(f.Name), f.Number), OrderID: f.Order, Name: f.Name,
 		PeriodStart: stamp(f.PeriodStart), PeriodEnd: stamp(f.PeriodEnd), Cursor: span{f.From, f.To},
 		Rows: f.Rows, Bytes: f.Bytes, SHA256: f.SHA256, CompleteThrough: stamp(f.CompleteThrough),
 	}
@@ -137,6 +138,9 @@ func stamp(t time.Time) string {
 	return t.UTC().Format("2006-01-02T15:04:05.000Z")
 }
 
+// manifestVersion is the version of the manifests.
+const manifestVersion = 1
+
 // maxManifest bounds what is read of a manifest; ours are smaller by far.
 const maxManifest = 1 << 20
 
@@ -156,7 +160,11 @@ func hasManifest(ctx context.Context, dest objects.Store, name string, f File) (
 		return false, err
 	}
 	var m manifest
-	if json.Unmarshal(text, &m) != nil || m.OrderID != f.Order || m.Number != f.Number || m.Bytes != f.Bytes || m.SHA256 != f.SHA256 {
+	err = json.Unmarshal(text, &m)
+	if err == nil && m.Version > manifestVersion {
+		return false, fmt.Errorf("manifest %s has version %d, this program knows %d", name, m.Version, manifestVersion)
+	}
+	if err != nil || m.OrderID != f.Order || m.Number != f.Number || m.Bytes != f.Bytes || m.SHA256 != f.SHA256 {
 		return false, &OccupiedError{name}
 	}
 	return true, nil

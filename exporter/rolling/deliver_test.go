@@ -87,6 +87,7 @@ const (
 func (d *delivery) whole() {
 	d.t.Helper()
 	want := fmt.Sprintf(`{
+  "version": 1,
   "number": 17,
   "file": "hourly-17.csv.gz",
   "order_id": "01JORDER",
@@ -193,6 +194,21 @@ func TestDeliverKnowsAnOlderManifest(t *testing.T) {
 		if err := Deliver(t.Context(), d.dest, d.src, other); !errors.As(err, &taken) {
 			t.Errorf("the manifest of another file counts: %v", err)
 		}
+	}
+}
+
+func TestDeliverRefusesAManifestOfAnotherVersion(t *testing.T) {
+	d := newDelivery(t)
+	d.file.Account = "acme-" + ulid.Make().String()
+	m, err := d.file.manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.dest.Put(t.Context(), d.file.path()+".json", bytes.Replace(m, []byte(`"version": 1`), []byte(`"version": 2`), 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.deliver(); err == nil || !strings.Contains(err.Error(), d.file.path()+".json has version 2, this program knows 1") {
+		t.Errorf("delivered: %v", err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"path"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -188,6 +189,9 @@ func (r *Runner) finish(ctx context.Context, rep *report.Report, res report.Resu
 		if derr := r.deps.Store.Delete(context.WithoutCancel(ctx), res.Object); derr != nil {
 			r.log.Warn("cannot remove the file of an attempt that came too late; it goes when the report expires", "object", res.Object, "err", derr)
 		}
+	}
+	if err == nil && won && res.Problem != nil {
+		r.metrics.failed.WithLabelValues(path.Base(res.Problem.Type)).Inc()
 	}
 	if err == nil && won {
 		r.log.Info("report finished", "report", rep.Request.ID, "rows", res.Rows, "bytes", res.Bytes, "failed", res.Problem != nil)

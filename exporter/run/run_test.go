@@ -1,8 +1,11 @@
 package run
 
 import (
+	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,6 +17,8 @@ import (
 	"time"
 
 	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/goleak"
@@ -40,6 +45,8 @@ type world struct {
 	catalog *catalog.View
 	prod    *kgo.Client
 	dial    dialer
+	log     *slog.Logger          // of the runners; nil: none
+	reg     prometheus.Registerer // of the runners; nil: none
 }
 
 type dialer = func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -150,7 +157,7 @@ func (w *world) runner(tab *report.Table, store objects.Store, tweak func(*Confi
 	if tweak != nil {
 		tweak(&cfg)
 	}
-	r, err := New(cfg, Deps{Reports: tab, Catalog: w.catalog, Store: store, Log: quiet})
+	r, err := New(cfg, Deps{Reports: tab, Catalog: w.catalog, Store: store, Log: cmp.Or(w.log, quiet), Registerer: w.reg})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -271,6 +278,77 @@ func TestTooLargeAndDamagedEndInErrors(t *testing.T) {
 	}
 	if n := w.files(); n != 0 {
 		t.Errorf("%d files are left of failed reports", n)
+	}
+}
+
+// TestDamagedSegmentsEndInErrors: wherever a bit is flipped in what an export
+// needs, its status is error and says to who asked no more than that; the log
+// names the object and the byte.
+func TestDamagedSegmentsEndInErrors(t *testing.T) {
+	w := newWorld(t)
+	w.commit(100)
+	var log bytes.Buffer // read when the runner has stopped
+	reg := prometheus.NewRegistry()
+	w.log, w.reg = slog.New(slog.NewTextHandler(&log, nil)), reg
+	tab := w.table()
+	stop := w.runner(tab, w.store, nil)
+	whole := w.await(tab, w.submit(tab, 100, time.Hour).Request.ID, report.StatusCompleted).Result.SHA256
+	seg := w.catalog.Segments()[0]
+	rd, err := w.store.Open(t.Context(), seg.Object, 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := io.ReadAll(rd)
+	if err := errors.Join(err, rd.Close()); err != nil {
+		t.Fatal(err)
+	}
+	store := func(data []byte) {
+		t.Helper()
+		if err := errors.Join(w.store.Delete(t.Context(), seg.Object), w.store.Put(t.Context(), seg.Object, data)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, last := seg.Slices[0], seg.Slices[len(seg.Slices)-1]
+	failed := 0
+	for at := 3; at < len(data); at += 1 + len(data)/40 {
+		bad := bytes.Clone(data)
+		bad[at] ^= 1 << (at % 8)
+		store(bad)
+		r := w.await(tab, w.submit(tab, 100, time.Hour).Request.ID, report.StatusCompleted, report.StatusError)
+		needed := int64(at) >= first.Offset && int64(at) < last.Offset+last.Length
+		switch {
+		case !needed && (r.Result.Problem != nil || r.Result.SHA256 != whole):
+			t.Errorf("byte %d, which no export reads: %+v", at, r.Result)
+		case needed:
+			failed++
+			if p := r.Result.Problem; p == nil || p.Type != "/problems/stored-data-damaged" || r.Result.Object != "" || strings.Contains(p.Detail, "segments/") || strings.Contains(p.Detail, "byte") {
+				t.Errorf("byte %d: %+v", at, r.Result)
+			}
+		}
+	}
+	for n := range int(first.Length) { // an object that is too short
+		if n%200 == 0 {
+			store(data[:int(first.Offset)+n])
+			failed++
+			w.await(tab, w.submit(tab, 100, time.Hour).Request.ID, report.StatusError)
+		}
+	}
+	store(data)
+	if got := w.await(tab, w.submit(tab, 100, time.Hour).Request.ID, report.StatusCompleted).Result.SHA256; got != whole {
+		t.Error("another file once the object is whole again")
+	}
+	stop()
+	if n := strings.Count(log.String(), "segment "+seg.Object+" is damaged at byte ") + strings.Count(log.String(), "segment "+seg.Object+" has format version "); n != failed {
+		t.Errorf("the log tells of %d of %d", n, failed)
+	}
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(fmt.Sprintf(`
+# HELP lockstitch_exports_failed_total Reports and files of standing orders that ended in an error, by the last word of the problem's type.
+# TYPE lockstitch_exports_failed_total counter
+lockstitch_exports_failed_total{problem="barrier-timeout"} 0
+lockstitch_exports_failed_total{problem="file-too-large"} 0
+lockstitch_exports_failed_total{problem="stored-data-damaged"} %d
+`, failed)), "lockstitch_exports_failed_total"); err != nil {
+		t.Error(err)
 	}
 }
 

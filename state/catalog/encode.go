@@ -2,11 +2,13 @@ package catalog
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"lockstitch/state/kafka"
 	"lockstitch/state/segment"
 )
 
@@ -22,32 +24,6 @@ const (
 	keyMarks    = "m/"
 	keyRetained = "r/"
 )
-
-// VersionError reports a record that another version of the software wrote in
-// a form this one does not know. The catalog cannot be used.
-type VersionError struct {
-	Key     string
-	Offset  int64
-	Version int
-}
-
-func (e *VersionError) Error() string {
-	return fmt.Sprintf("catalog record %q at offset %d has version %d; this program reads version %d", e.Key, e.Offset, e.Version, Version)
-}
-
-// CorruptError reports a record that cannot be what a replica wrote. The
-// catalog cannot be used: leaving the record out could make an export short.
-type CorruptError struct {
-	Key    string
-	Offset int64
-	Cause  error
-}
-
-func (e *CorruptError) Error() string {
-	return fmt.Sprintf("catalog record %q at offset %d is damaged: %v", e.Key, e.Offset, e.Cause)
-}
-
-func (e *CorruptError) Unwrap() error { return e.Cause }
 
 // Record is the Kafka record that commits the segment.
 func (s *Segment) Record(topic string) (*kgo.Record, error) {
@@ -90,48 +66,42 @@ func encode(topic, key string, v any) (*kgo.Record, error) {
 	if len(val) > MaxRecordBytes {
 		return nil, fmt.Errorf("catalog record %q: %d bytes, over the limit of %d", key, len(val), MaxRecordBytes)
 	}
-	return &kgo.Record{Topic: topic, Partition: 0, Key: []byte(key), Value: val}, nil
+	return kafka.Stamp(&kgo.Record{Topic: topic, Partition: 0, Key: []byte(key), Value: val}), nil
 }
 
-// decode reads one record into the state. A null value deletes.
+// decode reads one record into the state. A null value deletes. Errors:
+// *kafka.DamagedError, *kafka.VersionError. Leaving the record out could make an
+// export short.
 func (s *state) decode(r *kgo.Record) error {
-	key := string(r.Key)
-	if len(key) < 2 {
-		return &CorruptError{Key: key, Offset: r.Offset, Cause: fmt.Errorf("unknown key")}
+	if err := kafka.Verify(r, Version); err != nil {
+		return err
 	}
-	kind, rest := key[:2], key[2:]
-	if r.Value != nil {
-		var v struct {
-			Version int `json:"v"`
-		}
-		if err := json.Unmarshal(r.Value, &v); err != nil {
-			return &CorruptError{Key: key, Offset: r.Offset, Cause: err}
-		}
-		if v.Version != Version {
-			return &VersionError{Key: key, Offset: r.Offset, Version: v.Version}
-		}
-	}
-	var err error
-	switch kind {
-	case keySegment:
-		err = s.applySegment(rest, r.Value)
-	case keyPosition:
-		err = applyMap(s.positions, rest, r.Value)
-	case keyFirst:
-		err = applyMap(s.first, rest, r.Value)
-	case keyAdopted:
-		err = applyMap(s.adopted, rest, r.Value)
-	case keyMarks:
-		err = s.applyMarks(rest, r.Value)
-	case keyRetained:
-		err = s.applyRetention(rest, r.Value)
-	default:
-		err = fmt.Errorf("unknown kind %q", strings.ToValidUTF8(kind, "?"))
-	}
-	if err != nil {
-		return &CorruptError{Key: key, Offset: r.Offset, Cause: err}
+	if err := s.read(string(r.Key), r.Value); err != nil {
+		return kafka.Damaged(r, err)
 	}
 	return nil
+}
+
+func (s *state) read(key string, value []byte) error {
+	if len(key) < 2 {
+		return errors.New("unknown key")
+	}
+	kind, rest := key[:2], key[2:]
+	switch kind {
+	case keySegment:
+		return s.applySegment(rest, value)
+	case keyPosition:
+		return applyMap(s.positions, rest, value)
+	case keyFirst:
+		return applyMap(s.first, rest, value)
+	case keyAdopted:
+		return applyMap(s.adopted, rest, value)
+	case keyMarks:
+		return s.applyMarks(rest, value)
+	case keyRetained:
+		return s.applyRetention(rest, value)
+	}
+	return fmt.Errorf("unknown kind %q", strings.ToValidUTF8(kind, "?"))
 }
 
 func applyMap[T any](m map[string]*T, key string, value []byte) error {

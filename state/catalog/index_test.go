@@ -10,6 +10,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"lockstitch/state/kafka"
 	"lockstitch/state/segment"
 )
 
@@ -62,7 +63,7 @@ func (h *history) write(slices []segment.SliceInfo) {
 func (h *history) remove(i int) *Segment {
 	h.t.Helper()
 	seg := h.lived[i]
-	h.apply(&kgo.Record{Key: []byte(keySegment + seg.ID)}, nil)
+	h.apply(kafka.Stamp(&kgo.Record{Key: []byte(keySegment + seg.ID)}), nil)
 	h.lived = slices.Delete(h.lived, i, i+1)
 	return seg
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"lockstitch/state/kafka"
 	"lockstitch/state/segment"
 )
 
@@ -57,7 +58,7 @@ func (m *Marks) Record(topic string) (*kgo.Record, error) {
 
 // Tombstone is the Kafka record that removes the marks of the hour.
 func (m *Marks) Tombstone(topic string) *kgo.Record {
-	return &kgo.Record{Topic: topic, Partition: 0, Key: []byte(m.key())}
+	return kafka.Stamp(&kgo.Record{Topic: topic, Partition: 0, Key: []byte(m.key())})
 }
 
 func (m *Marks) key() string {

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"errors"
 	"flag"
 	"math/rand/v2"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"lockstitch/state/kafka"
 	"lockstitch/state/segment"
 )
 
@@ -119,21 +121,22 @@ func TestMarksOfOtherPartitionsDoNotAnswer(t *testing.T) {
 
 func TestDamagedMarksAreRefused(t *testing.T) {
 	for key, value := range map[string]string{
-		"m/AAAAAAAAAAAAAAAAAAAAAA/1/5":                   `{"v":1,"minutes":[5,5],"offsets":[1,2]}`,
-		"m/AAAAAAAAAAAAAAAAAAAAAA/1/6":                   `{"v":1,"minutes":[5,6],"offsets":[2,2]}`,
-		"m/AAAAAAAAAAAAAAAAAAAAAA/1/7":                   `{"v":1,"minutes":[5,6],"offsets":[2]}`,
-		"m/AAAAAAAAAAAAAAAAAAAAAA/1/8":                   `{"v":1,"minutes":[],"offsets":[]}`,
-		"m/AAAAAAAAAAAAAAAAAAAAAA/1/9":                   `{"v":1,"minutes":[60],"offsets":[0]}`,
-		"m/AAAAAAAAAAAAAAAAAAAAAA/1/10":                  `{"v":1,"minutes":[-1],"offsets":[0]}`,
-		"m/AAAAAAAAAAAAAAAAAAAAAA/1/11":                  `{"v":1,"minutes":[0],"offsets":[-1]}`,
-		"m/AAAAAAAAAAAAAAAAAAAAAA/1/-1":                  `{"v":1,"minutes":[0],"offsets":[0]}`,
-		"m/AAAAAAAAAAAAAAAAAAAAAA/1/9223372036854775807": `{"v":1,"minutes":[0],"offsets":[0]}`,
-		"m/AAAAAAAAAAAAAAAAAAAAAA/1/x":                   `{"v":1,"minutes":[0],"offsets":[0]}`,
-		"m/5":                                            `{"v":1,"minutes":[0],"offsets":[0]}`,
+		"m/AAAAAAAAAAAAAAAAAAAAAA/1/5":                   `{"v":2,"minutes":[5,5],"offsets":[1,2]}`,
+		"m/AAAAAAAAAAAAAAAAAAAAAA/1/6":                   `{"v":2,"minutes":[5,6],"offsets":[2,2]}`,
+		"m/AAAAAAAAAAAAAAAAAAAAAA/1/7":                   `{"v":2,"minutes":[5,6],"offsets":[2]}`,
+		"m/AAAAAAAAAAAAAAAAAAAAAA/1/8":                   `{"v":2,"minutes":[],"offsets":[]}`,
+		"m/AAAAAAAAAAAAAAAAAAAAAA/1/9":                   `{"v":2,"minutes":[60],"offsets":[0]}`,
+		"m/AAAAAAAAAAAAAAAAAAAAAA/1/10":                  `{"v":2,"minutes":[-1],"offsets":[0]}`,
+		"m/AAAAAAAAAAAAAAAAAAAAAA/1/11":                  `{"v":2,"minutes":[0],"offsets":[-1]}`,
+		"m/AAAAAAAAAAAAAAAAAAAAAA/1/-1":                  `{"v":2,"minutes":[0],"offsets":[0]}`,
+		"m/AAAAAAAAAAAAAAAAAAAAAA/1/9223372036854775807": `{"v":2,"minutes":[0],"offsets":[0]}`,
+		"m/AAAAAAAAAAAAAAAAAAAAAA/1/x":                   `{"v":2,"minutes":[0],"offsets":[0]}`,
+		"m/5":                                            `{"v":2,"minutes":[0],"offsets":[0]}`,
 	} {
 		s := newState()
-		if err := s.decode(&kgo.Record{Key: []byte(key), Value: []byte(value)}); err == nil {
-			t.Errorf("%s %s was taken", key, value)
+		err := s.decode(kafka.Stamp(&kgo.Record{Key: []byte(key), Value: []byte(value)}))
+		if damaged := (*kafka.DamagedError)(nil); !errors.As(err, &damaged) {
+			t.Errorf("%s %s: %v", key, value, err)
 		}
 	}
 }

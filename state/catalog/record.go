@@ -6,9 +6,9 @@ package catalog
 
 import "lockstitch/state/segment"
 
-// Version is the version of the records' JSON. A record of another version is
-// refused, never misread.
-const Version = 1
+// Version is the version of the records: their JSON and their checksum. A record
+// of another version is refused, never misread.
+const Version = 2
 
 // Segment is the record of one live segment object, under the key
 // "s/<segment id>". Below 512 KiB.

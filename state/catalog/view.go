@@ -28,11 +28,9 @@ type Config struct {
 // is one transaction on one partition.
 type View struct {
 	tail *kafka.Tail
-	log  *slog.Logger
 
-	mu  sync.RWMutex
-	st  state
-	err error // the catalog holds something that cannot be read: nothing is answered any more
+	mu sync.RWMutex
+	st state
 }
 
 // SliceRef names one stored slice. Info is shared and must not be changed.
@@ -66,7 +64,7 @@ func newState() state {
 // Open follows the catalog topic. It does not wait until the end is reached;
 // CatchUp does.
 func Open(ctx context.Context, cfg Config) (*View, error) {
-	v := &View{log: cfg.Log, st: newState()}
+	v := &View{st: newState()}
 	tail, err := kafka.StartTail(ctx, kafka.TailConfig{Opts: cfg.Opts, Topic: cfg.Topic, Apply: v.apply, Log: cfg.Log})
 	if err != nil {
 		return nil, fmt.Errorf("catalog: %w", err)
@@ -87,16 +85,12 @@ func (v *View) CatchUp(ctx context.Context) error {
 	if err := v.tail.CatchUp(ctx); err != nil {
 		return fmt.Errorf("catalog: %w", err)
 	}
-	return v.Err()
+	return nil
 }
 
-// Err is why the catalog cannot be used: a record of another version or a
-// damaged one. Nil if it can.
-func (v *View) Err() error {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	return v.err
-}
+// Err is why the catalog cannot be used: a record of another version
+// (*kafka.VersionError) or a damaged one (*kafka.DamagedError). Nil if it can.
+func (v *View) Err() error { return v.tail.Err() }
 
 // Changed returns a channel that is closed when something new was applied.
 func (v *View) Changed() <-chan struct{} { return v.tail.Changed() }
@@ -224,13 +218,10 @@ func inOrder(refs []SliceRef) {
 	})
 }
 
-func (v *View) apply(r *kgo.Record) {
+func (v *View) apply(r *kgo.Record) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if err := v.st.decode(r); err != nil && v.err == nil {
-		v.err = err
-		v.log.Error("the catalog cannot be used", "err", err)
-	}
+	return v.st.decode(r)
 }
 
 func (s *state) applySegment(id string, value []byte) error {

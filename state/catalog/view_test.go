@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/goleak"
 
+	"lockstitch/state/kafka"
 	"lockstitch/state/segment"
 )
 
@@ -109,7 +110,7 @@ func TestViewShowsWhatWasWritten(t *testing.T) {
 			t.Errorf("slices of %s in [%d,%d): %v, want %v", w.account, w.start, w.end, got, w.want)
 		}
 	}
-	tp.put(&kgo.Record{Topic: "cat", Key: []byte("s/01A")}, nil)
+	tp.put(kafka.Stamp(&kgo.Record{Topic: "cat", Key: []byte("s/01A")}), nil)
 	if err := v.CatchUp(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -126,21 +127,29 @@ func TestViewRefusesWhatItCannotRead(t *testing.T) {
 		"another version":       {"s/01A", `{"v":99,"id":"01A"}`, true},
 		"no version":            {"s/01A", `{"id":"01A"}`, true},
 		"not JSON":              {"p/x/1", `{`, false},
-		"unknown kind":          {"z/x", `{"v":1}`, false},
-		"a floor, other key":    {"r/x", `{"v":1}`, false},
-		"a floor, not in order": {"r/", `{"v":1,"refused":{"ends":[{"t":"AAAAAAAAAAAAAAAAAAAAAA","p":1},{"t":"AAAAAAAAAAAAAAAAAAAAAA","p":0}]}}`, false},
-		"other id":              {"s/01A", `{"v":1,"id":"01B"}`, false},
-		"empty key":             {"", `{"v":1}`, false},
+		"unknown kind":          {"z/x", `{"v":2}`, false},
+		"a floor, other key":    {"r/x", `{"v":2}`, false},
+		"a floor, not in order": {"r/", `{"v":2,"refused":{"ends":[{"t":"AAAAAAAAAAAAAAAAAAAAAA","p":1},{"t":"AAAAAAAAAAAAAAAAAAAAAA","p":0}]}}`, false},
+		"other id":              {"s/01A", `{"v":2,"id":"01B"}`, false},
+		"empty key":             {"", `{"v":2}`, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tp := newTopic(t, 1)
 			v := tp.open()
-			tp.put(&kgo.Record{Topic: "cat", Key: []byte(c.key), Value: []byte(c.value)}, nil)
+			tp.put(kafka.Stamp(&kgo.Record{Topic: "cat", Key: []byte(c.key), Value: []byte(c.value)}), nil)
 			err := v.CatchUp(t.Context())
-			var ve *VersionError
-			var ce *CorruptError
-			if c.version && !errors.As(err, &ve) || !c.version && !errors.As(err, &ce) {
+			var version *kafka.VersionError
+			var damaged *kafka.DamagedError
+			switch {
+			case c.version:
+				if !errors.As(err, &version) || version.Known != Version || version.Topic != "cat" || version.Offset != 0 || version.Key != c.key {
+					t.Errorf("got %v", err)
+				}
+			case !errors.As(err, &damaged) || damaged.Topic != "cat" || damaged.Offset != 0 || damaged.Key != c.key:
 				t.Errorf("got %v", err)
+			}
+			if v.Err() == nil || !errors.Is(err, v.Err()) {
+				t.Errorf("the view says %v", v.Err())
 			}
 		})
 	}
@@ -159,19 +168,19 @@ func FuzzDecode(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(rec.Key, rec.Value)
-	f.Add([]byte("p/AAAAAAAAAAAAAAAAAAAAAA/1"), []byte(`{"v":1,"next":5}`))
-	f.Add([]byte("m/AAAAAAAAAAAAAAAAAAAAAA/1/495000"), []byte(`{"v":1,"minutes":[0,7],"offsets":[5,900]}`))
-	f.Add([]byte("r/"), []byte(`{"v":1,"at":5,"refused":{"oldest_available":9,"ends":[{"t":"AAAAAAAAAAAAAAAAAAAAAA","p":1,"n":7}]},"removed":{}}`))
+	f.Add([]byte("p/AAAAAAAAAAAAAAAAAAAAAA/1"), []byte(`{"v":2,"next":5}`))
+	f.Add([]byte("m/AAAAAAAAAAAAAAAAAAAAAA/1/495000"), []byte(`{"v":2,"minutes":[0,7],"offsets":[5,900]}`))
+	f.Add([]byte("r/"), []byte(`{"v":2,"at":5,"refused":{"oldest_available":9,"ends":[{"t":"AAAAAAAAAAAAAAAAAAAAAA","p":1,"n":7}]},"removed":{}}`))
 	f.Fuzz(func(t *testing.T, key, value []byte) {
 		s := newState()
-		if err := s.decode(&kgo.Record{Key: key, Value: value}); err != nil {
-			var ve *VersionError
-			var ce *CorruptError
-			if !errors.As(err, &ve) && !errors.As(err, &ce) {
+		if err := s.decode(kafka.Stamp(&kgo.Record{Key: key, Value: value})); err != nil {
+			var version *kafka.VersionError
+			var damaged *kafka.DamagedError
+			if !errors.As(err, &version) && !errors.As(err, &damaged) {
 				t.Fatalf("untyped error %v", err)
 			}
 		}
-		if err := s.decode(&kgo.Record{Key: key}); err == nil && (len(s.segments) != 0 || len(s.accounts) != 0) {
+		if err := s.decode(kafka.Stamp(&kgo.Record{Key: key})); err == nil && (len(s.segments) != 0 || len(s.accounts) != 0) {
 			t.Fatal("something is left of a segment that was removed")
 		}
 	})

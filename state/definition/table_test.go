@@ -39,7 +39,9 @@ func (tp *topic) put(key, value string) {
 		r.Value = []byte(value)
 	}
 	tp.next++
-	tp.apply(r)
+	if err := tp.apply(r); err != nil {
+		panic(err) // no record is refused
+	}
 }
 
 func attributeJSON(version, section, discriminator, name string) string {

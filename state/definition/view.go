@@ -60,11 +60,11 @@ func newView(cfg Config) *View {
 	return &View{topic: cfg.Topic, log: log, table: newTable(), metrics: newMetrics(cfg.Registerer)}
 }
 
-// apply takes over one record.
-func (v *View) apply(r *kgo.Record) {
+// apply takes over one record. It refuses none.
+func (v *View) apply(r *kgo.Record) error {
 	if r.Value == nil {
 		v.table.put(string(r.Key), r.Offset, nil)
-		return
+		return nil
 	}
 	def, err := decode(r.Value)
 	if err != nil {
@@ -72,9 +72,10 @@ func (v *View) apply(r *kgo.Record) {
 		v.log.Warn("malformed definition: what its key said before is deleted",
 			"topic", v.topic, "partition", r.Partition, "offset", r.Offset, "key", excerpt(string(r.Key)), "err", err)
 		v.table.put(string(r.Key), r.Offset, nil)
-		return
+		return nil
 	}
 	v.table.put(string(r.Key), r.Offset, &def)
+	return nil
 }
 
 // CatchUp waits until everything that was acknowledged before the call is

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,8 +18,9 @@ type TailConfig struct {
 	Opts  []kgo.Opt // the connection; the Tail adds what it consumes
 	Topic string
 	// Apply is called by one goroutine, in offset order per partition, for
-	// every committed data record. The record's memory may be kept.
-	Apply func(*kgo.Record)
+	// every committed data record. The record's memory may be kept. An error ends
+	// the Tail: whoever waits for something gets it, and Err returns it.
+	Apply func(*kgo.Record) error
 	Log   *slog.Logger
 }
 
@@ -37,12 +39,21 @@ type Tail struct {
 	next    []int64 // per partition: everything below has been applied
 	target  []int64 // per partition: the greatest end that somebody waits for
 	changed chan struct{}
-	err     error // why the tail has ended
+	unread  map[int32]error // partitions that could not be fetched since they last moved, and why
+	refused error           // what Apply returned
+	err     error           // why the tail has ended
 }
 
 // probeAfter is how long a partition that somebody waits for may bring nothing
 // before a raw fetch decides whether anything is left to read.
 const probeAfter = 50 * time.Millisecond
+
+// A fetch that fails is tried again after a while that grows; the topic's other
+// partitions wait as well.
+const (
+	fetchRetryMin = 100 * time.Millisecond
+	fetchRetryMax = time.Second
+)
 
 // ErrTailClosed is what waiters get once the tail has been closed.
 var ErrTailClosed = errors.New("tail is closed")
@@ -75,7 +86,7 @@ func StartTail(ctx context.Context, cfg TailConfig) (*Tail, error) {
 	t := &Tail{
 		cfg: cfg, cl: cl, cancel: cancel, done: make(chan struct{}),
 		next: make([]int64, len(parts)), target: make([]int64, len(parts)),
-		changed: make(chan struct{}),
+		changed: make(chan struct{}), unread: make(map[int32]error),
 	}
 	for i, p := range parts {
 		// A position starts as a number, not as "nothing read": an emptied log
@@ -154,9 +165,18 @@ func (t *Tail) WaitFor(ctx context.Context, p int32, end int64) error {
 		select {
 		case <-ch:
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for %s/%d to reach offset %d (at %d): %w", t.cfg.Topic, p, end, t.Position(p), ctx.Err())
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			return fmt.Errorf("waiting for %s/%d to reach offset %d (at %d): %w", t.cfg.Topic, p, end, t.next[p], errors.Join(ctx.Err(), t.unread[p]))
 		}
 	}
+}
+
+// Err is the error with which Apply has ended the Tail; nil if it has not.
+func (t *Tail) Err() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.refused
 }
 
 // Close stops following, waits for the goroutine and closes the client.
@@ -179,11 +199,12 @@ func (t *Tail) run(ctx context.Context) {
 	defer close(t.done)
 	defer func() {
 		t.mu.Lock()
-		t.err = ErrTailClosed
+		t.err = cmp.Or(t.refused, ErrTailClosed)
 		close(t.changed)
 		t.changed = make(chan struct{})
 		t.mu.Unlock()
 	}()
+	wait := time.Duration(0) // after fetches that failed
 	for ctx.Err() == nil {
 		pctx, cancel := context.WithTimeout(ctx, probeAfter)
 		fetches := t.cl.PollRecords(pctx, 10_000)
@@ -191,25 +212,76 @@ func (t *Tail) run(ctx context.Context) {
 		if ctx.Err() != nil || fetches.IsClientClosed() {
 			return
 		}
-		fetches.EachError(func(topic string, p int32, err error) {
-			if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-				return
-			}
-			t.cfg.Log.Warn("tail cannot fetch", "topic", t.cfg.Topic, "partition", p, "err", err)
-		})
-		moved := make(map[int32]int64)
-		fetches.EachPartition(func(fp kgo.FetchTopicPartition) {
-			for _, r := range fp.Records {
-				if !r.Attrs.IsControl() {
-					t.cfg.Apply(r)
-				}
-				moved[fp.Partition] = r.Offset + 1
-			}
-		})
-		if len(moved) == 0 {
-			t.probe(ctx, moved)
+		moved, err := t.apply(fetches)
+		if err != nil {
+			t.cfg.Log.Error("a topic cannot be read further", "topic", t.cfg.Topic, "err", err)
+			t.mu.Lock()
+			t.refused = err
+			t.mu.Unlock()
+			return
 		}
 		t.advance(moved)
+		switch failed := t.failures(fetches); {
+		case len(moved) > 0:
+			wait = 0
+		case failed:
+			// It says so again at once: a batch whose checksum does not match
+			// comes with every fetch.
+			wait = min(max(2*wait, fetchRetryMin), fetchRetryMax)
+			pause(ctx, wait)
+		default:
+			t.probe(ctx, moved)
+			t.advance(moved)
+		}
+	}
+}
+
+// apply hands over what was fetched, and says which partitions have moved where.
+func (t *Tail) apply(fetches kgo.Fetches) (moved map[int32]int64, err error) {
+	moved = make(map[int32]int64)
+	fetches.EachPartition(func(fp kgo.FetchTopicPartition) {
+		for _, r := range fp.Records {
+			if err != nil {
+				return
+			}
+			if !r.Attrs.IsControl() {
+				err = t.cfg.Apply(r)
+			}
+			moved[fp.Partition] = r.Offset + 1
+		}
+	})
+	return moved, err
+}
+
+// failures notes and logs the partitions that could not be fetched.
+func (t *Tail) failures(fetches kgo.Fetches) (failed bool) {
+	fetches.EachError(func(_ string, p int32, err error) {
+		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+			return
+		}
+		failed = true
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if p < 0 {
+			t.cfg.Log.Warn("tail cannot fetch", "topic", t.cfg.Topic, "err", err)
+			return
+		}
+		t.grow(p)
+		told := t.unread[p]
+		t.unread[p] = fmt.Errorf("fetching %s/%d at offset %d: %w", t.cfg.Topic, p, t.next[p], err)
+		if told == nil || told.Error() != t.unread[p].Error() {
+			t.cfg.Log.Error("tail cannot fetch", "topic", t.cfg.Topic, "partition", p, "offset", t.next[p], "err", err)
+		}
+	})
+	return failed
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 
@@ -247,6 +319,7 @@ func (t *Tail) advance(moved map[int32]int64) {
 	for p, next := range moved {
 		t.grow(p)
 		t.next[p] = max(t.next[p], next)
+		delete(t.unread, p)
 	}
 	close(t.changed)
 	t.changed = make(chan struct{})

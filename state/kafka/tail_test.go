@@ -1,10 +1,15 @@
 package kafka_test
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,10 +48,11 @@ type seen struct {
 	vals []string
 }
 
-func (s *seen) apply(r *kgo.Record) {
+func (s *seen) apply(r *kgo.Record) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.vals = append(s.vals, string(r.Value))
+	return nil
 }
 
 func (s *seen) count() int {
@@ -151,8 +157,117 @@ func TestCatchUpWaitsForAnOpenTransaction(t *testing.T) {
 
 func TestMissingTopic(t *testing.T) {
 	opts := cluster(t, "x")
-	_, err := kafka.StartTail(t.Context(), kafka.TailConfig{Opts: opts, Topic: "absent", Apply: func(*kgo.Record) {}, Log: slog.New(slog.DiscardHandler)})
+	_, err := kafka.StartTail(t.Context(), kafka.TailConfig{Opts: opts, Topic: "absent", Apply: func(*kgo.Record) error { return nil }, Log: slog.New(slog.DiscardHandler)})
 	if err == nil {
 		t.Fatal("a tail of a topic that does not exist started")
 	}
+}
+
+func TestTailEndsWithWhatIsRefused(t *testing.T) {
+	opts := cluster(t, "x")
+	refused := errors.New("that cannot be")
+	tl, err := kafka.StartTail(t.Context(), kafka.TailConfig{Opts: opts, Topic: "x", Log: slog.New(slog.DiscardHandler), Apply: func(r *kgo.Record) error {
+		if string(r.Value) == "x-1" {
+			return refused
+		}
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tl.Close()
+	if err := tl.CatchUp(t.Context()); err != nil || tl.Err() != nil {
+		t.Fatal(err, tl.Err())
+	}
+	transact(t, opts, "x", "x", 3, kgo.TryCommit)
+	if err := tl.CatchUp(t.Context()); !errors.Is(err, refused) {
+		t.Errorf("caught up: %v", err)
+	}
+	if err := tl.WaitFor(t.Context(), 1, 0); !errors.Is(err, refused) || !errors.Is(tl.Err(), refused) {
+		t.Errorf("another partition: %v, %v", err, tl.Err())
+	}
+	if got := tl.Position(0); got > 1 {
+		t.Errorf("the position is %d, beyond what was refused", got)
+	}
+}
+
+// flipper flips a bit behind a text in what a broker sends, every time.
+type flipper struct {
+	net.Conn
+	behind string
+	on     *atomic.Bool
+	hits   *atomic.Int64
+}
+
+func (f *flipper) Read(p []byte) (int, error) {
+	n, err := f.Conn.Read(p)
+	if i := bytes.Index(p[:n], []byte(f.behind)); i >= 0 && i+len(f.behind) < n && f.on.Load() {
+		p[i+len(f.behind)] ^= 1
+		f.hits.Add(1)
+	}
+	return n, err
+}
+
+// TestTailDoesNotPassADamagedBatch: the batch is asked for again, at a pace that
+// hurts nobody, and is neither left out nor taken as it is; whoever waits is told
+// which it is.
+func TestTailDoesNotPassADamagedBatch(t *testing.T) {
+	opts := cluster(t, "x")
+	p := client(t, opts, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(kgo.NoCompression()))
+	for _, v := range []string{"before", "needle-0", "behind"} {
+		if err := p.ProduceSync(t.Context(), &kgo.Record{Topic: "x", Partition: 1, Value: []byte(v)}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var on atomic.Bool
+	var hits atomic.Int64
+	on.Store(true)
+	flipping := kgo.Dialer(func(ctx context.Context, network, host string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, host)
+		return &flipper{c, "needle-", &on, &hits}, err
+	})
+	s := &seen{}
+	var log lines
+	tl, err := kafka.StartTail(t.Context(), kafka.TailConfig{Opts: append(opts[:1:1], flipping), Topic: "x", Apply: s.apply, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tl.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	err = tl.CatchUp(ctx)
+	if err == nil || !strings.Contains(err.Error(), "fetching x/1 at offset 1: ") || !strings.Contains(err.Error(), "crc") {
+		t.Errorf("caught up: %v", err)
+	}
+	if tl.Position(1) != 1 || s.count() != 1 {
+		t.Errorf("position %d, %d records applied: want 1 and 1", tl.Position(1), s.count())
+	}
+	if n := hits.Load(); n == 0 || n > 60 {
+		t.Errorf("the batch was fetched %d times within two seconds", n)
+	}
+	if n := strings.Count(log.String(), "tail cannot fetch"); n != 1 {
+		t.Errorf("it was logged %d times:\n%.1000s", n, log.String())
+	}
+	on.Store(false)
+	if err := tl.CatchUp(t.Context()); err != nil || s.count() != 3 {
+		t.Errorf("once the broker's copy is whole again: %v, %d records", err, s.count())
+	}
+}
+
+// lines collects a log.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }

@@ -17,7 +17,7 @@ func TestTheMachineCrashesWhileADirectoryIsMade(t *testing.T) {
 	for step := int32(0); ; step++ {
 		disk := vfs.NewCrashableMem()
 		crash := errorfs.OnIndex(step)
-		_, err := identify(errorfs.Wrap(disk, errorfs.ErrInjected.If(crash)), "/", "cluster", "group", log)
+		_, _, err := identify(errorfs.Wrap(disk, errorfs.ErrInjected.If(crash)), "/", "cluster", "group")
 		made := err == nil
 		for survive := 0; survive <= 100; survive += 25 {
 			name := fmt.Sprintf("step %d, %d%% of what was not synced survives", step, survive)

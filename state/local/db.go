@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -27,9 +28,9 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// formatVersion is the version of everything in the database. State of another
+// formatVersion is the version of everything in the directory. State of another
 // version is discarded and rebuilt.
-const formatVersion = 1
+const formatVersion = 2
 
 const (
 	identityFile = "lockstitch.json"
@@ -44,6 +45,16 @@ type Identity struct {
 	Cluster string `json:"cluster"` // Kafka's cluster id
 	Group   string `json:"group"`   // the consumer group
 	Replica string `json:"replica"` // made once for each directory; names the replica's transactional id
+	Sum     string `json:"crc32c"`  // of the JSON with an empty sum, 8 hex digits
+}
+
+func (id Identity) sum() string {
+	id.Sum = ""
+	b, err := json.Marshal(id)
+	if err != nil {
+		panic(err) // texts and a number
+	}
+	return fmt.Sprintf("%08x", crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
 }
 
 // ForeignError reports a directory that holds something else than this
@@ -85,7 +96,8 @@ type Options struct {
 
 // Open opens or makes the state of a replica in dir. A directory of another
 // cluster, group or program is a *ForeignError. Damaged state and state of
-// another version is discarded, with a warning.
+// another version is discarded, with a warning; nothing is before the directory
+// is known to be ours alone.
 func Open(dir, cluster, group string, opt Options) (*DB, error) {
 	if opt.FS == nil {
 		opt.FS = vfs.Default
@@ -93,13 +105,19 @@ func Open(dir, cluster, group string, opt Options) (*DB, error) {
 	if err := opt.FS.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
-	id, err := identify(opt.FS, dir, cluster, group, opt.Log)
+	id, stale, err := identify(opt.FS, dir, cluster, group)
 	if err != nil {
 		return nil, err
 	}
 	lock, err := pebble.LockDirectory(dir, opt.FS)
 	if err != nil {
 		return nil, fmt.Errorf("data directory %s is in use by another process: %w", dir, err)
+	}
+	if stale != "" {
+		opt.Log.Warn("discarding local state; it is rebuilt from Kafka and the segments", "dir", dir, "why", stale)
+		if err := errors.Join(discard(opt.FS, dir), writeIdentity(opt.FS, dir, id)); err != nil {
+			return nil, errors.Join(err, lock.Close())
+		}
 	}
 	db, err := openLocked(dir, opt)
 	if err != nil {
@@ -126,8 +144,11 @@ func openLocked(dir string, opt Options) (*DB, error) {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	db.opt = db.options(opt)
-	var err error
-	if db.p, err = pebble.Open(path, db.opt); err != nil {
+	err := checkFiles(opt.FS, path)
+	if err == nil {
+		db.p, err = pebble.Open(path, db.opt)
+	}
+	if err != nil {
 		opt.Log.Warn("local state cannot be opened and is discarded; it is rebuilt from Kafka and the segments", "dir", dir, "err", err)
 		if derr := discard(opt.FS, dir); derr != nil {
 			return nil, derr
@@ -162,48 +183,51 @@ func (db *DB) options(opt Options) *pebble.Options {
 	return o
 }
 
-func identify(fsys vfs.FS, dir, cluster, group string, log *slog.Logger) (Identity, error) {
+// identify says whose directory it is, and makes one that is empty a replica's.
+// With a reason the state in it is stale, to be discarded before the identity is
+// written.
+func identify(fsys vfs.FS, dir, cluster, group string) (id Identity, stale string, err error) {
+	fresh := Identity{Version: formatVersion, Cluster: cluster, Group: group, Replica: ulid.Make().String()}
 	path := fsys.PathJoin(dir, identityFile)
 	b, err := readFile(fsys, path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		entries, err := fsys.List(dir)
-		if err != nil {
-			return Identity{}, fmt.Errorf("data directory: %w", err)
-		}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return id, "", fmt.Errorf("data directory: %w", err)
+	}
+	entries, lerr := fsys.List(dir)
+	if lerr != nil {
+		return id, "", fmt.Errorf("data directory: %w", lerr)
+	}
+	if err != nil {
 		// What is left of a start that was stopped, or had no room, before the
 		// identity had its name is ours.
 		entries = slices.DeleteFunc(entries, func(name string) bool { return name == identityFile+newSuffix })
 		if len(entries) > 0 {
-			return Identity{}, &ForeignError{Dir: dir, Detail: fmt.Sprintf("it is not empty (%s …) and no %s says that it is a replica's", entries[0], identityFile)}
+			return id, "", &ForeignError{Dir: dir, Detail: fmt.Sprintf("it is not empty (%s …) and no %s says that it is a replica's", entries[0], identityFile)}
 		}
-		id := Identity{Version: formatVersion, Cluster: cluster, Group: group, Replica: ulid.Make().String()}
-		return id, writeIdentity(fsys, dir, id)
-	case err != nil:
-		return Identity{}, fmt.Errorf("data directory: %w", err)
+		return fresh, "", writeIdentity(fsys, dir, fresh)
 	}
-	var id Identity
-	if err := json.Unmarshal(b, &id); err != nil || id.Replica == "" {
-		return Identity{}, &ForeignError{Dir: dir, Detail: identityFile + " cannot be read"}
-	}
-	if id.Cluster != cluster || id.Group != group {
-		return Identity{}, &ForeignError{Dir: dir, Detail: fmt.Sprintf("it belongs to group %q on cluster %q, not to group %q on cluster %q", id.Group, id.Cluster, group, cluster)}
-	}
-	if id.Version != formatVersion {
-		log.Warn("local state is of another version and is rebuilt", "dir", dir, "version", id.Version, "want", formatVersion)
-		if err := discard(fsys, dir); err != nil {
-			return Identity{}, err
+	err = json.Unmarshal(b, &id)
+	switch {
+	case err != nil || id.Replica == "" || id.Version == formatVersion && id.Sum != id.sum():
+		if !slices.Contains(entries, pebbleDir) {
+			return id, "", &ForeignError{Dir: dir, Detail: identityFile + " cannot be read"}
 		}
-		id.Version = formatVersion
-		return id, writeIdentity(fsys, dir, id)
+		// It is ours, and damaged. A new name for the replica is as good.
+		return fresh, identityFile + " is damaged", nil
+	case id.Cluster != cluster || id.Group != group:
+		return id, "", &ForeignError{Dir: dir, Detail: fmt.Sprintf("it belongs to group %q on cluster %q, not to group %q on cluster %q", id.Group, id.Cluster, group, cluster)}
+	case id.Version != formatVersion:
+		fresh.Replica = id.Replica
+		return fresh, fmt.Sprintf("it is of version %d, this program makes version %d", id.Version, formatVersion), nil
 	}
-	return id, nil
+	return id, "", nil
 }
 
 // writeIdentity replaces the file whole and syncs it: a crash, of the machine
 // too, leaves the old one or the new one. Anything else would be taken for
 // somebody else's directory ever after.
 func writeIdentity(fsys vfs.FS, dir string, id Identity) error {
+	id.Sum = id.sum()
 	b, err := json.Marshal(id)
 	if err != nil {
 		return err

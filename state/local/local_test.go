@@ -147,6 +147,36 @@ func TestDedupEntries(t *testing.T) {
 	}
 }
 
+func TestStateOfAnotherVersionIsRebuilt(t *testing.T) {
+	for _, change := range []int{-1, 1} {
+		dir := filepath.Join(t.TempDir(), "d")
+		db := openAt(t, dir)
+		id := db.id
+		if err := errors.Join(db.Lane(0).WriteDedup([]DedupEntry{{Key: DedupKey{1}, LogTime: 1}}, 1000, nil), db.Close()); err != nil {
+			t.Fatal(err)
+		}
+		id.Version += change
+		if err := writeIdentity(vfs.Default, dir, id); err != nil {
+			t.Fatal(err)
+		}
+		// Not while another process has it, and not of another cluster.
+		var foreign *ForeignError
+		if _, err := Open(dir, "other", "group", Options{Log: slog.New(slog.DiscardHandler)}); !errors.As(err, &foreign) {
+			t.Fatalf("of another cluster: %v", err)
+		}
+		db = openAt(t, dir)
+		if db.Replica() != id.Replica || db.id.Version != formatVersion {
+			t.Errorf("identity %+v", db.id)
+		}
+		if _, ok, err := db.Lane(0).LookupDedup(0, DedupKey{1}); ok || err != nil {
+			t.Errorf("state of version %d was read: %v", id.Version, err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestForeignDirectoriesAreRefusedAndLeftAlone(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	mine := filepath.Join(t.TempDir(), "mine")
@@ -155,8 +185,7 @@ func TestForeignDirectoriesAreRefusedAndLeftAlone(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(full, "thesis.tex"), []byte("x"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	garbled := filepath.Join(t.TempDir(), "garbled")
-	openAt(t, garbled).Close()
+	garbled := t.TempDir()
 	if err := os.WriteFile(filepath.Join(garbled, identityFile), []byte("{"), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -9,30 +9,30 @@ import (
 // metrics counts what the table ignores; its collector counts the reports when
 // it is asked.
 type metrics struct {
-	reg        prometheus.Registerer
-	unreadable prometheus.Counter
-	reports    *collector
+	reg     prometheus.Registerer
+	ignored prometheus.Counter
+	reports *collector
 }
 
 func newMetrics(reg prometheus.Registerer, v *view) *metrics {
 	m := &metrics{
 		reg: reg,
-		unreadable: prometheus.NewCounter(prometheus.CounterOpts{
+		ignored: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "lockstitch_report_records_ignored_total",
-			Help: "Records of the reports topic that could not be read and were ignored.",
+			Help: "Records of the reports topic that were ignored: the request or standing order was there already.",
 		}),
 		reports: &collector{view: v, desc: prometheus.NewDesc("lockstitch_reports",
 			"Reports known to this replica, by status.", []string{"status"}, nil)},
 	}
 	if reg != nil {
-		reg.MustRegister(m.unreadable, m.reports)
+		reg.MustRegister(m.ignored, m.reports)
 	}
 	return m
 }
 
 func (m *metrics) unregister() {
 	if m.reg != nil {
-		m.reg.Unregister(m.unreadable)
+		m.reg.Unregister(m.ignored)
 		m.reg.Unregister(m.reports)
 	}
 }

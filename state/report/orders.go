@@ -127,6 +127,9 @@ func (t *Table) ListOrders(account string, limit int, pageToken string) (items [
 // Orders returns the live orders of all accounts that mine picks by their ids,
 // oldest first.
 func (t *Table) Orders(mine func(id string) bool) []*Standing {
+	if t.Err() != nil {
+		return nil
+	}
 	t.view.mu.RLock()
 	var out []*Standing
 	for id, o := range t.view.orders {

@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/oklog/ulid/v2"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"lockstitch/state/kafka"
@@ -58,12 +56,10 @@ func makeStep(t *testing.T, tb *Table, s *Standing, seq, files int64, object str
 	return r
 }
 
-// compactions are what a reader from the start gets to know, however far the
-// topic was compacted before, with the tombstones of that part gone or not.
-func compactions(t *testing.T, opts []kgo.Opt) (out []*Table) {
+// everything is what the topic holds, partition by partition.
+func everything(t *testing.T, opts []kgo.Opt) (log []*kgo.Record) {
 	t.Helper()
-	var log []*kgo.Record
-	tail, err := kafka.StartTail(t.Context(), kafka.TailConfig{Opts: opts, Topic: topic, Log: slog.New(slog.DiscardHandler), Apply: func(r *kgo.Record) { log = append(log, r) }})
+	tail, err := kafka.StartTail(t.Context(), kafka.TailConfig{Opts: opts, Topic: topic, Log: slog.New(slog.DiscardHandler), Apply: func(r *kgo.Record) error { log = append(log, r); return nil }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,6 +69,14 @@ func compactions(t *testing.T, opts []kgo.Opt) (out []*Table) {
 		t.Fatal(err)
 	}
 	slices.SortStableFunc(log, func(a, b *kgo.Record) int { return int(a.Partition - b.Partition) })
+	return log
+}
+
+// compactions are what a reader from the start gets to know, however far the
+// topic was compacted before, with the tombstones of that part gone or not.
+func compactions(t *testing.T, opts []kgo.Opt) (out []*Table) {
+	t.Helper()
+	log := everything(t, opts)
 	for upTo := range len(log) + 1 {
 		newest := make(map[string]int)
 		for i, r := range log[:upTo] {
@@ -459,45 +463,6 @@ func TestAFileIsKeptUntilItIsDelivered(t *testing.T) {
 	}
 	if due, _ := tb.HavingFiles(expired); len(due) != 1 {
 		t.Error("the file would stay after it was delivered")
-	}
-}
-
-func TestUnreadableOrderRecordsAreIgnored(t *testing.T) {
-	opts := cluster(t)
-	reg := prometheus.NewRegistry()
-	tb, err := Open(t.Context(), Config{Opts: opts, Topic: topic, Registerer: reg})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(tb.Close)
-	o := create(t, tb, newOrder("acme", "x"))
-	id := o.Order.ID
-	p := tb.partition("acme")
-	bad := []*kgo.Record{
-		{Key: []byte(KeyOrder + "y"), Value: []byte(`{"v":1,"id":"z"}`)},
-		{Key: []byte(KeyOrder + "y"), Value: []byte(`{"v":1,"id":"y","account":"acme"}`)},
-		{Key: []byte(KeyOrder + "y"), Value: []byte(`{"v":1,"id":"y","account":"acme","name":"y"}`)},
-		{Key: []byte(KeyOrder + "y"), Value: []byte(`{"v":2,"id":"y","account":"acme","name":"y"}`)},
-		{Key: []byte(KeyOrder + id), Value: []byte(`{"v":1,"id":"` + id + `","account":"acme","name":"x","settings":{"revision":"r","every":1}}`)},
-		{Key: []byte(KeyChange + id), Value: []byte(`{"v":1,"settings":{}}`)},
-		{Key: []byte(KeyPause + id), Value: []byte(`{`)},
-		{Key: []byte(KeyDelivered + id), Value: []byte(`{"v":1,"number":"x"}`)},
-		{Key: []byte(KeyDeletion + id + "/1"), Value: []byte(`[]`)},
-		{Key: []byte(KeyTrouble + id), Value: []byte(`{"v":3}`)},
-	}
-	next, err := tb.produce(t.Context(), p, bad...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := tb.tail.WaitFor(t.Context(), p, next); err != nil {
-		t.Fatal(err)
-	}
-	s, ok := tb.OrderNamed("acme", "x")
-	if !ok || s.Paused || s.Trouble != nil || s.Settings.Every != time.Minute || len(tb.Orders(func(string) bool { return true })) != 1 {
-		t.Errorf("%+v", s)
-	}
-	if n := testutil.ToFloat64(tb.metrics.unreadable); n != float64(len(bad)) {
-		t.Errorf("%v counted as ignored, want %d", n, len(bad))
 	}
 }
 

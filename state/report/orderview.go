@@ -1,6 +1,7 @@
 package report
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -84,7 +85,7 @@ func (v *view) applyOrder(rec *kgo.Record, kind, id string) error {
 	switch kind {
 	case KeyChange:
 		c := new(Change)
-		if err := decode(rec.Value, c, &c.Version); err != nil {
+		if err := json.Unmarshal(rec.Value, c); err != nil {
 			return err
 		}
 		if err := c.Settings.check(); err != nil {
@@ -93,26 +94,26 @@ func (v *view) applyOrder(rec *kgo.Record, kind, id string) error {
 		next.Settings = c.Settings
 	case KeyPause:
 		p := new(Pause)
-		if err := decode(rec.Value, p, &p.Version); err != nil {
+		if err := json.Unmarshal(rec.Value, p); err != nil {
 			return err
 		}
 		next.Paused = p.Paused
 	case KeyTrouble:
 		t := new(Trouble)
-		if err := decode(rec.Value, t, &t.Version); err != nil {
+		if err := json.Unmarshal(rec.Value, t); err != nil {
 			return err
 		}
 		next.Trouble = t
 	case KeyDelivered:
 		d := new(Delivered)
-		if err := decode(rec.Value, d, &d.Version); err != nil {
+		if err := json.Unmarshal(rec.Value, d); err != nil {
 			return err
 		}
 		// A replica that lost the order may say late what it has delivered.
 		next.Delivered = max(next.Delivered, d.Number)
 	case KeyDeletion:
 		d := new(Deletion)
-		if err := decode(rec.Value, d, &d.Version); err != nil {
+		if err := json.Unmarshal(rec.Value, d); err != nil {
 			return err
 		}
 		v.end(o, d)
@@ -134,7 +135,7 @@ func (s *Settings) check() error {
 
 func (v *view) create(rec *kgo.Record, id string) error {
 	c := new(Order)
-	if err := decode(rec.Value, c, &c.Version); err != nil {
+	if err := json.Unmarshal(rec.Value, c); err != nil {
 		return err
 	}
 	switch {
@@ -143,7 +144,7 @@ func (v *view) create(rec *kgo.Record, id string) error {
 	case c.Account == "" || c.Name == "":
 		return fmt.Errorf("standing order without an account or a name")
 	case v.orders[id] != nil:
-		return fmt.Errorf("standing order %s is there already", id)
+		return fmt.Errorf("standing order %s %w", id, errThereAlready)
 	}
 	if err := c.Settings.check(); err != nil {
 		return err

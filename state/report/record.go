@@ -21,8 +21,9 @@ import (
 	"lockstitch/state/segment"
 )
 
-// Version is the version of the records' JSON.
-const Version = 1
+// Version is the version of the records: their JSON and their checksum. A record
+// of another version is refused, never misread.
+const Version = 2
 
 // Record keys; <id> is the report id, <write> a ULID made for each write.
 //

@@ -15,6 +15,9 @@ const sweepAtOnce = 1000
 // (zero: none will). One that was withdrawn may have been run before and counts
 // as cancelled. A file that waits for its delivery is not removed.
 func (t *Table) HavingFiles(now time.Time) (due []*Report, next time.Time) {
+	if t.Err() != nil {
+		return nil, time.Time{}
+	}
 	t.view.mu.RLock()
 	defer t.view.mu.RUnlock()
 	for _, e := range t.view.byID {
@@ -46,6 +49,9 @@ func (v *view) held(e *entry) bool {
 // files are gone and a later step tells where the order stands. Requests that
 // were never shown to anybody are not among them; Sweep knows them itself.
 func (t *Table) Removable(now time.Time, retention time.Duration) []*Report {
+	if t.Err() != nil {
+		return nil
+	}
 	t.view.mu.RLock()
 	defer t.view.mu.RUnlock()
 	var out []*Report

@@ -91,11 +91,30 @@ func Open(ctx context.Context, cfg Config) (*Table, error) {
 	return t, nil
 }
 
-func (t *Table) apply(rec *kgo.Record) {
-	if err := t.view.apply(rec); err != nil {
-		t.metrics.unreadable.Inc()
+// apply takes in one record. One that cannot be read ends the table: without it
+// a report that was acknowledged could be missing, or a cancelled one go on.
+func (t *Table) apply(rec *kgo.Record) error {
+	err := t.view.apply(rec)
+	if errors.Is(err, errThereAlready) {
+		t.metrics.ignored.Inc()
 		t.cfg.Log.Warn("report record ignored", "topic", rec.Topic, "partition", rec.Partition, "offset", rec.Offset, "err", err)
+		return nil
 	}
+	if err != nil {
+		t.view.mu.Lock()
+		t.view.unusable = err
+		t.view.mu.Unlock()
+	}
+	return err
+}
+
+// Err is why the table cannot be used: a record of another version
+// (*kafka.VersionError) or a damaged one (*kafka.DamagedError). Nil if it can.
+// Nothing is pending, due or to be removed any more then, and nothing is written.
+func (t *Table) Err() error {
+	t.view.mu.RLock()
+	defer t.view.mu.RUnlock()
+	return t.view.unusable
 }
 
 // Close stops following the topic and waits for what runs.
@@ -137,6 +156,9 @@ func (t *Table) CatchUpAll(ctx context.Context) error { return t.tail.CatchUp(ct
 // same batch would end with it, and the order of the writes is kept. When the
 // brokers are back, what was waiting is written.
 func (t *Table) produce(ctx context.Context, partition int32, recs ...*kgo.Record) (int64, error) {
+	if err := t.Err(); err != nil {
+		return 0, err
+	}
 	type outcome struct {
 		next int64
 		err  error
@@ -145,7 +167,7 @@ func (t *Table) produce(ctx context.Context, partition int32, recs ...*kgo.Recor
 	for _, r := range recs {
 		r.Partition = partition
 		key := string(r.Key)
-		t.producer.TryProduce(context.WithoutCancel(ctx), r, func(r *kgo.Record, err error) {
+		t.producer.TryProduce(context.WithoutCancel(ctx), kafka.Stamp(r), func(r *kgo.Record, err error) {
 			if err != nil {
 				err = fmt.Errorf("writing %s to %s/%d: %w", key, t.cfg.Topic, partition, err)
 			}
@@ -349,6 +371,9 @@ func (t *Table) List(account string, limit int, pageToken string) (items []*Repo
 // Pending returns the reports of all accounts that wait for a result, oldest
 // first.
 func (t *Table) Pending() []*Report {
+	if t.Err() != nil {
+		return nil
+	}
 	t.view.mu.RLock()
 	out := make([]*Report, 0, len(t.view.pending))
 	for _, e := range t.view.pending {

@@ -2,6 +2,7 @@ package report
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/state/kafka"
 )
 
 // IdempotencyTime is for how long an idempotency key is remembered.
@@ -38,6 +41,7 @@ type account struct {
 // partition are applied in offset order.
 type view struct {
 	mu       sync.RWMutex
+	unusable error // what could not be read; see Table.Err
 	byID     map[string]*entry
 	accounts map[string]*account
 	pending  map[string]*entry
@@ -99,19 +103,25 @@ func splitKey(key string) (kind, id string, err error) {
 	return kind, id, nil
 }
 
-// decode reads a record's JSON; version points to the version within v.
-func decode(value []byte, v any, version *int) error {
-	if err := json.Unmarshal(value, v); err != nil {
+// errThereAlready says that a request or a standing order was stored before; it
+// changes nothing.
+var errThereAlready = errors.New("is there already")
+
+// apply takes in one record. Errors: *kafka.DamagedError, *kafka.VersionError,
+// errThereAlready.
+func (v *view) apply(rec *kgo.Record) error {
+	if err := kafka.Verify(rec, Version); err != nil {
 		return err
 	}
-	if *version != Version {
-		return fmt.Errorf("version %d, this software knows %d", *version, Version)
+	if err := v.read(rec); err != nil && !errors.Is(err, errThereAlready) {
+		return kafka.Damaged(rec, err)
+	} else if err != nil {
+		return err
 	}
 	return nil
 }
 
-// apply takes in one record. An error says why it was ignored.
-func (v *view) apply(rec *kgo.Record) error {
+func (v *view) read(rec *kgo.Record) error {
 	key := string(rec.Key)
 	kind, id, err := splitKey(key)
 	if err != nil {
@@ -141,13 +151,13 @@ func (v *view) apply(rec *kgo.Record) error {
 	switch kind {
 	case KeyProgress:
 		p := new(Progress)
-		if err := decode(rec.Value, p, &p.Version); err != nil {
+		if err := json.Unmarshal(rec.Value, p); err != nil {
 			return err
 		}
 		next.Progress = p
 	case KeyResult:
 		r := new(Result)
-		if err := decode(rec.Value, r, &r.Version); err != nil {
+		if err := json.Unmarshal(rec.Value, r); err != nil {
 			return err
 		}
 		if r.Problem == nil && r.Object == "" && next.Request.Step == nil {
@@ -158,7 +168,7 @@ func (v *view) apply(rec *kgo.Record) error {
 		}
 	case KeyCancel:
 		c := new(Cancel)
-		if err := decode(rec.Value, c, &c.Version); err != nil {
+		if err := json.Unmarshal(rec.Value, c); err != nil {
 			return err
 		}
 		switch {
@@ -169,7 +179,7 @@ func (v *view) apply(rec *kgo.Record) error {
 		}
 	case KeyExpired:
 		x := new(Expired)
-		if err := decode(rec.Value, x, &x.Version); err != nil {
+		if err := json.Unmarshal(rec.Value, x); err != nil {
 			return err
 		}
 		next.Expired = true
@@ -183,7 +193,7 @@ func (v *view) apply(rec *kgo.Record) error {
 
 func (v *view) request(rec *kgo.Record, id string) error {
 	q := new(Request)
-	if err := decode(rec.Value, q, &q.Version); err != nil {
+	if err := json.Unmarshal(rec.Value, q); err != nil {
 		return err
 	}
 	if q.ID != id {
@@ -193,7 +203,7 @@ func (v *view) request(rec *kgo.Record, id string) error {
 		return fmt.Errorf("request without an account")
 	}
 	if v.byID[id] != nil {
-		return fmt.Errorf("request %s is there already", id)
+		return fmt.Errorf("request %s %w", id, errThereAlready)
 	}
 	e := &entry{partition: rec.Partition, report: &Report{Request: q, Offset: rec.Offset}}
 	v.byID[id] = e

@@ -37,11 +37,33 @@ func smallObject(t testing.TB) Object {
 	return objects[0]
 }
 
-// isDamage tells the two typed errors from everything else.
+// isDamage tells the two typed errors from everything else. They name the object
+// and a place in it.
 func isDamage(err error) bool {
 	var c *CorruptError
 	var v *VersionError
-	return errors.As(err, &c) || errors.As(err, &v)
+	switch {
+	case errors.As(err, &c):
+		return c.Object != "" && c.Offset >= 0 && c.Cause != ""
+	case errors.As(err, &v):
+		return v.Object != "" && v.Offset >= 0 && v.Version != version
+	}
+	return false
+}
+
+// near says that the damage is told to be in the part of the object, a head, a
+// directory, a block or the footer, that it is in.
+func near(err error, at int64, slices []SliceInfo, footer int64) bool {
+	var c *CorruptError
+	if !errors.As(err, &c) || at >= footer || at < objectHead {
+		return true // a version names its byte, and ends that are no ends name themselves
+	}
+	for _, s := range slices {
+		if at >= s.Offset && at < s.Offset+s.Length {
+			return c.Offset >= s.Offset && c.Offset < s.Offset+s.Length
+		}
+	}
+	return false
 }
 
 func TestEveryFlippedBitIsFound(t *testing.T) {
@@ -50,10 +72,12 @@ func TestEveryFlippedBitIsFound(t *testing.T) {
 	if err := Verify("test", data, o.Slices); err != nil {
 		t.Fatal(err)
 	}
+	last := o.Slices[len(o.Slices)-1]
+	footer := last.Offset + last.Length
 	for i := range data {
 		for bit := range 8 {
 			data[i] ^= 1 << bit
-			if err := Verify("test", data, nil); !isDamage(err) {
+			if err := Verify("test", data, nil); !isDamage(err) || !near(err, int64(i), o.Slices, footer) {
 				t.Fatalf("byte %d, bit %d: Verify without the catalog says %v", i, bit, err)
 			}
 			for n := range o.Slices {

@@ -1,0 +1,313 @@
+package consumer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstitch/state/kafka"
+)
+
+var flipSeed = flag.Uint64("flipseed", 0, "run TestFlippedBitsOnDisk with this seed only")
+
+// logged collects a log.
+type logged struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+// await waits until the log has a line with all of the words, and returns it.
+func (l *logged) await(t *testing.T, words ...string) string {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		l.mu.Lock()
+		lines := strings.Split(l.b.String(), "\n")
+		l.mu.Unlock()
+	next:
+		for _, line := range lines {
+			for _, w := range words {
+				if !strings.Contains(line, w) {
+					continue next
+				}
+			}
+			return line
+		}
+	}
+	t.Fatalf("nothing was logged with %q", words)
+	return ""
+}
+
+// TestDamagedSegmentStopsTheRebuild: without the entries that the segment holds
+// duplicates would be kept. The lane waits, says for what, and goes on when the
+// object is whole again.
+func TestDamagedSegmentStopsTheRebuild(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.start(filepath.Join(t.TempDir(), "a"), nil)
+	for i := range 5 {
+		w.event("p1", fmt.Sprintf("c%d", i), "SENT")
+	}
+	w.settle(r.cat)
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	whole := make(map[string][]byte)
+	for _, s := range r.cat.Segments() {
+		rd, err := w.store.Open(t.Context(), s.Object, 0, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := io.ReadAll(rd)
+		if err := errors.Join(err, rd.Close()); err != nil {
+			t.Fatal(err)
+		}
+		whole[s.Object] = data
+		info := s.Slices[0]
+		bad := bytes.Clone(data)
+		bad[info.Offset+info.KeysLength-1] ^= 4
+		if err := w.store.Delete(t.Context(), s.Object); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.store.Put(t.Context(), s.Object, bad); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 5 {
+		w.event("p1", fmt.Sprintf("c%d", i), "SENT")
+	}
+	w.event("p1", "last", "SENT")
+	log := &logged{}
+	w.log = slog.New(slog.NewTextHandler(log, nil))
+	r = w.start(filepath.Join(t.TempDir(), "b"), nil)
+	log.await(t, "level=ERROR", "taking over a lane", "segments/", "is damaged at byte")
+	r.awaitLag(t, "the lane of damaged segments has no lag", func(lag map[string]float64) bool {
+		return lag[fmt.Sprintf("processing_lag_records email-events/%d", partitionOfKey("p1"))] == 6
+	})
+	for name, data := range whole {
+		if err := w.store.Delete(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.store.Put(t.Context(), name, data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.settle(r.cat)
+	if got := strings.Join(w.rows(r.cat), "\n"); got != "c0 SENT -\nc1 SENT -\nc2 SENT -\nc3 SENT -\nc4 SENT -\nlast SENT -" {
+		t.Errorf("rows:\n%s", got)
+	}
+}
+
+// flipper flips a bit behind a text in what a broker sends, while it is on.
+type flipper struct {
+	net.Conn
+	behind string
+	on     *atomic.Bool
+	hits   *atomic.Int64
+}
+
+func (f *flipper) Read(p []byte) (int, error) {
+	n, err := f.Conn.Read(p)
+	if i := bytes.Index(p[:n], []byte(f.behind)); i >= 0 && i+len(f.behind) < n && f.on.Load() {
+		p[i+len(f.behind)] ^= 1
+		f.hits.Add(1)
+	}
+	return n, err
+}
+
+// TestDamagedBatchIsNotPassed: a batch of events whose checksum does not match is
+// neither left out nor taken as it is; the log says where, once, and the lag shows
+// it.
+func TestDamagedBatchIsNotPassed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.prod = w.client(kgo.DisableIdempotentWrite(), kgo.ProducerBatchCompression(kgo.NoCompression()))
+	var on atomic.Bool
+	var hits atomic.Int64
+	on.Store(true)
+	log := &logged{}
+	w.log = slog.New(slog.NewTextHandler(log, nil))
+	r := w.start(filepath.Join(t.TempDir(), "d"), func(c *Config) {
+		c.Kafka = append(slices.Clone(c.Kafka), kgo.Dialer(func(ctx context.Context, network, host string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, host)
+			return &flipper{conn, "needle-", &on, &hits}, err
+		}))
+	})
+	w.event("p1", "c0", "SENT")
+	w.settle(r.cat)
+	w.event("p1", "needle-1", "SENT")
+	w.event("p1", "c2", "SENT")
+	p := partitionOfKey("p1")
+	log.await(t, "level=ERROR", "cannot fetch", "topic=email-events", fmt.Sprintf("partition=%d", p), "offset=1 ", "crc")
+	begun, before := time.Now(), hits.Load()
+	r.awaitLag(t, "a partition that cannot be read has no lag", func(lag map[string]float64) bool {
+		return time.Since(begun) > time.Second && lag[fmt.Sprintf("processing_lag_records email-events/%d", p)] == 2
+	})
+	if n := float64(hits.Load()-before) / time.Since(begun).Seconds(); n == 0 || n > 40 {
+		t.Errorf("the batch is fetched %.0f times a second", n)
+	}
+	log.mu.Lock()
+	n := strings.Count(log.b.String(), "cannot fetch")
+	log.mu.Unlock()
+	if n != 1 {
+		t.Errorf("it was logged %d times", n)
+	}
+	on.Store(false)
+	w.settle(r.cat)
+	if got := strings.Join(w.rows(r.cat), "\n"); got != "c0 SENT -\nc2 SENT -\nneedle-1 SENT -" {
+		t.Errorf("rows:\n%s", got)
+	}
+}
+
+// TestFlippedBitsOnDisk flips a bit in a file of each kind of a data directory
+// that a replica has left, or that one uses, and starts again, as often as the
+// replica ends: duplicates are known and events decorated as if nothing had been.
+func TestFlippedBitsOnDisk(t *testing.T) {
+	t.Parallel()
+	seed := *flipSeed
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	t.Logf("again: go test ./consumer -run TestFlippedBitsOnDisk -flipseed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 1))
+	w := newWorld(t)
+	dir := filepath.Join(t.TempDir(), "d")
+	const profiles = 20
+	for i := range profiles {
+		w.produce("profiles", fmt.Sprintf("p%d", i), profileOf("v"))
+	}
+	w.tick()
+	r := w.start(dir, nil)
+	want := make(map[string]bool)
+	round := func(n int) {
+		for i := range profiles {
+			w.event(fmt.Sprintf("p%d", i), fmt.Sprintf("c%d-%d", n, i), "SENT")
+			want[fmt.Sprintf("c%d-%d SENT v", n, i)] = true
+			if n > 0 {
+				w.event(fmt.Sprintf("p%d", i), fmt.Sprintf("c%d-%d", n-1, i), "SENT") // a retry
+			}
+		}
+	}
+	round(0)
+	w.settle(r.cat)
+	for n, kind := range []string{"*.sst", "MANIFEST-*", "*.log", "OPTIONS-*", "../lockstitch.json", "*.sst", "running *.sst"} {
+		kind, running := strings.CutPrefix(kind, "running ")
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+		r = w.start(dir, nil) // a start writes tables of what the logs hold
+		r.awaitReady(t)
+		if !running {
+			if err := r.stop(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		files, err := filepath.Glob(filepath.Join(dir, "pebble", kind))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("no %s: %v", kind, err)
+		}
+		file := files[rng.IntN(len(files))]
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(b) > 0 {
+			at, bit := rng.IntN(len(b)), rng.IntN(8)
+			t.Logf("%s, byte %d of %d, bit %d", file, at, len(b), bit)
+			b[at] ^= 1 << bit
+			if err := os.WriteFile(file, b, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !running {
+			r = w.start(dir, nil)
+		}
+		round(n + 1)
+		for starts := 0; !w.settled(r); starts++ {
+			if err := r.stop(); starts == 2 || err == nil {
+				t.Fatalf("start %d ended with: %v", starts, err)
+			}
+			r = w.start(dir, nil)
+		}
+		if got := w.rows(r.cat); !slices.Equal(got, slices.Sorted(maps.Keys(want))) {
+			t.Fatalf("after %s: %d rows, want %d:\n%s", file, len(got), len(want), strings.Join(got, "\n"))
+		}
+	}
+}
+
+// settled is settle, unless the replica ends before.
+func (w *world) settled(r *replica) bool {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), 30*time.Second)
+	defer cancel()
+	ends, err := kafka.Ends(ctx, w.prod, w.topics.Events...)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for {
+		changed, behind := r.cat.Changed(), false
+		for _, p := range slices.Concat(slices.Collect(maps.Values(ends))...) {
+			pos, ok := r.cat.Position(p.TopicID, p.Partition)
+			behind = behind || p.End > 0 && (!ok || pos.Next < p.End)
+		}
+		if !behind {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-r.done:
+			return false
+		case <-ctx.Done():
+			w.t.Fatal("not settled")
+		}
+	}
+}
+
+func TestUserDataOfAnotherVersionIsNoHint(t *testing.T) {
+	b := &laneBalancer{local: func() []int32 { return []int32{3, 200} }}
+	var meta kmsg.ConsumerMemberMetadata
+	if err := meta.ReadFrom(b.JoinGroupMetadata([]string{"x"}, nil, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if got := localLanes(meta.UserData); !maps.Equal(got, map[int32]bool{3: true, 200: true}) {
+		t.Errorf("own: %v", got)
+	}
+	meta.UserData[0]++
+	for name, data := range map[string][]byte{"newer": meta.UserData, "none": nil, "cut off": {userDataVersion, 0x80}} {
+		if got := localLanes(data); len(got) != 0 {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+func FuzzLocalLanes(f *testing.F) {
+	f.Add([]byte{userDataVersion, 3, 200, 1})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if n := len(localLanes(data)); n > len(data) {
+			t.Errorf("%d lanes of %d bytes", n, len(data))
+		}
+	})
+}

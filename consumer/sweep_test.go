@@ -1,0 +1,103 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/state/kafka"
+	"lockstitch/state/objects"
+)
+
+// agedStore says of all objects but the young ones that they are two days old.
+type agedStore struct {
+	objects.Store
+	young map[string]bool
+}
+
+func (s *agedStore) List(ctx context.Context, prefix string, fn func(objects.Info) error) error {
+	return s.Store.List(ctx, prefix, func(i objects.Info) error {
+		if !s.young[i.Name] {
+			i.ModTime = i.ModTime.Add(-48 * time.Hour)
+		}
+		return fn(i)
+	})
+}
+
+// TestSweeperTakesOldOrphansOnly, and nothing while the catalog cannot be read:
+// what it names is not known then.
+func TestSweeperTakesOldOrphansOnly(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	aged := &agedStore{Store: w.store, young: make(map[string]bool)}
+	w.store = aged
+	r := w.start(t.TempDir()+"/d", nil)
+	for _, id := range []string{"c1", "c2", "c3"} {
+		w.event("p1", id, "SENT")
+		w.settle(r.cat)
+	}
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	old, young := "segments/493200/"+ulid.Make().String(), "segments/493200/"+ulid.Make().String()
+	aged.young[young] = true
+	for _, name := range []string{old, young, "exports/acme/x/y.csv.gz", "dead-letters/email-events/0/1-" + ulid.Make().String()} {
+		if err := w.store.Put(t.Context(), name, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	names := func() map[string]bool {
+		all := make(map[string]bool)
+		if err := w.store.List(t.Context(), "", func(i objects.Info) error { all[i.Name] = true; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	before := names()
+	cat := w.catalog()
+	c, err := New(Config{Kafka: w.opts, Topics: w.topics, DataDir: t.TempDir() + "/e"}, Deps{Store: w.store, Catalog: cat, Reports: r.c.deps.Reports, Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := c.sweep(t.Context()); err != nil || n != 1 {
+		t.Errorf("swept %d, %v", n, err)
+	}
+	after := names()
+	for name := range before {
+		if after[name] == (name == old) {
+			t.Errorf("%s is there: %v", name, after[name])
+		}
+	}
+	if len(before) < 7 || len(w.rows(w.caughtUp())) != 3 {
+		t.Errorf("%d objects, rows %v", len(before), w.rows(cat))
+	}
+	// A record of a segment that cannot be read.
+	seg := *cat.Segments()[0]
+	rec, err := seg.Record(w.topics.Catalog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.Value = []byte(strings.Replace(string(rec.Value), `"bytes":`, `"bytes":1`, 1))
+	if err := w.client(kgo.RecordPartitioner(kgo.ManualPartitioner())).ProduceSync(t.Context(), rec).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	delete(aged.young, young)
+	aged.young[old] = true
+	if err := w.store.Put(t.Context(), old, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	var damaged *kafka.DamagedError
+	if n, err := c.sweep(t.Context()); n != 0 || !errors.As(err, &damaged) || damaged.Topic != w.topics.Catalog {
+		t.Errorf("swept %d by a damaged catalog: %v", n, err)
+	}
+	if !names()[young] {
+		t.Error("an object is gone")
+	}
+}

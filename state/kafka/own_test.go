@@ -1,0 +1,74 @@
+package kafka_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/state/kafka"
+)
+
+func TestEveryFlippedBitOfARecordIsFound(t *testing.T) {
+	for name, value := range map[string][]byte{"a value": []byte(`{"v":2,"next":17}`), "an empty value": {}, "a tombstone": nil} {
+		t.Run(name, func(t *testing.T) {
+			r := kafka.Stamp(&kgo.Record{Topic: "cat", Partition: 3, Offset: 8, Key: []byte("p/x/1"), Value: value})
+			if err := kafka.Verify(r, 2); (err == nil) != (len(value) > 0 || value == nil) {
+				t.Fatal(err)
+			}
+			refused := func(what string) {
+				t.Helper()
+				err := kafka.Verify(r, 2)
+				var damaged *kafka.DamagedError
+				if !errors.As(err, &damaged) || damaged.Topic != "cat" || damaged.Partition != 3 || damaged.Offset != 8 {
+					t.Errorf("%s: %v", what, err)
+				}
+			}
+			h := &r.Headers[0]
+			key := []byte(h.Key)
+			for _, part := range [][]byte{r.Key, r.Value, h.Value} {
+				for i := range 8 * len(part) {
+					part[i/8] ^= 1 << (i % 8)
+					refused("a flipped bit")
+					part[i/8] ^= 1 << (i % 8)
+				}
+			}
+			for i := range 8 * len(key) {
+				key[i/8] ^= 1 << (i % 8)
+				h.Key = string(key)
+				// What is said of a record without its checksum depends on its version.
+				if err := kafka.Verify(r, 2); err == nil {
+					t.Error("a flipped bit in the header's name")
+				}
+				key[i/8] ^= 1 << (i % 8)
+			}
+			h.Key = string(key)
+			if r.Value == nil {
+				r.Value = []byte{}
+			} else {
+				r.Value = nil
+			}
+			refused("a value where there is none, or none where there is one")
+		})
+	}
+}
+
+func TestAnotherVersionIsNoDamage(t *testing.T) {
+	for name, r := range map[string]*kgo.Record{
+		"newer":                         kafka.Stamp(&kgo.Record{Value: []byte(`{"v":3,"next":"of another type"}`)}),
+		"newer, with another checksum":  {Value: []byte(`{"v":3}`)},
+		"older, from before a checksum": {Value: []byte(`{"v":1}`)},
+		"none":                          {Value: []byte(`{}`)},
+	} {
+		r.Topic, r.Partition, r.Offset, r.Key = "cat", 3, 8, []byte("p/x/1")
+		if len(r.Headers) > 0 {
+			r.Headers = nil
+			kafka.Stamp(r)
+		}
+		err := kafka.Verify(r, 2)
+		var version *kafka.VersionError
+		if !errors.As(err, &version) || version.Known != 2 || version.Topic != "cat" || version.Partition != 3 || version.Offset != 8 || version.Key != "p/x/1" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
