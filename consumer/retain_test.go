@@ -357,7 +357,7 @@ func TestCrashWhileSegmentsAreRemoved(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, kfake.GroupMinSessionTimeout(100*time.Millisecond))
 			p := newPast(w)
-			line := &cable{}
+			line := w.cable()
 			died, release, armed := make(chan struct{}), make(chan struct{}), make(chan struct{})
 			var once sync.Once
 			var a *replica

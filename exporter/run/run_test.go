@@ -346,6 +346,7 @@ func TestDamagedSegmentsEndInErrors(t *testing.T) {
 # TYPE lockstitch_exports_failed_total counter
 lockstitch_exports_failed_total{problem="barrier-timeout"} 0
 lockstitch_exports_failed_total{problem="file-too-large"} 0
+lockstitch_exports_failed_total{problem="no-longer-kept"} 0
 lockstitch_exports_failed_total{problem="stored-data-damaged"} %d
 `, failed)), "lockstitch_exports_failed_total"); err != nil {
 		t.Error(err)

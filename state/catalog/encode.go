@@ -33,7 +33,7 @@ func (s *Segment) Record(topic string) (*kgo.Record, error) {
 
 // Tombstone is the Kafka record that removes the segment.
 func (s *Segment) Tombstone(topic string) *kgo.Record {
-	return &kgo.Record{Topic: topic, Partition: 0, Key: []byte(keySegment + s.ID)}
+	return kafka.Stamp(&kgo.Record{Topic: topic, Partition: 0, Key: []byte(keySegment + s.ID)})
 }
 
 // Record is the Kafka record that moves the partition's position.
