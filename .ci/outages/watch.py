@@ -54,7 +54,8 @@ class Replica:
         return self._lines
 
     def between(self, begin, end):
-        return [s for s in self.samples if begin <= s.at <= end]
+        """Its samples from a stretch of time, at least one."""
+        return [s for s in self.samples if begin <= s.at <= end] or self.samples[-1:]
 
 
 class Watch:
@@ -96,14 +97,14 @@ class Phase:
         self.disk = max(s.disk for s in self.all)
         self.cpu = max(processors(each[0], each[-1]) for each in self.each)
         self.busiest = max(busiest(each) for each in self.each)
-        self.lines = max((each[-1].lines - each[0].lines) / (each[-1].at - each[0].at) for each in self.each) * 60  # a minute
+        self.lines = max((each[-1].lines - each[0].lines) / max(1, each[-1].at - each[0].at) for each in self.each) * 60  # a minute
 
     def highest(self, lag):
         """(records of all replicas at a time, about; seconds) of "processing" or "durable"."""
         return (sum(max((getattr(s, lag)[0] or 0 for s in each), default=0) for each in self.each),
                 max((getattr(s, lag)[1] or 0 for s in self.all), default=0))
 
-    HEAD = ("| phase | minutes | events until caught up | resident, MiB | disk, MiB | processors: on average, in the busiest 10 s | log lines a minute | "
+    HEAD = ("| phase | minutes | events produced | resident, MiB | disk, MiB | processors: on average, in the busiest 10 s | log lines a minute | "
             "highest processing lag | highest durable lag | caught up after |\n|---|---|---|---|---|---|---|---|---|---|")
 
     def row(self):
