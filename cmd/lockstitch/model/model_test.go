@@ -49,6 +49,7 @@ var discard = slog.New(slog.DiscardHandler)
 func TestModel(t *testing.T) {
 	begun := time.Now()
 	var wrong atomic.Bool
+	var ended atomic.Int64
 	t.Cleanup(func() { t.Log(total.String()) })
 	if *verbose {
 		level.Set(slog.LevelDebug)
@@ -61,8 +62,9 @@ func TestModel(t *testing.T) {
 				return
 			}
 			defer func() {
-				if t.Failed() {
+				if n := ended.Add(1); t.Failed() {
 					wrong.Store(true)
+					t.Logf("seed number %d of this run", n)
 				}
 			}()
 			watch := &atomic.Pointer[world]{}
