@@ -148,7 +148,7 @@ class Orders:
             except (OSError, ValueError) as e:
                 wrong.append(f"delivered file {n}: {e}")
                 continue
-            want = {"file": f"{o.name}-{n}.csv.gz", "name": o.name, "order_id": status["order_id"]}
+            want = {"version": 1, "file": f"{o.name}-{n}.csv.gz", "name": o.name, "order_id": status["order_id"]}
             want |= {k: item[k] for k in ("number", "period_start", "period_end", "cursor", "rows", "bytes", "sha256", "complete_through") if k in item}
             if got != data or manifest != want or not item["delivered"]:
                 wrong.append(f"delivered file {n}: {len(got)} of {len(data)} bytes, its manifest {manifest}, listed {item}")
