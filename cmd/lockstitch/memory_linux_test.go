@@ -1,3 +1,7 @@
+//go:build !race
+
+// The race detector maps memory of its own beside the heap for all that is written.
+
 package main
 
 import (
