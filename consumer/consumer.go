@@ -2,7 +2,7 @@
 // deduplicates, decorates and collects their events, and cuts. A cut (cut.go)
 // is the only moment at which input counts as consumed; nothing else commits.
 //
-// One goroutine, the turn loop in poll.go, owns all lanes. Within a turn lanes
+// One goroutine, the turn loop in turn.go, owns all lanes. Within a turn lanes
 // run in parallel, each in one goroutine and in offset order, without locks.
 package consumer
 

@@ -1,0 +1,82 @@
+package consumer
+
+import "time"
+
+// held is what the lanes hold in memory until the next cut.
+func (c *Consumer) held() int64 {
+	var n int64
+	for _, l := range c.lanes {
+		n += l.bytes()
+	}
+	return n
+}
+
+// full says that nothing more may be processed until the next cut.
+func (c *Consumer) full() bool {
+	for _, l := range c.lanes {
+		if l.full() {
+			return true
+		}
+	}
+	return c.held() >= c.bufferLimit()
+}
+
+// bufferLimit is the part of the memory budget for what waits for a cut;
+// sealing it takes about as much again.
+func (c *Consumer) bufferLimit() int64 { return c.cfg.MemoryBytes / 4 }
+
+// cutDue says whether it is time for a cut: the buffers are full, something has
+// waited for the flush interval, a new lane's ends must be written down, or a
+// request waits for what has been processed.
+func (c *Consumer) cutDue(now time.Time) bool {
+	if c.full() {
+		return true
+	}
+	due, behind := false, false
+	for _, l := range c.lanes {
+		if l.stage != ready && l.stage != catchingUp || !l.dirty {
+			continue
+		}
+		if len(l.first) > 0 || now.Sub(l.dirtyFrom) >= c.cfg.FlushInterval {
+			return true
+		}
+		for _, in := range l.inputs {
+			if b := c.barrier(in); in.committed.Next < b {
+				if in.pos.Next >= b {
+					due = true
+				} else {
+					behind = true
+				}
+			}
+		}
+	}
+	// While another lane of ours is still on its way to the barrier, one cut
+	// for both is better than two.
+	return due && (!behind || now.Sub(c.lastCut) > barrierPatience)
+}
+
+// barrierPatience is how long a lane that has reached a barrier waits for
+// others of the replica that have not.
+const barrierPatience = 100 * time.Millisecond
+
+// barrier is the greatest end below which a pending request needs in to be
+// committed.
+func (c *Consumer) barrier(in *input) int64 {
+	return c.barriers[partitionOf{in.stream.ID, in.partition}]
+}
+
+type partitionOf struct {
+	topic     [16]byte
+	partition int32
+}
+
+// readBarriers takes the ends of the pending requests.
+func (c *Consumer) readBarriers() {
+	clear(c.barriers)
+	for _, r := range c.deps.Reports.Pending() {
+		for _, e := range r.Request.Question.Barrier {
+			k := partitionOf{e.TopicID, e.Partition}
+			c.barriers[k] = max(c.barriers[k], e.Offset)
+		}
+	}
+}
