@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -14,9 +15,7 @@ const (
 	idleWait     = 100 * time.Millisecond // the longest turn without input
 	profileWait  = 5 * time.Millisecond   // the turn's wait while lanes wait for profiles
 	probeAfter   = 50 * time.Millisecond  // silence after which a raw fetch decides whether anything is left
-	cutRetryMin  = 100 * time.Millisecond
-	cutRetryMax  = 5 * time.Second
-	touchEvery   = time.Minute // how often the profiles' markers say that they are current
+	touchEvery   = time.Minute            // how often the profiles' markers say that they are current
 	requestLimit = 10 * time.Second
 )
 
@@ -25,13 +24,14 @@ type turnState struct {
 	silentAt time.Time // since when the polls have brought nothing
 	probedAt time.Time
 	cutAfter time.Time // not before: the last cut failed
-	cutWait  time.Duration
+	cutRetry *backoff.ExponentialBackOff
 }
 
 // loop is the turn loop: it owns the lanes. Each turn polls, lets the lanes
 // process what their profiles allow, and cuts if a cut is due.
 func (c *Consumer) loop(ctx context.Context) error {
-	t := &turnState{silentAt: time.Now()}
+	t := &turnState{silentAt: time.Now(), cutRetry: backoff.NewExponentialBackOff()}
+	t.cutRetry.InitialInterval, t.cutRetry.MaxInterval = 100*time.Millisecond, 5*time.Second
 	for {
 		select {
 		case <-ctx.Done():
@@ -141,7 +141,7 @@ func (c *Consumer) tryCut(ctx context.Context, t *turnState) error {
 	var f fatal
 	switch {
 	case err == nil:
-		t.cutWait = 0
+		t.cutRetry.Reset()
 		c.publish()
 		return nil
 	case errors.As(err, &f):
@@ -153,8 +153,7 @@ func (c *Consumer) tryCut(ctx context.Context, t *turnState) error {
 		return nil
 	}
 	c.log.Warn("a cut failed and is tried again", "err", err)
-	t.cutWait = min(max(2*t.cutWait, cutRetryMin), cutRetryMax)
-	t.cutAfter = time.Now().Add(t.cutWait)
+	t.cutAfter = time.Now().Add(t.cutRetry.NextBackOff())
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -48,12 +49,9 @@ type Tail struct {
 // before a raw fetch decides whether anything is left to read.
 const probeAfter = 50 * time.Millisecond
 
-// A fetch that fails is tried again after a while that grows; the topic's other
-// partitions wait as well.
-const (
-	fetchRetryMin = 100 * time.Millisecond
-	fetchRetryMax = time.Second
-)
+// fetchRetryMax is the longest that a fetch that fails waits for its next try; the
+// topic's other partitions wait as well.
+const fetchRetryMax = time.Second
 
 // ErrTailClosed is what waiters get once the tail has been closed.
 var ErrTailClosed = errors.New("tail is closed")
@@ -204,7 +202,8 @@ func (t *Tail) run(ctx context.Context) {
 		t.changed = make(chan struct{})
 		t.mu.Unlock()
 	}()
-	wait := time.Duration(0) // after fetches that failed
+	retry := backoff.NewExponentialBackOff()
+	retry.InitialInterval, retry.MaxInterval = 100*time.Millisecond, fetchRetryMax
 	for ctx.Err() == nil {
 		pctx, cancel := context.WithTimeout(ctx, probeAfter)
 		fetches := t.cl.PollRecords(pctx, 10_000)
@@ -223,12 +222,11 @@ func (t *Tail) run(ctx context.Context) {
 		t.advance(moved)
 		switch failed := t.failures(fetches); {
 		case len(moved) > 0:
-			wait = 0
+			retry.Reset()
 		case failed:
 			// It says so again at once: a batch whose checksum does not match
 			// comes with every fetch.
-			wait = min(max(2*wait, fetchRetryMin), fetchRetryMax)
-			pause(ctx, wait)
+			pause(ctx, retry.NextBackOff())
 		default:
 			t.probe(ctx, moved)
 			t.advance(moved)
