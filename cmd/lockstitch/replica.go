@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -62,7 +63,8 @@ type replica struct {
 // gcPercent is by how much the heap may grow before garbage is collected.
 const gcPercent = 50
 
-// startTimeout is how long brokers may take to answer when a replica starts.
+// startTimeout is how long a replica that starts waits for a broker, and then for
+// what it asks to be answered.
 const startTimeout = 60 * time.Second
 
 // stepHook is nil but in a binary that is built to fail on request (faults.go).
@@ -95,11 +97,11 @@ func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica
 		return nil, err
 	}
 
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	if err := reach(ctx, s, opts); err != nil {
+	if err := reach(ctx, s, opts, log); err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
 	// A broker has answered, so the settings are right: a connection that ends
 	// at once means that a broker goes away, not that TLS or SASL is missing.
 	opts = append(opts, kgo.AlwaysRetryEOF())
@@ -184,25 +186,25 @@ func storeAddress(s ReplicaSettings) (string, error) {
 	return (&url.URL{Scheme: "file", Path: filepath.ToSlash(dir)}).String(), nil
 }
 
-// reach sees whether any broker can be used with the settings.
-func reach(ctx context.Context, s *Settings, opts []kgo.Opt) error {
-	cl, err := kgo.NewClient(opts...)
+// reach sees whether any broker can be used with the settings, and waits up to
+// startTimeout for one: all may be on their way down or up.
+func reach(ctx context.Context, s *Settings, opts []kgo.Opt, log *slog.Logger) error {
+	cl, err := kgo.NewClient(append(slices.Clip(opts), kgo.RequestRetries(0))...)
 	if err != nil {
 		return usage(fmt.Errorf("kafka client: %w", err))
 	}
 	defer cl.Close()
-	// All brokers may be on their way down or up.
+	// Wrong settings look alike: whoever watches is told at once.
 	_, err = backoff.Retry(ctx, func() (struct{}, error) {
 		return struct{}{}, cl.Ping(ctx)
-	}, backoff.WithMaxElapsedTime(reachTime))
+	}, backoff.WithMaxElapsedTime(startTimeout), backoff.WithNotify(func(err error, _ time.Duration) {
+		log.Warn("no broker can be used", "brokers", s.Kafka.Brokers, "err", err)
+	}))
 	if err != nil {
 		return unreachable(s, err)
 	}
 	return nil
 }
-
-// reachTime is how long a replica that starts tries to reach a broker.
-const reachTime = 15 * time.Second
 
 // checkTopics refuses to start on topics that cannot work, and warns of what
 // will cost something.
