@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -87,7 +88,19 @@ func metadataOf(topics []string) *kmsg.MetadataRequest {
 // timestamp is AtStart, AtEnd or a time in ms (then the first offset at or
 // after it, -1 where there is none). An error if any partition does not answer;
 // the offsets of those that did are returned beside it.
+//
+// Below an end lies all that was acknowledged before the call, if
+// min.insync.replicas is more than half of the replicas (leaders.go). The other
+// offsets can be those of a broker that does not lead any more.
 func ListOffsets(ctx context.Context, cl *kgo.Client, partitions map[string][]int32, timestamp int64, iso Isolation) (map[string]map[int32]int64, error) {
+	out := make(map[string]map[int32]int64, len(partitions))
+	var placed map[partition][]int32
+	if timestamp == AtEnd {
+		var err error
+		if placed, err = replicated(ctx, cl, partitions); err != nil {
+			return out, err
+		}
+	}
 	req := kmsg.NewPtrListOffsetsRequest()
 	req.ReplicaID = -1
 	req.IsolationLevel = int8(iso)
@@ -96,53 +109,62 @@ func ListOffsets(ctx context.Context, cl *kgo.Client, partitions map[string][]in
 		rt := kmsg.NewListOffsetsRequestTopic()
 		rt.Topic = t
 		for _, p := range ps {
+			if placed[partition{t, p}] != nil {
+				continue
+			}
 			rp := kmsg.NewListOffsetsRequestTopicPartition()
 			rp.Partition = p
 			rp.Timestamp = timestamp
 			rt.Partitions = append(rt.Partitions, rp)
 			want++
 		}
-		req.Topics = append(req.Topics, rt)
-	}
-	out := make(map[string]map[int32]int64, len(partitions))
-	if want == 0 {
-		return out, nil
+		if len(rt.Partitions) > 0 {
+			req.Topics = append(req.Topics, rt)
+		}
 	}
 	got := 0
-	var failed error // the first
-	fail := func(err error) {
-		if failed == nil {
-			failed = err
-		}
+	var failed error
+	if len(placed) > 0 {
+		failed = endsAsked(ctx, cl, placed, iso, out)
+	}
+	if want == 0 {
+		return out, failed
 	}
 	for _, shard := range cl.RequestSharded(ctx, req) {
-		if shard.Err != nil {
-			fail(fmt.Errorf("listing offsets: %w", shard.Err))
-			continue
-		}
 		resp, ok := shard.Resp.(*kmsg.ListOffsetsResponse)
-		if !ok {
-			fail(errors.New("listing offsets: unexpected response"))
+		if shard.Err == nil && !ok {
+			shard.Err = errors.New("unexpected response")
+		}
+		if shard.Err != nil {
+			failed = cmp.Or(failed, fmt.Errorf("listing offsets: %w", shard.Err))
 			continue
 		}
-		for _, t := range resp.Topics {
-			for _, p := range t.Partitions {
-				if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
-					fail(fmt.Errorf("listing offsets of %s/%d: %w", t.Topic, p.Partition, err))
-					continue
-				}
-				if out[t.Topic] == nil {
-					out[t.Topic] = make(map[int32]int64)
-				}
-				out[t.Topic][p.Partition] = p.Offset
-				got++
-			}
-		}
+		n, err := takeOffsets(resp, out)
+		got, failed = got+n, cmp.Or(failed, err)
 	}
 	if failed == nil && got != want {
 		failed = fmt.Errorf("listing offsets: %d of %d partitions answered", got, want)
 	}
 	return out, failed
+}
+
+// takeOffsets puts the offsets of an answer into out and counts them; the error
+// is that of the first partition without one.
+func takeOffsets(resp *kmsg.ListOffsetsResponse, out map[string]map[int32]int64) (n int, failed error) {
+	for _, t := range resp.Topics {
+		for _, p := range t.Partitions {
+			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+				failed = cmp.Or(failed, fmt.Errorf("listing offsets of %s/%d: %w", t.Topic, p.Partition, err))
+				continue
+			}
+			if out[t.Topic] == nil {
+				out[t.Topic] = make(map[int32]int64)
+			}
+			out[t.Topic][p.Partition] = p.Offset
+			n++
+		}
+	}
+	return n, failed
 }
 
 // Ends reads the starts and high watermarks of all partitions of topics, in

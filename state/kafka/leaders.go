@@ -1,0 +1,188 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// A broker that stood still, or that the controller does not reach, takes itself
+// for the leader of partitions that have another one by now, and answers with
+// their ends of before. What was acknowledged since is on most of the replicas, as
+// min.insync.replicas says, and these know the new leader's epoch. Ends are
+// therefore asked of the leader that most of the replicas know, at that epoch,
+// which a broker that has not heard of it refuses (KIP-320).
+
+type partition struct {
+	topic string
+	n     int32
+}
+
+// leader is who leads a partition, by the newest epoch that a replica told.
+type leader struct {
+	broker, epoch int32
+	told          int // replicas that have told
+}
+
+// placementAge is how old the client's knowledge of where replicas lie may be. They
+// move seldom, and then one after the other.
+const placementAge = time.Minute
+
+// replicated answers which of the partitions have more than one replica, and on
+// which brokers.
+func replicated(ctx context.Context, cl *kgo.Client, partitions map[string][]int32) (map[partition][]int32, error) {
+	resp, err := cl.RequestCachedMetadata(ctx, metadataOf(slices.Collect(maps.Keys(partitions))), placementAge)
+	if err != nil {
+		return nil, fmt.Errorf("reading where partitions lie: %w", err)
+	}
+	placed := make(map[partition][]int32)
+	for _, t := range resp.Topics {
+		for _, p := range t.Partitions {
+			if t.Topic != nil && len(p.Replicas) > 1 && slices.Contains(partitions[*t.Topic], p.Partition) {
+				placed[partition{*t.Topic, p.Partition}] = p.Replicas
+			}
+		}
+	}
+	return placed, nil
+}
+
+// endsAsked asks for the ends of partitions that have several replicas, as
+// ListOffsets does; of those with one there is nobody else to ask.
+func endsAsked(ctx context.Context, cl *kgo.Client, placed map[partition][]int32, iso Isolation, out map[string]map[int32]int64) error {
+	leaders, err := newestLeaders(ctx, cl, placed)
+	if err != nil {
+		return err
+	}
+	asks := make(map[int32]map[string][]kmsg.ListOffsetsRequestTopicPartition)
+	for p, l := range leaders {
+		rp := kmsg.NewListOffsetsRequestTopicPartition()
+		rp.Partition, rp.Timestamp, rp.CurrentLeaderEpoch = p.n, AtEnd, l.epoch
+		if asks[l.broker] == nil {
+			asks[l.broker] = make(map[string][]kmsg.ListOffsetsRequestTopicPartition)
+		}
+		asks[l.broker][p.topic] = append(asks[l.broker][p.topic], rp)
+	}
+	answers := make(chan answer[*kmsg.ListOffsetsResponse], len(asks))
+	for broker, topics := range asks {
+		req := kmsg.NewPtrListOffsetsRequest()
+		req.ReplicaID, req.IsolationLevel = -1, int8(iso)
+		for t, ps := range topics {
+			rt := kmsg.NewListOffsetsRequestTopic()
+			rt.Topic, rt.Partitions = t, ps
+			req.Topics = append(req.Topics, rt)
+		}
+		go func() { answers <- ask[*kmsg.ListOffsetsResponse](ctx, cl, broker, req) }()
+	}
+	var failed error
+	got := 0
+	for range asks {
+		a := <-answers
+		if a.err != nil {
+			failed = errors.Join(failed, fmt.Errorf("listing offsets: %w", a.err))
+			continue
+		}
+		n, err := takeOffsets(a.resp, out)
+		got, failed = got+n, errors.Join(failed, err)
+	}
+	if failed == nil && got != len(placed) {
+		failed = fmt.Errorf("listing offsets: %d of %d partitions answered", got, len(placed))
+	}
+	return failed
+}
+
+// newestLeaders asks the replicas of partitions for the leaders that they know,
+// until most of those of each have told.
+func newestLeaders(ctx context.Context, cl *kgo.Client, placed map[partition][]int32) (map[partition]leader, error) {
+	var topics []string
+	brokers, seen := make(map[int32]bool), make(map[string]bool)
+	for p, replicas := range placed {
+		if !seen[p.topic] {
+			seen[p.topic] = true
+			topics = append(topics, p.topic)
+		}
+		for _, r := range replicas {
+			brokers[r] = true
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // nobody waits for a broker that stands still
+	answers := make(chan answer[*kmsg.MetadataResponse], len(brokers))
+	for b := range brokers {
+		go func() { answers <- ask[*kmsg.MetadataResponse](ctx, cl, b, metadataOf(topics)) }()
+	}
+	leaders := make(map[partition]leader, len(placed))
+	open := len(placed)
+	var failed error
+	for range brokers {
+		a := <-answers
+		if a.err != nil {
+			failed = errors.Join(failed, a.err)
+			continue
+		}
+		for _, t := range a.resp.Topics {
+			if t.Topic == nil || t.ErrorCode != 0 {
+				continue
+			}
+			for _, mp := range t.Partitions {
+				p := partition{*t.Topic, mp.Partition}
+				if !slices.Contains(placed[p], a.broker) {
+					continue
+				}
+				l, known := leaders[p]
+				if !known || mp.LeaderEpoch > l.epoch {
+					l.broker, l.epoch = mp.Leader, mp.LeaderEpoch
+				}
+				if l.told++; l.told == most(len(placed[p])) {
+					open--
+				}
+				leaders[p] = l
+			}
+		}
+		if open == 0 {
+			return leaders, nil
+		}
+	}
+	for p, replicas := range placed {
+		if l := leaders[p]; l.told < most(len(replicas)) {
+			return nil, fmt.Errorf("%d of the %d replicas of %s/%d tell who leads it, which takes %d: %w", l.told, len(replicas), p.topic, p.n, most(len(replicas)),
+				errors.Join(failed, kerr.LeaderNotAvailable))
+		}
+	}
+	return leaders, nil
+}
+
+// most is how many of n replicas must tell: more than half, so that one of them is
+// among any min.insync.replicas that are more than half. Of two, one must do, or
+// the loss of a broker would stop everything.
+func most(n int) int {
+	if n <= 2 {
+		return 1
+	}
+	return n/2 + 1
+}
+
+type answer[R kmsg.Response] struct {
+	broker int32
+	resp   R
+	err    error
+}
+
+// ask sends one request to one broker, once.
+func ask[R kmsg.Response](ctx context.Context, cl *kgo.Client, broker int32, req kmsg.Request) answer[R] {
+	resp, err := cl.Broker(int(broker)).Request(ctx, req)
+	if err != nil {
+		return answer[R]{broker: broker, err: fmt.Errorf("broker %d: %w", broker, err)}
+	}
+	r, ok := resp.(R)
+	if !ok {
+		return answer[R]{broker: broker, err: fmt.Errorf("broker %d: unexpected response", broker)}
+	}
+	return answer[R]{broker: broker, resp: r}
+}

@@ -1,0 +1,129 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// zombie is a cluster of three brokers, one of which still takes itself for the
+// leader of topic/0 and does not know what was produced since: 10 of 15 records.
+type zombie struct {
+	*kfake.Cluster
+	node   int32
+	others atomic.Bool // whether the other brokers answer
+	asked  atomic.Int32
+}
+
+func newZombie(t *testing.T, ctx context.Context, topic string, replicas int16) *zombie {
+	c, err := kfake.NewCluster(kfake.NumBrokers(3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.DefaultProduceTopic(topic))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if _, err := kadm.NewClient(cl).CreateTopic(ctx, 1, replicas, nil, topic); err != nil {
+		t.Fatal(err)
+	}
+	produce := func(n int) {
+		for i := range n {
+			if err := cl.ProduceSync(ctx, &kgo.Record{Value: []byte(strconv.Itoa(i))}).FirstErr(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	produce(10)
+	before, err := metadataOf([]string{topic}).RequestWith(ctx, cl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := before.Topics[0].Partitions[0]
+	if len(old.Replicas) != int(replicas) {
+		t.Fatalf("%d replicas", len(old.Replicas))
+	}
+	z := &zombie{Cluster: c, node: old.Leader}
+	z.others.Store(true)
+	if err := c.MoveTopicPartition(topic, 0, (old.Leader+1)%3); err != nil {
+		t.Fatal(err)
+	}
+	produce(5)
+	c.ControlKey(int16(kmsg.Metadata), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if c.CurrentNode() != z.node {
+			return nil, errors.New("out of reach"), !z.others.Load()
+		}
+		resp := *before
+		resp.Version = req.GetVersion()
+		return &resp, nil, true
+	})
+	c.ControlKey(int16(kmsg.ListOffsets), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if c.CurrentNode() != z.node {
+			return nil, nil, false
+		}
+		z.asked.Add(1)
+		resp := req.ResponseKind().(*kmsg.ListOffsetsResponse)
+		resp.Topics = []kmsg.ListOffsetsResponseTopic{{Topic: topic, Partitions: []kmsg.ListOffsetsResponseTopicPartition{
+			{Partition: 0, Offset: 10, LeaderEpoch: old.LeaderEpoch, Timestamp: -1}}}}
+		if req.(*kmsg.ListOffsetsRequest).Topics[0].Partitions[0].CurrentLeaderEpoch > old.LeaderEpoch {
+			resp.Topics[0].Partitions[0].ErrorCode = kerr.UnknownLeaderEpoch.Code
+		}
+		return resp, nil, true
+	})
+	return z
+}
+
+// client knows nobody but the zombie to begin with.
+func (z *zombie) client(t *testing.T) *kgo.Client {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(z.ListenAddrs()[z.node]), kgo.MetadataMinAge(time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cl.Close)
+	return cl
+}
+
+func TestEndsAreNotThoseOfALeaderThatWasReplaced(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	z := newZombie(t, ctx, "profiles", 3)
+	for _, iso := range []Isolation{HighWatermark, LastStable} {
+		got, err := ListOffsets(ctx, z.client(t), map[string][]int32{"profiles": {0}}, AtEnd, iso)
+		if err != nil || got["profiles"][0] != 15 {
+			t.Errorf("isolation %d: end %v, %v; want 15", iso, got, err)
+		}
+	}
+	if n := z.asked.Load(); n != 0 {
+		t.Errorf("the broker that was replaced was asked for ends %d times", n)
+	}
+}
+
+func TestEndsNeedMostOfTheReplicas(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	z := newZombie(t, ctx, "profiles", 3)
+	z.others.Store(false)
+	got, err := ListOffsets(ctx, z.client(t), map[string][]int32{"profiles": {0}}, AtEnd, HighWatermark)
+	if !errors.Is(err, kerr.LeaderNotAvailable) || len(got) != 0 {
+		t.Errorf("ends %v, %v while one replica of three answers", got, err)
+	}
+	// Of one replica there is nobody else to ask: the zombie is believed.
+	z = newZombie(t, ctx, "profiles", 1)
+	got, err = ListOffsets(ctx, z.client(t), map[string][]int32{"profiles": {0}}, AtEnd, HighWatermark)
+	if err != nil || got["profiles"][0] != 10 {
+		t.Errorf("ends %v, %v of a partition with one replica", got, err)
+	}
+}
