@@ -96,14 +96,14 @@ func (w *world) check(rng *rand.Rand) *reference.Answer {
 	}
 	w.checkSegments(cat)
 	w.checkDead(want)
-	l := w.checkExports(rng, want)
+	w.checkExports(rng, want)
 	for _, o := range w.orders {
-		w.checkOrder(rng, o, l, want)
+		w.checkOrder(rng, o, want)
 		if p := w.someone(rng); o.exists && rng.IntN(4) == 0 {
 			w.remove(p, o)
 		}
 	}
-	l = w.ledger()
+	l := w.ledger()
 	w.checkObjects(l)
 	total.mu.Lock()
 	total.second += l.second
@@ -188,7 +188,7 @@ func (w *world) checkDead(want *reference.Answer) {
 	}
 }
 
-func (w *world) checkExports(rng *rand.Rand, want *reference.Answer) *ledger {
+func (w *world) checkExports(rng *rand.Rand, want *reference.Answer) {
 	w.finalRequests(rng)
 	for _, k := range w.walks {
 		w.finish(rng, k)
@@ -233,7 +233,6 @@ func (w *world) checkExports(rng *rand.Rand, want *reference.Answer) *ledger {
 	for _, k := range w.walks {
 		w.checkWalk(k, want)
 	}
-	return l
 }
 
 // finalRequests asks for everything of every account, and for something.

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -70,12 +71,15 @@ func (w *world) orderQuestion(account, body string) (reference.Question, orderBo
 
 // checkOrder compares the files of a standing order that is up to date with the
 // log of the reports, the reference and the destination.
-func (w *world) checkOrder(rng *rand.Rand, o *order, l *ledger, want *reference.Answer) {
+func (w *world) checkOrder(rng *rand.Rand, o *order, want *reference.Answer) {
 	w.checkBlamed(o, want)
 	if !o.exists {
 		return
 	}
-	st, files := w.files(rng, o)
+	st, files, l, ok := w.still(rng, o)
+	if !ok {
+		return
+	}
 	born := l.orders[st.ID]
 	if born == nil || born.account != o.account || born.name != o.name {
 		w.failf("%s is order %s, which is not in the log as such: %+v", o.path(), st.ID, born)
@@ -332,6 +336,25 @@ func (w *world) download(o *order, f *rollingFile) (answer, bool) {
 		}
 	}
 	return answer{}, false
+}
+
+// still reads what there is of an order: its state, its files and the log of the
+// reports, while nothing is written to that. A boundary may pass at any time.
+func (w *world) still(rng *rand.Rand, o *order) (st rollingStatus, files []*rollingFile, l *ledger, ok bool) {
+	for range 20 {
+		before := w.ends(w.topics.Reports)
+		time.Sleep(time.Second) // a file that is on its way arrives
+		st, files = w.files(rng, o)
+		l = w.ledger()
+		if w.t.Failed() {
+			return st, files, l, false
+		}
+		if maps.Equal(before, w.ends(w.topics.Reports)) {
+			return st, files, l, true
+		}
+	}
+	w.failf("something is done about reports all the time")
+	return st, files, l, false
 }
 
 // files lists the files of an order, which every replica must list alike.

@@ -264,8 +264,15 @@ func headers(r *kgo.Record) map[string]string {
 }
 
 // eventEnds are the high watermarks of the event partitions.
-func (w *world) eventEnds() map[reference.Partition]int64 {
-	ends, err := kafka.Ends(w.context(), w.client, w.topics.Events...)
+func (w *world) eventEnds() map[reference.Partition]int64 { return w.ends(w.topics.Events...) }
+
+// ends are the high watermarks of the partitions of topics. An error that was
+// meant for a replica can meet this client.
+func (w *world) ends(topics ...string) map[reference.Partition]int64 {
+	ends, err := kafka.Ends(w.context(), w.client, topics...)
+	for begun := time.Now(); err != nil && time.Since(begun) < settleTime; time.Sleep(100 * time.Millisecond) {
+		ends, err = kafka.Ends(w.context(), w.client, topics...)
+	}
 	if err != nil {
 		w.t.Fatal(err)
 	}
