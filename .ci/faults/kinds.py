@@ -17,6 +17,9 @@ TAKEOVER = tuple("takeover/" + step for step in ("stable", "catalog", "ends", "p
 JOB = tuple("report/" + step for step in ("barrier", "plan", "render", "store", "result", "done"))
 
 
+ENDED = (0, 130)  # SIGTERM: once it has started, and before
+
+
 def _pick(scene, rnd, count=1, disk=False):
     """As many replicas, those that run first; disk: those whose data directory may be moved about."""
     good = [r for r in scene.replicas if not (disk and r.small)]
@@ -121,13 +124,15 @@ def swap(scene, rnd):
     with a.lock, b.lock:
         a.process.kill()
         b.process.kill()
-        aside = scene.dir / "aside"
-        a.data.rename(aside)
-        b.data.rename(a.data)
-        aside.rename(b.data)
+        there = a.data.exists() and b.data.exists()  # not where one never came to a broker
+        if there:
+            aside = scene.dir / "aside"
+            a.data.rename(aside)
+            b.data.rename(a.data)
+            aside.rename(b.data)
         a.start()
         b.start()
-    return 1
+    return int(there)
 
 
 def clone(scene, rnd):
@@ -199,7 +204,7 @@ def add(scene, rnd):
         time.sleep(rnd.uniform(2, 8))
         if rnd.random() < 0.5:
             r.process.kill()
-        elif r.process.stop() != 0:
+        elif r.process.stop() not in ENDED:
             scene.errors.append(f"{r.name} did not end well: {r.last_words()}")
         scene.replicas.remove(r)
     return int(up)
@@ -210,7 +215,7 @@ def remove(scene, rnd):
     r, = _pick(scene, rnd)
     with r.lock:
         code = r.process.stop()
-        if code != 0:
+        if code not in ENDED:
             scene.errors.append(f"{r.name} ended with {code} on SIGTERM: {r.last_words()}")
         time.sleep(rnd.choice((0, 3, SESSION + 3)))
         r.start()

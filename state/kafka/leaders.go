@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -53,9 +54,27 @@ func replicated(ctx context.Context, cl *kgo.Client, partitions map[string][]int
 	return placed, nil
 }
 
+// endsLimit is how long ends are asked for: as long as the client library repeats
+// its own requests.
+const endsLimit = 30 * time.Second
+
 // endsAsked asks for the ends of partitions that have several replicas, as
-// ListOffsets does; of those with one there is nobody else to ask.
+// ListOffsets does; of those with one there is nobody else to ask. While leaders
+// change it asks again.
 func endsAsked(ctx context.Context, cl *kgo.Client, placed map[partition][]int32, iso Isolation, out map[string]map[int32]int64) error {
+	var last error
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		last = endsOnce(ctx, cl, placed, iso, out)
+		return struct{}{}, last
+	}, backoff.WithMaxElapsedTime(endsLimit), backoff.WithBackOff(&backoff.ExponentialBackOff{
+		InitialInterval: 20 * time.Millisecond, Multiplier: 2, MaxInterval: 500 * time.Millisecond, RandomizationFactor: 0.2}))
+	if err != nil && last != nil && !errors.Is(err, last) {
+		err = fmt.Errorf("%w: %w", err, last) // what was waited for, not only that time is up
+	}
+	return err
+}
+
+func endsOnce(ctx context.Context, cl *kgo.Client, placed map[partition][]int32, iso Isolation, out map[string]map[int32]int64) error {
 	leaders, err := newestLeaders(ctx, cl, placed)
 	if err != nil {
 		return err

@@ -20,7 +20,7 @@ import (
 type zombie struct {
 	*kfake.Cluster
 	node   int32
-	others atomic.Bool // whether the other brokers answer
+	refuse atomic.Int32 // how many questions who leads the other brokers refuse
 	asked  atomic.Int32
 }
 
@@ -55,7 +55,6 @@ func newZombie(t *testing.T, ctx context.Context, topic string, replicas int16) 
 		t.Fatalf("%d replicas", len(old.Replicas))
 	}
 	z := &zombie{Cluster: c, node: old.Leader}
-	z.others.Store(true)
 	if err := c.MoveTopicPartition(topic, 0, (old.Leader+1)%3); err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +62,7 @@ func newZombie(t *testing.T, ctx context.Context, topic string, replicas int16) 
 	c.ControlKey(int16(kmsg.Metadata), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		c.KeepControl()
 		if c.CurrentNode() != z.node {
-			return nil, errors.New("out of reach"), !z.others.Load()
+			return nil, errors.New("out of reach"), z.refuse.Add(-1) >= 0
 		}
 		resp := *before
 		resp.Version = req.GetVersion()
@@ -115,10 +114,18 @@ func TestEndsNeedMostOfTheReplicas(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	z := newZombie(t, ctx, "profiles", 3)
-	z.others.Store(false)
-	got, err := ListOffsets(ctx, z.client(t), map[string][]int32{"profiles": {0}}, AtEnd, HighWatermark)
+	z.refuse.Store(1 << 30)
+	short, stop := context.WithTimeout(ctx, 2*time.Second)
+	defer stop()
+	got, err := ListOffsets(short, z.client(t), map[string][]int32{"profiles": {0}}, AtEnd, HighWatermark)
 	if !errors.Is(err, kerr.LeaderNotAvailable) || len(got) != 0 {
 		t.Errorf("ends %v, %v while one replica of three answers", got, err)
+	}
+	// They are waited for.
+	z.refuse.Store(6)
+	got, err = ListOffsets(ctx, z.client(t), map[string][]int32{"profiles": {0}}, AtEnd, HighWatermark)
+	if err != nil || got["profiles"][0] != 15 || z.refuse.Load() >= 0 {
+		t.Errorf("ends %v, %v after some refusals, %d are left", got, err, z.refuse.Load())
 	}
 	// Of one replica there is nobody else to ask: the zombie is believed.
 	z = newZombie(t, ctx, "profiles", 1)
