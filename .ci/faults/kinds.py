@@ -141,11 +141,13 @@ def clone(scene, rnd):
     with a.lock, b.lock:
         a.process.kill()
         b.process.kill()
-        shutil.rmtree(b.data, ignore_errors=True)
-        shutil.copytree(a.data, b.data)
+        there = a.data.exists()
+        if there:
+            shutil.rmtree(b.data, ignore_errors=True)
+            shutil.copytree(a.data, b.data)
         a.start()
         b.start()
-    return 1
+    return int(there)
 
 
 def stale(scene, rnd):
@@ -154,6 +156,9 @@ def stale(scene, rnd):
     copy = scene.dir / "copy"
     with r.lock:
         r.process.kill()
+        if not r.data.exists():
+            r.start()
+            return 0
         shutil.copytree(r.data, copy)
         r.start()
         _within(30, r.ready)
