@@ -74,6 +74,7 @@ func endsAsked(ctx context.Context, cl *kgo.Client, placed map[partition][]int32
 	return err
 }
 
+// endsOnce asks once; out has the ends of those that answered.
 func endsOnce(ctx context.Context, cl *kgo.Client, placed map[partition][]int32, iso Isolation, out map[string]map[int32]int64) error {
 	leaders, err := newestLeaders(ctx, cl, placed)
 	if err != nil {
@@ -119,17 +120,14 @@ func endsOnce(ctx context.Context, cl *kgo.Client, placed map[partition][]int32,
 // newestLeaders asks the replicas of partitions for the leaders that they know,
 // until most of those of each have told.
 func newestLeaders(ctx context.Context, cl *kgo.Client, placed map[partition][]int32) (map[partition]leader, error) {
-	var topics []string
-	brokers, seen := make(map[int32]bool), make(map[string]bool)
+	brokers, names := make(map[int32]bool), make(map[string]bool)
 	for p, replicas := range placed {
-		if !seen[p.topic] {
-			seen[p.topic] = true
-			topics = append(topics, p.topic)
-		}
+		names[p.topic] = true
 		for _, r := range replicas {
 			brokers[r] = true
 		}
 	}
+	topics := slices.Collect(maps.Keys(names))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // nobody waits for a broker that stands still
 	answers := make(chan answer[*kmsg.MetadataResponse], len(brokers))
