@@ -174,7 +174,7 @@ func TestWrongUsageIsExit2AndSaysWhatToDo(t *testing.T) {
 func TestNoBrokerIsExit1AndSaysWhatToCheck(t *testing.T) {
 	store := "file://" + t.TempDir()
 	for _, line := range []string{"topics create", "topics check", "topics adopt", "sample --events 1", "segments ls --store-url " + store,
-		"serve --http-listen localhost:0 --admin-listen localhost:0 --signing-keys " + testKey + " --store-url " + store + " --data-dir " + t.TempDir()} {
+		"serve --start-timeout 1s --http-listen localhost:0 --admin-listen localhost:0 --signing-keys " + testKey + " --store-url " + store + " --data-dir " + t.TempDir()} {
 		status, _, errs := command(context.Background(), nil, append(strings.Fields(line), "--brokers", "localhost:1")...)
 		if status != 1 || !strings.Contains(errs, "refused") || !strings.Contains(errs, "check --brokers") {
 			t.Errorf("%s: exit %d: %s", line, status, errs)

@@ -63,10 +63,6 @@ type replica struct {
 // gcPercent is by how much the heap may grow before garbage is collected.
 const gcPercent = 50
 
-// startTimeout is how long a replica that starts waits for a broker, and then for
-// what it asks to be answered.
-const startTimeout = 60 * time.Second
-
 // stepHook is nil but in a binary that is built to fail on request (faults.go).
 var stepHook func(step string)
 
@@ -100,7 +96,7 @@ func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica
 	if err := reach(ctx, s, opts, log); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.Replica.StartTimeout)
 	defer cancel()
 	// A broker has answered, so the settings are right: a connection that ends
 	// at once means that a broker goes away, not that TLS or SASL is missing.
@@ -187,7 +183,7 @@ func storeAddress(s ReplicaSettings) (string, error) {
 }
 
 // reach sees whether any broker can be used with the settings, and waits up to
-// startTimeout for one: all may be on their way down or up.
+// start_timeout for one: all may be on their way down or up.
 func reach(ctx context.Context, s *Settings, opts []kgo.Opt, log *slog.Logger) error {
 	cl, err := kgo.NewClient(append(slices.Clip(opts), kgo.RequestRetries(0))...)
 	if err != nil {
@@ -197,7 +193,7 @@ func reach(ctx context.Context, s *Settings, opts []kgo.Opt, log *slog.Logger) e
 	// Wrong settings look alike: whoever watches is told at once.
 	_, err = backoff.Retry(ctx, func() (struct{}, error) {
 		return struct{}{}, cl.Ping(ctx)
-	}, backoff.WithMaxElapsedTime(startTimeout), backoff.WithNotify(func(err error, _ time.Duration) {
+	}, backoff.WithMaxElapsedTime(s.Replica.StartTimeout), backoff.WithNotify(func(err error, _ time.Duration) {
 		log.Warn("no broker can be used", "brokers", s.Kafka.Brokers, "err", err)
 	}))
 	if err != nil {

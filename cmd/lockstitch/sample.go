@@ -229,13 +229,15 @@ func produceAll(ctx context.Context, cl *kgo.Client, next func() *kgo.Record) er
 }
 
 // sampleClient is a producer with acks=all that partitions by murmur2 of the
-// key, as Kafka's own does.
+// key, as Kafka's own does. What is called off while the brokers are away is not
+// waited for.
 func sampleClient(opts []kgo.Opt) (*kgo.Client, error) {
 	return kgo.NewClient(append(append([]kgo.Opt{}, opts...),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
 		kgo.ProducerLinger(5*time.Millisecond),
 		kgo.MaxBufferedRecords(50_000),
+		kgo.AllowIdempotentProduceCancellation(),
 	)...)
 }
 

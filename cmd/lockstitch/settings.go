@@ -77,6 +77,7 @@ type ReplicaSettings struct {
 	Retention          time.Duration `koanf:"retention"`
 	SessionTimeout     time.Duration `koanf:"session_timeout"`
 	TransactionTimeout time.Duration `koanf:"transaction_timeout"`
+	StartTimeout       time.Duration `koanf:"start_timeout"`
 	ShutdownTimeout    time.Duration `koanf:"shutdown_timeout"`
 
 	writerSuffix string // set by dev; see consumer.Config

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -112,7 +113,9 @@ func writeAdopted(ctx context.Context, opts []kgo.Opt, catalogTopic string, a *A
 	if err != nil {
 		return err
 	}
-	cl, err := kgo.NewClient(append(append([]kgo.Opt{}, opts...), kgo.RecordPartitioner(kgo.ManualPartitioner()))...)
+	// Written twice it says the same, so a caller that gives up need not wait for a
+	// reply that was lost, which while the brokers are away would be without end.
+	cl, err := kgo.NewClient(append(slices.Clone(opts), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.AllowIdempotentProduceCancellation())...)
 	if err != nil {
 		return err
 	}
