@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"golang.org/x/sync/errgroup"
 )
 
 // Isolation says which end of a partition is asked for.
@@ -89,17 +90,17 @@ func metadataOf(topics []string) *kmsg.MetadataRequest {
 // after it, -1 where there is none). An error if any partition does not answer;
 // the offsets of those that did are returned beside it.
 //
-// Below an end lies all that was acknowledged before the call, if
-// min.insync.replicas is more than half of the replicas (leaders.go). The other
-// offsets can be those of a broker that does not lead any more.
+// The leader of a partition with several replicas is the one that most of them
+// know (leaders.go): below an end lies all that was acknowledged before the call,
+// if min.insync.replicas is more than half of the replicas.
 func ListOffsets(ctx context.Context, cl *kgo.Client, partitions map[string][]int32, timestamp int64, iso Isolation) (map[string]map[int32]int64, error) {
 	out := make(map[string]map[int32]int64, len(partitions))
-	var placed map[partition][]int32
-	if timestamp == AtEnd {
-		var err error
-		if placed, err = replicated(ctx, cl, partitions); err != nil {
-			return out, err
-		}
+	if len(partitions) == 0 {
+		return out, nil
+	}
+	placed, err := replicated(ctx, cl, partitions)
+	if err != nil {
+		return out, err
 	}
 	req := kmsg.NewPtrListOffsetsRequest()
 	req.ReplicaID = -1
@@ -125,7 +126,7 @@ func ListOffsets(ctx context.Context, cl *kgo.Client, partitions map[string][]in
 	got := 0
 	var failed error
 	if len(placed) > 0 {
-		failed = endsAsked(ctx, cl, placed, iso, out)
+		failed = askLeaders(ctx, cl, placed, timestamp, iso, out)
 	}
 	if want == 0 {
 		return out, failed
@@ -182,12 +183,17 @@ func Ends(ctx context.Context, cl *kgo.Client, topics ...string) (map[string][]P
 			parts[t] = append(parts[t], p)
 		}
 	}
-	starts, err := ListOffsets(ctx, cl, parts, AtStart, HighWatermark)
-	if err != nil {
-		return nil, err
-	}
-	ends, err := ListOffsets(ctx, cl, parts, AtEnd, HighWatermark)
-	if err != nil {
+	var starts, ends map[string]map[int32]int64
+	eg, ectx := errgroup.WithContext(ctx)
+	eg.Go(func() (err error) {
+		starts, err = ListOffsets(ectx, cl, parts, AtStart, HighWatermark)
+		return err
+	})
+	eg.Go(func() (err error) {
+		ends, err = ListOffsets(ectx, cl, parts, AtEnd, HighWatermark)
+		return err
+	})
+	if err := eg.Wait(); err != nil {
 		return nil, err
 	}
 	again, err := Describe(ctx, cl, topics...)

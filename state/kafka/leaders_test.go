@@ -95,18 +95,22 @@ func (z *zombie) client(t *testing.T) *kgo.Client {
 	return cl
 }
 
-func TestEndsAreNotThoseOfALeaderThatWasReplaced(t *testing.T) {
+func TestOffsetsAreNotThoseOfALeaderThatWasReplaced(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	z := newZombie(t, ctx, "profiles", 3)
-	for _, iso := range []Isolation{HighWatermark, LastStable} {
-		got, err := ListOffsets(ctx, z.client(t), map[string][]int32{"profiles": {0}}, AtEnd, iso)
-		if err != nil || got["profiles"][0] != 15 {
-			t.Errorf("isolation %d: end %v, %v; want 15", iso, got, err)
+	for _, tc := range []struct {
+		at   int64
+		iso  Isolation
+		want int64
+	}{{AtEnd, HighWatermark, 15}, {AtEnd, LastStable, 15}, {AtStart, HighWatermark, 0}, {time.Now().Add(-time.Hour).UnixMilli(), HighWatermark, 0}} {
+		got, err := ListOffsets(ctx, z.client(t), map[string][]int32{"profiles": {0}}, tc.at, tc.iso)
+		if err != nil || got["profiles"][0] != tc.want {
+			t.Errorf("at %d, isolation %d: %v, %v; want %d", tc.at, tc.iso, got, err, tc.want)
 		}
 	}
 	if n := z.asked.Load(); n != 0 {
-		t.Errorf("the broker that was replaced was asked for ends %d times", n)
+		t.Errorf("the broker that was replaced was asked for offsets %d times", n)
 	}
 }
 
