@@ -27,6 +27,13 @@ def _pick(scene, rnd, count=1, disk=False):
     return sorted(good, key=lambda r: not r.process.alive())[:count]
 
 
+def _on_disk(scene, rnd, count):
+    """Like _pick, those whose data directory may be moved about: once they have one, or have had time to make one."""
+    some = _pick(scene, rnd, count, disk=True)
+    _within(30, lambda: all(r.data.exists() for r in some))
+    return some
+
+
 def _within(seconds, probe):
     """Whether probe says true in time."""
     try:
@@ -109,7 +116,7 @@ def stop_at(*steps):
 
 def wipe(scene, rnd):
     """Killed, its data directory gone."""
-    r, = _pick(scene, rnd, disk=True)
+    r, = _on_disk(scene, rnd, 1)
     with r.lock:
         r.process.kill()
         there = r.data.exists()
@@ -120,7 +127,7 @@ def wipe(scene, rnd):
 
 def swap(scene, rnd):
     """Two killed, each started again on the other's data directory."""
-    a, b = _pick(scene, rnd, 2, disk=True)
+    a, b = _on_disk(scene, rnd, 2)
     with a.lock, b.lock:
         a.process.kill()
         b.process.kill()
@@ -137,7 +144,7 @@ def swap(scene, rnd):
 
 def clone(scene, rnd):
     """Two killed, both started again on copies of one data directory, as after a volume was cloned."""
-    a, b = _pick(scene, rnd, 2, disk=True)
+    a, b = _on_disk(scene, rnd, 2)
     with a.lock, b.lock:
         a.process.kill()
         b.process.kill()
@@ -152,7 +159,7 @@ def clone(scene, rnd):
 
 def stale(scene, rnd):
     """Killed, and later again, with the data directory of the first time."""
-    r, = _pick(scene, rnd, disk=True)
+    r, = _on_disk(scene, rnd, 1)
     copy = scene.dir / "copy"
     with r.lock:
         r.process.kill()

@@ -101,14 +101,17 @@ func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica
 	// A broker has answered, so the settings are right: a connection that ends
 	// at once means that a broker goes away, not that TLS or SASL is missing.
 	opts = append(opts, kgo.AlwaysRetryEOF())
-	if r.asker, err = kgo.NewClient(opts...); err != nil {
+	// Of what asks here, requests are repeated for as long as a start may take, not
+	// for the library's 30 s: a broker that was chosen may be out of reach that long.
+	asking := append(slices.Clip(opts), kgo.RetryTimeout(s.Replica.StartTimeout))
+	if r.asker, err = kgo.NewClient(asking...); err != nil {
 		return nil, usage(fmt.Errorf("kafka client: %w", err))
 	}
 	r.onClose(r.asker.Close)
 	if err := r.checkTopics(ctx); err != nil {
 		return nil, err
 	}
-	if err := r.openViews(ctx, opts); err != nil {
+	if err := r.openViews(ctx, asking); err != nil {
 		return nil, err
 	}
 	if err := r.build(opts); err != nil {
