@@ -257,6 +257,30 @@ func TestSegmentsVerifyFindsDamage(t *testing.T) {
 	if _, err := os.Stat(none); err == nil {
 		t.Error("looking for a store has made it")
 	}
+	if status, out, errs := command(ctx, env, "segments", "verify"); status != 0 {
+		t.Errorf("verify of what is whole: exit %d: %s%s", status, out, errs)
+	}
+	const flips = 12
+	for i := range flips {
+		damaged := segs[i%len(segs)].Object
+		file := filepath.Join(dir, "objects", filepath.FromSlash(damaged))
+		whole, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bit := 8 * len(whole) * (2*i + 1) / (2 * flips)
+		flipped := slices.Clone(whole)
+		flipped[bit/8] ^= 1 << (bit % 8)
+		if err := os.WriteFile(file, flipped, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if status, out, _ := command(ctx, env, "segments", "verify"); status != 1 || strings.Count(out, "BAD") != 1 || !strings.Contains(out, "BAD  "+damaged) {
+			t.Errorf("verify with bit %d of %s flipped: exit %d: %s", bit, damaged, status, out)
+		}
+		if err := os.WriteFile(file, whole, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := y.r.store.Delete(ctx, segs[0].Object); err != nil {
 		t.Fatal(err)
 	}
