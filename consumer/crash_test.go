@@ -82,7 +82,7 @@ func TestCrashAtEveryStepOfACut(t *testing.T) {
 				if got := strings.Join(rows, "\n"); got != strings.Join(want, "\n") {
 					t.Errorf("rows:\n%s\nwant:\n%s", got, strings.Join(want, "\n"))
 				}
-				w.checkMarks(b.cat, "")
+				w.checkMarks(b.cat)
 			})
 		})
 	}

@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"maps"
-	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -23,10 +21,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"lockstitch/internal/seed"
 	"lockstitch/state/kafka"
 )
-
-var flipSeed = flag.Uint64("flipseed", 0, "run TestFlippedBitsOnDisk with this seed only")
 
 // logged collects a log.
 type logged struct {
@@ -187,12 +184,7 @@ func TestDamagedBatchIsNotPassed(t *testing.T) {
 // replica ends: duplicates are known and events decorated as if nothing had been.
 func TestFlippedBitsOnDisk(t *testing.T) {
 	t.Parallel()
-	seed := *flipSeed
-	if seed == 0 {
-		seed = uint64(time.Now().UnixNano())
-	}
-	t.Logf("again: go test ./consumer -run TestFlippedBitsOnDisk -flipseed %d", seed)
-	rng := rand.New(rand.NewPCG(seed, 1))
+	rng := seed.Rand(t)
 	w := newWorld(t)
 	dir := filepath.Join(t.TempDir(), "d")
 	const profiles = 20

@@ -1,7 +1,6 @@
 package consumer
 
 import (
-	"flag"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
@@ -11,12 +10,11 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"lockstitch/internal/seed"
 	"lockstitch/state/catalog"
 	"lockstitch/state/kafka"
 	"lockstitch/state/segment"
 )
-
-var seedFlag = flag.Uint64("seed", 0, "run the random tests with this seed")
 
 // clock writes events with Kafka times of its own, which wander over hours and
 // fall back at times.
@@ -137,7 +135,7 @@ func (w *world) model(topic string) map[int32][]reached {
 }
 
 // checkMarks compares the catalog's marks with what the log says.
-func (w *world) checkMarks(cat *catalog.View, hint string) {
+func (w *world) checkMarks(cat *catalog.View) {
 	w.t.Helper()
 	infos, err := kafka.Describe(w.t.Context(), w.prod, "email-events")
 	if err != nil {
@@ -158,7 +156,7 @@ func (w *world) checkMarks(cat *catalog.View, hint string) {
 			at := time.Unix(60*minute, 0).UTC()
 			got, ok := cat.Mark(id, p, at)
 			if got != want || ok != wantOK {
-				w.t.Fatalf("partition %d at %v: offset %d, %v; want %d, %v %s", p, at, got, ok, want, wantOK, hint)
+				w.t.Fatalf("partition %d at %v: offset %d, %v; want %d, %v", p, at, got, ok, want, wantOK)
 			}
 			asked++
 		}
@@ -172,29 +170,22 @@ func (w *world) checkMarks(cat *catalog.View, hint string) {
 // an hour: after each another replica goes on, the second on an empty disk, the
 // third on the first one's.
 func TestMarksAreThoseOfTheLog(t *testing.T) {
-	seeds := []uint64{1, 2, 3}
-	if *seedFlag != 0 {
-		seeds = []uint64{*seedFlag}
-	}
-	for _, seed := range seeds {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			t.Parallel()
-			hint := fmt.Sprintf("(again: go test ./consumer -run TestMarksAreThoseOfTheLog -seed %d)", seed)
-			w := newWorld(t)
-			c := newClock(w, seed)
-			dirs := []string{t.TempDir(), t.TempDir()}
-			for part := range 3 {
-				r := w.start(filepath.Join(dirs[part%2], "d"), func(c *Config) { c.FlushInterval = time.Millisecond })
-				c.write(60)
-				w.settle(r.cat)
-				w.checkMarks(r.cat, hint)
-				if err := r.stop(); err != nil {
-					t.Fatal(err)
-				}
+	seed.Each(t, 3, func(t *testing.T, seed uint64) {
+		t.Parallel()
+		w := newWorld(t)
+		c := newClock(w, seed)
+		dirs := []string{t.TempDir(), t.TempDir()}
+		for part := range 3 {
+			r := w.start(filepath.Join(dirs[part%2], "d"), func(c *Config) { c.FlushInterval = time.Millisecond })
+			c.write(60)
+			w.settle(r.cat)
+			w.checkMarks(r.cat)
+			if err := r.stop(); err != nil {
+				t.Fatal(err)
 			}
-			w.checkMarks(w.caughtUp(), hint)
-		})
-	}
+		}
+		w.checkMarks(w.caughtUp())
+	})
 }
 
 func TestFirstDataRecordIsAMark(t *testing.T) {
@@ -227,7 +218,7 @@ func TestMarksOfABacklogComeInShares(t *testing.T) {
 	// The flush interval leaves time to process all of it in one go.
 	r := w.start(filepath.Join(t.TempDir(), "d"), func(c *Config) { c.FlushInterval = 2 * time.Second })
 	w.settle(r.cat)
-	w.checkMarks(r.cat, "")
+	w.checkMarks(r.cat)
 	for cut, n := range w.marksPerCut() {
 		if n > hoursPerCut {
 			t.Errorf("cut %d carries %d mark records, more than %d", cut, n, hoursPerCut)
@@ -279,7 +270,7 @@ func TestOldMarksAreForgotten(t *testing.T) {
 	put(first.Add(30 * 24 * time.Hour))
 	r := w.start(filepath.Join(t.TempDir(), "d"), nil)
 	w.settle(r.cat)
-	w.checkMarks(r.cat, "")
+	w.checkMarks(r.cat)
 	put(first.Add(400*24*time.Hour + (keepMarks+1)*time.Hour))
 	w.settle(r.cat)
 	infos, err := kafka.Describe(t.Context(), w.prod, "email-events")

@@ -174,5 +174,5 @@ func crashInTakeover(t *testing.T, step string, firstDeployment, zombie bool) {
 	if n := len(w.deadLetters()); n != 2 {
 		t.Errorf("%d dead letters for a malformed profile and a poisonous event", n)
 	}
-	w.checkMarks(cat, "")
+	w.checkMarks(cat)
 }

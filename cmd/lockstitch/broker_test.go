@@ -5,13 +5,13 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
-	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"lockstitch/internal/seed"
 	"lockstitch/state/kafka"
 )
 
@@ -41,9 +41,7 @@ func TestBrokerStampsRecordsWithItsOwnTime(t *testing.T) {
 	if err := b.createTopics(ctx, topics, 1); err != nil {
 		t.Fatal(err)
 	}
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	rng := rand.New(rand.NewPCG(seed, 0))
+	rng := seed.Rand(t)
 	var sent []*kgo.Record
 	for i, codec := range []kgo.CompressionCodec{kgo.NoCompression(), kgo.GzipCompression(), kgo.SnappyCompression(), kgo.Lz4Compression(), kgo.ZstdCompression()} {
 		cl, err := kgo.NewClient(kgo.SeedBrokers(b.addr), kgo.ProducerBatchCompression(codec), kgo.TransactionalID(fmt.Sprint("t", i)))

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"lockstitch/internal/seed"
 	"lockstitch/state/catalog"
 	"lockstitch/state/report"
 	"lockstitch/state/segment"
@@ -139,7 +140,7 @@ func TestOneMoment(t *testing.T) {
 }
 
 func TestRandom(t *testing.T) {
-	for seed := range uint64(300) {
+	seed.Each(t, 300, func(t *testing.T, seed uint64) {
 		r := rand.New(rand.NewPCG(seed, 3))
 		var refs []catalog.SliceRef
 		span := 1 + r.Int64N(100_000)
@@ -153,15 +154,8 @@ func TestRandom(t *testing.T) {
 			q.EndAt = &end
 		}
 		p := Make(refs, q, 1+r.IntN(50_000))
-		func() {
-			defer func() {
-				if t.Failed() {
-					t.Logf("seed %d", seed)
-				}
-			}()
-			check(t, p, q)
-		}()
-	}
+		check(t, p, q)
+	})
 }
 
 func TestManySlices(t *testing.T) {

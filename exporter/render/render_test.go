@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"math"
@@ -14,27 +13,13 @@ import (
 
 	"go.uber.org/goleak"
 
+	"lockstitch/internal/seed"
 	"lockstitch/state/objects"
 	"lockstitch/state/report"
 	"lockstitch/state/segment"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-var seedFlag = flag.Uint64("seed", 0, "run the random tests with this seed only")
-
-// seeds gives each random test its seeds and says how to run one again.
-func seeds(t *testing.T, n uint64, f func(t *testing.T, seed uint64)) {
-	from, to := uint64(1), n
-	if *seedFlag != 0 {
-		from, to = *seedFlag, *seedFlag
-	}
-	for seed := from; seed <= to; seed++ {
-		if f(t, seed); t.Failed() {
-			t.Fatalf("seed %d; again: go test ./exporter/render -run '^%s$' -seed %d", seed, t.Name(), seed)
-		}
-	}
-}
 
 // exportIt runs an export with small stretches and pieces, so that few rows are
 // enough to meet every way of dividing.
@@ -51,7 +36,7 @@ func exportIt(ctx context.Context, p Params, text, rows, workers int) ([]byte, T
 // TestSameBytes compares exports of the same rows, differently cut, divided and
 // rendered in parallel, with the reference.
 func TestSameBytes(t *testing.T) {
-	seeds(t, 20, func(t *testing.T, seed uint64) {
+	seed.Each(t, 20, func(t *testing.T, seed uint64) {
 		span := []int64{1, 50, 10_000, 90_000_000}[seed%4]
 		w := newWorld(t, seed, 1+int(seed*37%500), span)
 		for _, cuts := range []int{1, 2 + w.r.IntN(3), 15} {

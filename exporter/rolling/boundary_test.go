@@ -1,7 +1,6 @@
 package rolling
 
 import (
-	"flag"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -14,13 +13,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"lockstitch/internal/seed"
 	"lockstitch/state/catalog"
 	"lockstitch/state/kafka"
 	"lockstitch/state/report"
 	"lockstitch/state/segment"
 )
-
-var seedFlag = flag.Uint64("seed", 0, "run the random tests with this seed")
 
 var midnight = time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)
 
@@ -145,57 +143,51 @@ func (l *logs) boundary(t time.Time, before ...report.End) map[string]int64 {
 // they do where the brokers stamp them, so that all answers must be the same:
 // the first record that has reached the time, or the end.
 func TestBoundaryIsTheSameFromMarksAndFromTheIndex(t *testing.T) {
-	seeds := []uint64{1, 2, 3}
-	if *seedFlag != 0 {
-		seeds = []uint64{*seedFlag}
-	}
-	for _, seed := range seeds {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			rng := rand.New(rand.NewPCG(seed, 5))
-			l := newLogs(t, "a", "b")
-			done := make(map[string][]int64)
-			for _, topic := range l.topics {
-				done[topic] = make([]int64, partitions)
-				for p := range int32(partitions) {
-					at := midnight.UnixMilli() + rng.Int64N(600_000)
-					var times []int64
-					for range rng.IntN(40) * min(int(p), 1) { // one has nothing
-						at += rng.Int64N([]int64{1000, 90_000, 7_200_000}[rng.IntN(3)])
-						times = append(times, at)
-					}
-					l.put(topic, p, times...)
+	seed.Each(t, 3, func(t *testing.T, seed uint64) {
+		rng := rand.New(rand.NewPCG(seed, 5))
+		l := newLogs(t, "a", "b")
+		done := make(map[string][]int64)
+		for _, topic := range l.topics {
+			done[topic] = make([]int64, partitions)
+			for p := range int32(partitions) {
+				at := midnight.UnixMilli() + rng.Int64N(600_000)
+				var times []int64
+				for range rng.IntN(40) * min(int(p), 1) { // one has nothing
+					at += rng.Int64N([]int64{1000, 90_000, 7_200_000}[rng.IntN(3)])
+					times = append(times, at)
 				}
+				l.put(topic, p, times...)
 			}
-			for range 8 {
-				for range 40 {
-					ask := midnight.Add(time.Duration(rng.IntN(24*60)) * time.Minute)
-					want := make(map[string]int64)
-					for _, topic := range l.topics {
-						for p, times := range l.times[topic] {
-							k := fmt.Sprintf("%s/%s/%d", topic, l.id(topic), p)
-							want[k] = int64(len(times))
-							for offset, at := range times {
-								if at >= ask.UnixMilli() {
-									want[k] = int64(offset)
-									break
-								}
+		}
+		for range 8 {
+			for range 40 {
+				ask := midnight.Add(time.Duration(rng.IntN(24*60)) * time.Minute)
+				want := make(map[string]int64)
+				for _, topic := range l.topics {
+					for p, times := range l.times[topic] {
+						k := fmt.Sprintf("%s/%s/%d", topic, l.id(topic), p)
+						want[k] = int64(len(times))
+						for offset, at := range times {
+							if at >= ask.UnixMilli() {
+								want[k] = int64(offset)
+								break
 							}
 						}
 					}
-					if got := l.boundary(ask); fmt.Sprint(got) != fmt.Sprint(want) {
-						t.Fatalf("boundary of %v with %v processed:\n%v\nwant\n%v (again: go test ./exporter/rolling -run TestBoundaryIsTheSame -seed %d)", ask, done, got, want, seed)
-					}
 				}
-				for _, topic := range l.topics {
-					for p, times := range l.times[topic] {
-						next := min(int64(len(times)), done[topic][p]+rng.Int64N(12))
-						l.process(topic, int32(p), next)
-						done[topic][p] = next
-					}
+				if got := l.boundary(ask); fmt.Sprint(got) != fmt.Sprint(want) {
+					t.Fatalf("boundary of %v with %v processed:\n%v\nwant\n%v", ask, done, got, want)
 				}
 			}
-		})
-	}
+			for _, topic := range l.topics {
+				for p, times := range l.times[topic] {
+					next := min(int64(len(times)), done[topic][p]+rng.Int64N(12))
+					l.process(topic, int32(p), next)
+					done[topic][p] = next
+				}
+			}
+		}
+	})
 }
 
 // TestBoundaryIsNotBelowThePosition: the index knows an aborted record whose

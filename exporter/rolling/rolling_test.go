@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +16,7 @@ import (
 	"lockstitch/exporter/auth"
 	"lockstitch/exporter/cursor"
 	"lockstitch/exporter/run"
+	"lockstitch/internal/seed"
 	"lockstitch/state/report"
 )
 
@@ -252,12 +252,7 @@ func TestADeletedOrderEndsAndItsFilesGo(t *testing.T) {
 // Random input, clock, restarts of either part and owners that do not know of
 // each other: all files together are the events once each.
 func TestEveryEventIsInExactlyOneFile(t *testing.T) {
-	n := *seedFlag
-	if n == 0 {
-		n = rand.Uint64()
-	}
-	t.Logf("rerun with: go test ./exporter/rolling -run '^%s$' -seed %d", t.Name(), n)
-	rnd := rand.New(rand.NewPCG(n, 0))
+	rnd := seed.Rand(t)
 	w := newWorld(t)
 	tables := []*report.Table{w.table, w.open()}
 	start := func(i int) (stops [2]func()) {

@@ -3,7 +3,6 @@ package run
 import (
 	"compress/gzip"
 	"encoding/csv"
-	"flag"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -13,23 +12,12 @@ import (
 
 	"github.com/oklog/ulid/v2"
 
+	"lockstitch/internal/seed"
 	"lockstitch/state/catalog"
 	"lockstitch/state/event"
 	"lockstitch/state/report"
 	"lockstitch/state/segment"
 )
-
-var seedFlag = flag.Uint64("seed", 0, "seed of the random tests (0: a new one)")
-
-func newRandom(t testing.TB) *rand.Rand {
-	t.Helper()
-	seed := *seedFlag
-	if seed == 0 {
-		seed = rand.Uint64N(1 << 32)
-	}
-	t.Logf("again: go test ./exporter/run -run '^%s$' -seed %d", t.Name(), seed)
-	return rand.New(rand.NewPCG(seed, 7))
-}
 
 // growing is an event topic of several partitions whose kept rows become durable
 // cut by cut.
@@ -46,7 +34,7 @@ type place struct {
 }
 
 func newGrowing(w *world, partitions int32) *growing {
-	g := &growing{world: w, r: newRandom(w.t), rows: make(map[string]place)}
+	g := &growing{world: w, r: seed.Rand(w.t), rows: make(map[string]place)}
 	g.add(topicID, partitions)
 	return g
 }
@@ -293,7 +281,7 @@ func TestARowThatFitsNoFile(t *testing.T) {
 // However wrong the guess of what would fit, the way becomes shorter each time,
 // down to a single offset.
 func TestShortenEnds(t *testing.T) {
-	r := newRandom(t)
+	r := seed.Rand(t)
 	for range 200 {
 		var after, end []report.End
 		var refs []catalog.SliceRef

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	kflate "github.com/klauspost/compress/flate"
+
+	"lockstitch/internal/seed"
 )
 
 // deflate compresses text to a piece with the level-2 compressor that exports
@@ -43,7 +45,7 @@ func deflate(t testing.TB, text []byte, std bool) Piece {
 }
 
 func TestOneMember(t *testing.T) {
-	for seed := range uint64(20) {
+	seed.Each(t, 20, func(t *testing.T, seed uint64) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		var text, file bytes.Buffer
 		w := NewWriter(&file, 0)
@@ -64,25 +66,25 @@ func TestOneMember(t *testing.T) {
 		rest := bytes.NewReader(file.Bytes())
 		z, err := gzip.NewReader(rest)
 		if err != nil {
-			t.Fatalf("seed %d: %v", seed, err)
+			t.Fatal(err)
 		}
 		// Neither a time nor a machine shows.
 		if h := z.Header; !bytes.Equal(file.Bytes()[:10], []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}) || !h.ModTime.IsZero() || h.Name != "" || h.Comment != "" || h.Extra != nil {
-			t.Fatalf("seed %d: header %x, %+v", seed, file.Bytes()[:10], h)
+			t.Fatalf("header %x, %+v", file.Bytes()[:10], h)
 		}
 		z.Multistream(false)
 		got, err := io.ReadAll(z)
 		if err != nil || rest.Len() != 0 {
-			t.Fatalf("seed %d: %d bytes behind the member (%v)", seed, rest.Len(), err)
+			t.Fatalf("%d bytes behind the member (%v)", rest.Len(), err)
 		}
 		if !bytes.Equal(got, text.Bytes()) {
-			t.Fatalf("seed %d: %d bytes came back from %d, or others", seed, len(got), text.Len())
+			t.Fatalf("%d bytes came back from %d, or others", len(got), text.Len())
 		}
 		sum := sha256.Sum256(file.Bytes())
 		if w.SHA256() != hex.EncodeToString(sum[:]) || w.Size() != int64(file.Len()) || w.Text() != int64(text.Len()) {
-			t.Fatalf("seed %d: SHA256, Size or Text is wrong", seed)
+			t.Fatal("SHA256, Size or Text is wrong")
 		}
-	}
+	})
 }
 
 // TestBeyond4GiB repeats one compressed piece until the text is longer than

@@ -6,10 +6,10 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"lockstitch/internal/seed"
 	"lockstitch/state/kafka"
 	"lockstitch/state/segment"
 )
@@ -194,37 +194,30 @@ func (h *history) check() {
 }
 
 func TestSlicesInFindsWhatASearchFinds(t *testing.T) {
-	seeds := []uint64{1, 2, 3, 4, 5, uint64(time.Now().UnixNano())}
-	if *seedFlag != 0 {
-		seeds = []uint64{*seedFlag}
-	}
-	for _, seed := range seeds {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			t.Logf("again: go test ./state/catalog -run %s -seed %d", "TestSlicesInFindsWhatASearchFinds", seed)
-			h := newHistory(t, rand.New(rand.NewPCG(seed, 3)))
-			for range 100 {
-				switch n := h.r.IntN(10); {
-				case n < 6:
-					h.cut()
-				case n < 7 && len(h.lived) > 0:
-					h.remove(h.r.IntN(len(h.lived)))
-				case n < 9 && len(h.lived) > 1:
-					h.merge()
-				case len(h.lived) > 0: // written again, as compaction of the log may show it
-					h.apply(h.lived[h.r.IntN(len(h.lived))].Record("cat"))
-				}
-				for range 2 {
-					h.check()
-				}
+	seed.Each(t, 5, func(t *testing.T, seed uint64) {
+		h := newHistory(t, rand.New(rand.NewPCG(seed, 3)))
+		for range 100 {
+			switch n := h.r.IntN(10); {
+			case n < 6:
+				h.cut()
+			case n < 7 && len(h.lived) > 0:
+				h.remove(h.r.IntN(len(h.lived)))
+			case n < 9 && len(h.lived) > 1:
+				h.merge()
+			case len(h.lived) > 0: // written again, as compaction of the log may show it
+				h.apply(h.lived[h.r.IntN(len(h.lived))].Record("cat"))
 			}
-			for len(h.lived) > 0 {
-				h.remove(0)
+			for range 2 {
+				h.check()
 			}
-			if n := len(h.v.st.accounts); n != 0 {
-				t.Errorf("%d accounts are left of a catalog without segments", n)
-			}
-		})
-	}
+		}
+		for len(h.lived) > 0 {
+			h.remove(0)
+		}
+		if n := len(h.v.st.accounts); n != 0 {
+			t.Errorf("%d accounts are left of a catalog without segments", n)
+		}
+	})
 }
 
 // What is looked at for rows at the end of the input, or in the midst of it, are

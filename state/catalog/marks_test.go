@@ -2,28 +2,22 @@ package catalog
 
 import (
 	"errors"
-	"flag"
 	"math/rand/v2"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"lockstitch/internal/seed"
 	"lockstitch/state/kafka"
 	"lockstitch/state/segment"
 )
-
-var seedFlag = flag.Uint64("seed", 0, "run the random tests with this seed only")
 
 // TestMarkIsTheFirstOffsetThatReachedTheTime asks for many times on random
 // series of marks, written hour by hour and the newest hour again and again,
 // and compares with a search through all marks.
 func TestMarkIsTheFirstOffsetThatReachedTheTime(t *testing.T) {
-	seeds := []uint64{1, 2, 3, 4, 5, uint64(time.Now().UnixNano())}
-	if *seedFlag != 0 {
-		seeds = []uint64{*seedFlag}
-	}
-	for _, seed := range seeds {
+	seed.Each(t, 5, func(t *testing.T, seed uint64) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		v := &View{st: newState()}
 		id := segment.TopicID{1}
@@ -48,7 +42,7 @@ func TestMarkIsTheFirstOffsetThatReachedTheTime(t *testing.T) {
 				err = v.st.decode(rec)
 			}
 			if err != nil {
-				t.Fatalf("seed %d: %v", seed, err)
+				t.Fatal(err)
 			}
 		}
 		ask := func(minute int64) {
@@ -62,7 +56,7 @@ func TestMarkIsTheFirstOffsetThatReachedTheTime(t *testing.T) {
 			}
 			got, ok := v.Mark(id, 3, time.Unix(minute*60, 0))
 			if got != want || ok != wantOK {
-				t.Fatalf("minute %d: offset %d, %v; want %d, %v (rerun with -run %s -seed %d)", minute, got, ok, want, wantOK, t.Name(), seed)
+				t.Fatalf("minute %d: offset %d, %v; want %d, %v", minute, got, ok, want, wantOK)
 			}
 		}
 		ask(-5)
@@ -73,13 +67,13 @@ func TestMarkIsTheFirstOffsetThatReachedTheTime(t *testing.T) {
 		}
 		newest, ok := v.NewestMarks(id, 3)
 		if !ok || newest.Hour != m.Hour || len(newest.Minutes) != len(m.Minutes) || newest.Offsets[0] != m.Offsets[0] {
-			t.Errorf("seed %d: newest marks %+v, want %+v", seed, newest, m)
+			t.Errorf("newest marks %+v, want %+v", newest, m)
 		}
 		// Hours that are removed do not answer any more.
 		cut := (first + m.Hour) / 2
 		old := v.OldMarks(id, 3, cut, 1000)
 		if len(old) == 0 || old[0].Hour != first || len(v.OldMarks(id, 3, cut, 1)) != 1 {
-			t.Fatalf("seed %d: %d hours before %d, want some from %d on", seed, len(old), cut, first)
+			t.Fatalf("%d hours before %d, want some from %d on", len(old), cut, first)
 		}
 		for i := range old {
 			if err := v.st.decode(old[i].Tombstone("cat")); err != nil {
@@ -91,7 +85,7 @@ func TestMarkIsTheFirstOffsetThatReachedTheTime(t *testing.T) {
 		}
 		ask(first * 60)
 		ask(cut * 60)
-	}
+	})
 }
 
 func TestMarksOfOtherPartitionsDoNotAnswer(t *testing.T) {

@@ -1,90 +1,83 @@
 package catalog
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"reflect"
 	"testing"
 
+	"lockstitch/internal/seed"
 	"lockstitch/state/segment"
 )
 
 // TestFloors raises a floor above random segments, in random parts, and asks it
 // what a search over all rows' ranges says.
 func TestFloors(t *testing.T) {
-	seeds := []uint64{1, 2, 3}
-	if *seedFlag != 0 {
-		seeds = []uint64{*seedFlag}
-	}
-	for _, seed := range seeds {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			again := fmt.Sprintf("again: go test ./state/catalog -run TestFloors -seed %d", seed)
-			r := rand.New(rand.NewPCG(seed, 5))
-			random := func() *Segment {
-				s := &Segment{}
+	seed.Each(t, 3, func(t *testing.T, seed uint64) {
+		r := rand.New(rand.NewPCG(seed, 5))
+		random := func() *Segment {
+			s := &Segment{}
+			for range 1 + r.IntN(3) {
+				in := segment.SliceInfo{MaxTime: r.Int64N(50)}
 				for range 1 + r.IntN(3) {
-					in := segment.SliceInfo{MaxTime: r.Int64N(50)}
-					for range 1 + r.IntN(3) {
-						in.Sources = append(in.Sources, segment.OffsetRange{TopicID: segment.TopicID{byte(r.IntN(2))}, Partition: r.Int32N(3), Next: 1 + r.Int64N(50)})
-					}
-					s.Slices = append(s.Slices, in)
+					in.Sources = append(in.Sources, segment.OffsetRange{TopicID: segment.TopicID{byte(r.IntN(2))}, Partition: r.Int32N(3), Next: 1 + r.Int64N(50)})
 				}
-				return s
+				s.Slices = append(s.Slices, in)
 			}
-			type part struct {
-				id segment.TopicID
-				n  int32
+			return s
+		}
+		type part struct {
+			id segment.TopicID
+			n  int32
+		}
+		oldest, next := int64(0), make(map[part]int64)
+		var f Floor
+		for range 30 {
+			var below []*Segment
+			for range r.IntN(3) {
+				below = append(below, random())
 			}
-			oldest, next := int64(0), make(map[part]int64)
-			var f Floor
-			for range 30 {
-				var below []*Segment
-				for range r.IntN(3) {
-					below = append(below, random())
-				}
-				before := f
-				was := append([]FloorEnd(nil), f.Ends...)
-				f = f.Above(below)
-				if len(was) > 0 && !reflect.DeepEqual(before.Ends, was) {
-					t.Fatalf("the floor before was changed (%s)", again)
-				}
-				for _, s := range below {
-					for _, in := range s.Slices {
-						oldest = max(oldest, in.MaxTime+1)
-						for _, o := range in.Sources {
-							k := part{o.TopicID, o.Partition}
-							next[k] = max(next[k], o.Next)
-						}
-					}
-					if !f.Covers(s) {
-						t.Fatalf("%+v does not cover %+v (%s)", f, s, again)
-					}
-				}
-				if f.OldestAvailable != oldest {
-					t.Fatalf("oldest available %d, want %d (%s)", f.OldestAvailable, oldest, again)
-				}
-				for id := range 2 {
-					for n := range int32(4) {
-						k := part{segment.TopicID{byte(id)}, n}
-						if got := f.Next(k.id, k.n); got != next[k] {
-							t.Fatalf("%v: %d, want %d (%s)", k, got, next[k], again)
-						}
-					}
-				}
-				s := random()
-				want := true
+			before := f
+			was := append([]FloorEnd(nil), f.Ends...)
+			f = f.Above(below)
+			if len(was) > 0 && !reflect.DeepEqual(before.Ends, was) {
+				t.Fatalf("the floor before was changed")
+			}
+			for _, s := range below {
 				for _, in := range s.Slices {
-					want = want && in.MaxTime < oldest
+					oldest = max(oldest, in.MaxTime+1)
 					for _, o := range in.Sources {
-						want = want && o.Next <= next[part{o.TopicID, o.Partition}]
+						k := part{o.TopicID, o.Partition}
+						next[k] = max(next[k], o.Next)
 					}
 				}
-				if got := f.Covers(s); got != want {
-					t.Fatalf("%+v covers %+v: %v (%s)", f, s, got, again)
+				if !f.Covers(s) {
+					t.Fatalf("%+v does not cover %+v", f, s)
 				}
 			}
-		})
-	}
+			if f.OldestAvailable != oldest {
+				t.Fatalf("oldest available %d, want %d", f.OldestAvailable, oldest)
+			}
+			for id := range 2 {
+				for n := range int32(4) {
+					k := part{segment.TopicID{byte(id)}, n}
+					if got := f.Next(k.id, k.n); got != next[k] {
+						t.Fatalf("%v: %d, want %d", k, got, next[k])
+					}
+				}
+			}
+			s := random()
+			want := true
+			for _, in := range s.Slices {
+				want = want && in.MaxTime < oldest
+				for _, o := range in.Sources {
+					want = want && o.Next <= next[part{o.TopicID, o.Partition}]
+				}
+			}
+			if got := f.Covers(s); got != want {
+				t.Fatalf("%+v covers %+v: %v", f, s, got)
+			}
+		}
+	})
 }
 
 // TestViewKnowsTheFloors reads them from the topic, also anew.

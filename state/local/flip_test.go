@@ -13,20 +13,19 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/cockroachdb/pebble/v2/wal"
 
+	"lockstitch/internal/seed"
 	"lockstitch/state/profile"
 	"lockstitch/state/segment"
 )
 
 var (
-	flipSeed = flag.Uint64("flipseed", 0, "run TestFlippedBits with this seed only")
-	flips    = flag.Int("flips", fewFlips, "flips of TestFlippedBits")
+	flips = flag.Int("flips", fewFlips, "flips of TestFlippedBits")
 )
 
 const flipEntries = 7 // of each write of a history
@@ -238,14 +237,10 @@ func (h history) check(t *testing.T, disk *vfs.MemFS, name string) string {
 // what is read is what was written, up to where the markers say; else the state is
 // discarded.
 func TestFlippedBits(t *testing.T) {
-	seed := *flipSeed
-	if seed == 0 {
-		seed = uint64(time.Now().UnixNano())
-	}
-	t.Logf("again: go test ./state/local -run TestFlippedBits -flipseed %d -flips %d", seed, *flips)
+	n := seed.New(t)
 	for _, openLogs := range []bool{false, true} {
 		t.Run(map[bool]string{false: "closed", true: "killed"}[openLogs], func(t *testing.T) {
-			r := rand.New(rand.NewPCG(seed, 1))
+			r := rand.New(rand.NewPCG(n, 1))
 			h := makeHistory(t, openLogs, 0)
 			disk := h.copy()
 			if got := h.check(t, disk, "undamaged"); got != "whole" {

@@ -12,10 +12,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"lockstitch/internal/seed"
 	"lockstitch/state/segment"
 )
 
@@ -50,9 +50,7 @@ func openToLoad(t *testing.T, dir string) *DB {
 // TestLoadedEntries: what is loaded, in any order and however much, is what
 // writes in the order of the offsets leave.
 func TestLoadedEntries(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	r := rand.New(rand.NewPCG(seed, 0))
+	r := seed.Rand(t)
 	const horizon = 1000
 	for _, c := range []struct {
 		name            string
@@ -142,9 +140,7 @@ func TestLoadedEntries(t *testing.T) {
 // TestLoadedVersions: what is loaded of the profiles is what batches leave, and
 // what no event can ask for is not there.
 func TestLoadedVersions(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	r := rand.New(rand.NewPCG(seed, 0))
+	r := seed.Rand(t)
 	for _, c := range []struct {
 		versions int
 		floor    int64

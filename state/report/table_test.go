@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/goleak"
 
+	"lockstitch/internal/seed"
 	"lockstitch/state/kafka"
 )
 
@@ -550,9 +550,7 @@ func TestSweepRemovesAllRecords(t *testing.T) {
 // them began: the indexes of one that saw every change equal those of one that
 // was opened later.
 func TestViewsAgree(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	rnd := rand.New(rand.NewPCG(seed, 1))
+	rnd := seed.Rand(t)
 	opts := cluster(t)
 	tb := open(t, opts)
 	accounts := []string{"a", "b", "c"}

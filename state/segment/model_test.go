@@ -7,29 +7,13 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strconv"
 	"testing"
-	"time"
 
 	"lockstitch/state/event"
 	"lockstitch/state/profile"
 )
-
-// newRand returns a random source; LOCKSTITCH_SEED repeats a run.
-func newRand(t testing.TB) *rand.Rand {
-	seed := uint64(time.Now().UnixNano())
-	if text := os.Getenv("LOCKSTITCH_SEED"); text != "" {
-		n, err := strconv.ParseUint(text, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		seed = n
-	}
-	t.Logf("rerun with LOCKSTITCH_SEED=%d go test -run '^%s$' ./state/segment", seed, t.Name())
-	return rand.New(rand.NewPCG(seed, 1))
-}
 
 // testRow is what is added and what must come back.
 type testRow struct {

@@ -10,12 +10,13 @@ import (
 	"strconv"
 	"testing"
 
+	"lockstitch/internal/seed"
 	"lockstitch/state/event"
 	"lockstitch/state/profile"
 )
 
 func TestRoundTrip(t *testing.T) {
-	r := newRand(t)
+	r := seed.Rand(t)
 	for round := range 30 {
 		n := 1 + r.IntN(400)
 		if round%10 == 9 {
@@ -232,7 +233,7 @@ func checkKeys(t *testing.T, s *Slice, rows []testRow) {
 
 // The same rows give the same bytes, however they came in.
 func TestDeterminism(t *testing.T) {
-	r := newRand(t)
+	r := seed.Rand(t)
 	for range 10 {
 		rows := randomRows(t, r, 1+r.IntN(3000), 1+r.IntN(30))
 		want := seal(t, spread(r, rows, 1)...)
@@ -255,7 +256,7 @@ func TestDeterminism(t *testing.T) {
 }
 
 func TestResetForgetsAll(t *testing.T) {
-	r := newRand(t)
+	r := seed.Rand(t)
 	b := NewBuffer()
 	for range 5 {
 		rows := randomRows(t, r, 1+r.IntN(3000), 2)
