@@ -106,5 +106,5 @@ def build(package, name, *tags):
     out.parent.mkdir(parents=True, exist_ok=True)
     overlay = ["-overlay", str(clock.overlay(out.parent / "overlay"))] if "faults" in tags else []
     subprocess.run(["go", "build", *overlay, "-tags", ",".join(tags), "-o", str(out), package], cwd=ROOT, check=True,
-                   stdin=subprocess.DEVNULL, timeout=900)
+                   stdin=subprocess.DEVNULL, timeout=3600)
     return str(out)
