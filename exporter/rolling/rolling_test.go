@@ -550,11 +550,11 @@ func TestStepsDoNotRunAheadOfKafka(t *testing.T) {
 		t.Errorf("%d steps for one period by Kafka's clock", s.Seq())
 	}
 	kafka.set(noon.Add(2 * time.Minute))
-	s := w.await(o.Order.ID, "the second boundary", doneTo(noon.Add(2*time.Minute)))
+	w.await(o.Order.ID, "the second boundary", doneTo(noon.Add(2*time.Minute)))
 	for range 3 {
 		<-held
 	}
-	if s, _ = w.table.Order(o.Order.ID); s.Seq() != 2 {
+	if s, _ := w.table.Order(o.Order.ID); s.Seq() != 2 {
 		t.Errorf("%d steps for two periods by Kafka's clock", s.Seq())
 	}
 }
