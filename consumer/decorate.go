@@ -20,11 +20,12 @@ type profiles struct {
 	topic   string
 	id      segment.TopicID
 	lane    *local.Lane
-	next    int64 // every record below has been applied
-	deadTo  int64 // malformed records below have been dead-lettered by a committed cut
-	pruned  int64 // versions that only events below this Kafka time (ms) ask for may be gone; 0: none
-	oldest  int64 // Kafka time (ms) of the first data record not yet committed; 0: none
-	current time.Time
+	next    int64     // every record below has been applied
+	deadTo  int64     // malformed records below have been dead-lettered by a committed cut
+	pruned  int64     // versions that only events below this Kafka time (ms) ask for may be gone; 0: none
+	oldest  int64     // Kafka time (ms) of the first data record not yet committed; 0: none
+	current time.Time // when next was last the end of the partition, by the machine's clock
+	logTime int64     // the same by Kafka's (ms); 0: unknown
 
 	// load has the versions read since the lane had none, until settle; nil
 	// otherwise.
@@ -121,13 +122,13 @@ func (p *profiles) close() error {
 func (p *profiles) moved(next int64) { p.next = max(p.next, next) }
 
 func (p *profiles) marker() local.ProfileMarker {
-	return local.ProfileMarker{TopicID: p.id, Next: p.next, At: p.current, Pruned: p.pruned}
+	return local.ProfileMarker{TopicID: p.id, Next: p.next, At: p.current, LogTime: p.logTime, Pruned: p.pruned}
 }
 
 // touch writes the marker anew, so that a replica that restarts soon knows that
 // it was current.
-func (p *profiles) touch(now time.Time) error {
-	p.current = now
+func (p *profiles) touch(now time.Time, logTime int64) error {
+	p.current, p.logTime = now, logTime
 	if p.load != nil {
 		return nil // its marker is written when it is settled
 	}

@@ -238,7 +238,7 @@ func (c *Consumer) prepareProfiles(l *lane, state *local.Lane, id segment.TopicI
 	if err != nil {
 		return c.db.Damaged(err)
 	}
-	stale := time.Since(m.At) > c.cfg.ProfileStale
+	stale := c.staleProfiles(m, time.Now())
 	// An event topic that is new here brings events older than those for which
 	// versions were kept.
 	pruned := m.Pruned > max(0, l.floor())
@@ -247,6 +247,7 @@ func (c *Consumer) prepareProfiles(l *lane, state *local.Lane, id segment.TopicI
 		// malformed in between has not been dead-lettered yet. Versions that are
 		// there already are written again, which changes nothing.
 		l.prof.next, l.prof.current, l.prof.pruned = min(m.Next, from), m.At, m.Pruned
+		l.prof.logTime = m.LogTime
 		return nil
 	}
 	if ok {
@@ -258,6 +259,18 @@ func (c *Consumer) prepareProfiles(l *lane, state *local.Lane, id segment.TopicI
 	}
 	l.prof.load = state.LoadProfiles(end - start)
 	return nil
+}
+
+// staleProfiles tells whether deletions may be gone from the topic since the local
+// profiles were current. A clock that was ahead then or is behind now hides time
+// that has passed, such as that of a machine that has just started: the clock that
+// says more is believed.
+func (c *Consumer) staleProfiles(m local.ProfileMarker, now time.Time) bool {
+	age := now.Sub(m.At)
+	if m.LogTime > 0 {
+		age = max(age, time.Duration(c.deps.Catalog.LogTime()-m.LogTime)*time.Millisecond)
+	}
+	return age > c.cfg.ProfileStale
 }
 
 // awaitStable fails while a transaction of an earlier owner of the lane can still

@@ -121,7 +121,7 @@ func (c *Consumer) touchProfiles(ctx context.Context, now time.Time) error {
 		}
 		switch {
 		case c.lag.reached(l.prof.topic, n, l.prof.next):
-			if err := l.prof.touch(now); err != nil {
+			if err := l.prof.touch(now, c.deps.Catalog.LogTime()); err != nil {
 				return c.db.Damaged(err)
 			}
 		case age > c.cfg.ProfileStale:

@@ -234,6 +234,31 @@ def remove(scene, rnd):
     return 1
 
 
+HOUR, DAY = 3600, 86400
+
+
+def clock(*steps, restart=False):
+    """The wall clock of a replica jumps, to as many seconds ahead as each step's range says; with restart while the
+    process is away. Then it is set right, or stays wrong until the next jump, also while the schedule is judged."""
+    def fault(scene, rnd):
+        r, = _pick(scene, rnd)
+        seen = 0
+        for low, high in steps:
+            if restart:
+                with r.lock:
+                    r.process.kill()
+                    r.clock.ahead = rnd.randint(low, high)
+                    r.start()
+            else:
+                r.clock.ahead = rnd.randint(low, high)
+            seen += _within(30, r.believes)
+            time.sleep(rnd.uniform(3, 9))
+        if rnd.random() < 0.5:
+            r.clock.ahead = 0
+        return seen
+    return fault
+
+
 def forget(scene, rnd):
     """All replicas killed, and the group with its offsets deleted, as when they have expired."""
     t = Txn(scene.brokers, "faults-admin")
@@ -367,6 +392,10 @@ REPLICAS += [(f"replica killed at {step}", kill_at(step)) for step in STEPS]
 REPLICAS += [(f"replica stopped at {step} and continued", stop_at(step)) for step in STEPS]
 REPLICAS += [("replica killed at a step of a takeover", kill_at(*TAKEOVER)), ("replica killed at a step of a report's job", kill_at(*JOB)),
              ("replica stopped at a step of a report's job and continued", stop_at(*JOB))]
+REPLICAS += [("clock hours ahead", clock((2 * HOUR, 20 * HOUR))), ("clock days behind", clock((-3 * DAY, -DAY))),
+             ("clock weeks ahead", clock((14 * DAY, 60 * DAY))), ("clock weeks behind", clock((-60 * DAY, -14 * DAY))),
+             ("clock forth and back", clock((DAY, 3 * DAY), (-3 * DAY, -DAY), (HOUR, 2 * HOUR), (-2 * HOUR, -HOUR))),
+             ("clock wrong over a restart", clock((-10 * DAY, 20 * HOUR), (-10 * DAY, 20 * HOUR), restart=True))]
 PARTS = [("broker killed", broker_killed), ("broker lost for long", broker_lost), ("broker stopped and continued", broker_stopped),
          ("broker out of reach", broker_held), ("all brokers killed", brokers_killed), ("reply to a commit lost", reply_lost),
          ("S3 slow", s3_for("slow")), ("S3 away", s3_for("away")), ("upstream transaction left hanging", hanging)]

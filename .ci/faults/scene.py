@@ -2,6 +2,7 @@
 meanwhile, faults by two hands at the same time, and what must be true in the end."""
 import collections
 import concurrent.futures
+import email.utils
 import itertools
 import json
 import os
@@ -14,6 +15,7 @@ import api
 import compare
 import drive
 import kcat
+from clock import Clock
 from cluster import Cluster
 from hostile import ACCOUNTS, Load
 from procs import wait_for, wait_http
@@ -24,6 +26,7 @@ from txn import Txn
 
 PARTITIONS = 6
 SESSION = TRANSACTION = 6  # seconds
+TOKENS = 86400 - 3600  # seconds that a token lasts for the whole of a schedule
 BUCKET, GROUP = "store", "lockstitch"
 LAGS = ("lockstitch_processing_lag_records", "lockstitch_durable_lag_records")
 # The longest windows that can be had, two of which hold all times; every other limit out of the way.
@@ -40,9 +43,10 @@ class Replica:
     def __init__(self, scene, name, small=None):
         self.scene, self.name = scene, name
         self.orders = scene.dir / f"{name}.order"
+        self.clock = Clock(scene.dir / f"{name}.clock")
         settings = dict(SETTINGS) if scene.static else {**SETTINGS, "instance_id": ""}
         self.serve = Serve(scene, name, scene.cluster.brokers, scene.cluster.store_url(BUCKET), settings,
-                           {**scene.cluster.s3.env, "FAULTS_FILE": str(self.orders)}, binary=lockstitch("faults"))
+                           {**scene.cluster.s3.env, **self.clock.env, "FAULTS_FILE": str(self.orders)}, binary=lockstitch("faults"))
         self.process = self.serve.process
         self.data = scene.dir / f"{name}-data"
         self.small = small  # its data directory is a file system of its own, and a small one
@@ -64,6 +68,14 @@ class Replica:
             return open(f"/proc/{self.process.pid}/stat").read().rsplit(")", 1)[1].split()[0]
         except OSError:
             return ""
+
+    def believes(self):
+        """Whether the process says that it is the time that its clock was set to."""
+        try:
+            said = api.curl("GET", self.serve.admin + "/healthz", {}).headers["date"]
+        except (OSError, KeyError, IndexError):
+            return False  # it is away
+        return abs(email.utils.parsedate_to_datetime(said).timestamp() - time.time() - self.clock.ahead) < 60
 
     def last_words(self):
         words = [x for x in self.process.tail(400).splitlines() if not x.startswith(("\t", "goroutine")) and "level=DEBUG" not in x]
@@ -134,6 +146,7 @@ class Scene:
                 return
             account, body, arguments = self.question(i)
             r = self.ask_random.choice(self.replicas)
+            expired = r.clock.ahead >= TOKENS
             try:
                 before = kcat.ends(self.brokers, compare.EVENTS)
                 a = self.clients[account][0].at(r.serve.url).call("POST", "/emails/reports", body)
@@ -142,7 +155,7 @@ class Scene:
                 continue  # the replica or the brokers are away
             if a.status == 202:
                 self.asked.append((a.json()["report_id"], account, body, arguments, before, after))
-            elif a.status != 503:
+            elif a.status != 503 and not (a.status == 401 and (expired or r.clock.ahead >= TOKENS)):  # its token, to it
                 self.errors.append(f"POST answered {a}")
 
     def question(self, i):
@@ -204,6 +217,12 @@ class Scene:
         self.cluster.wait_whole()
         for r in self.replicas:
             wait_for(f"replica {r.name} is ready", 120, r.ready, every=0.3)
+        for r in self.replicas:
+            if r.clock.ahead >= TOKENS:
+                r.clock.ahead = 0  # it refuses every token
+            wait_for(f"replica {r.name} has its time", 30, r.believes, every=0.3)
+        if any(r.clock.ahead for r in self.replicas):
+            self.say("judged with clocks that are wrong: " + ", ".join(f"{r.name} by {r.clock.ahead} s" for r in self.replicas))
         self.quiet.set()
         background[2].join(60)
 

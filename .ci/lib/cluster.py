@@ -57,7 +57,7 @@ class Cluster:
             self.processes = list(pool.map(self._format, range(3)))
         for p in self.processes:
             p.start()
-        self.wait_whole()
+        self.wait_whole(300)  # a machine that does much else
 
     def _format(self, i):
         voters = ",".join(f"{n + 1}@127.0.0.1:{p}" for n, p in enumerate(self.controllers))

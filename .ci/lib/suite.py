@@ -17,6 +17,8 @@ import tempfile
 import time
 import traceback
 
+import clock
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "lockstitch-ci"
 
@@ -89,7 +91,8 @@ class Suite:
 
 
 def lockstitch(*tags):
-    """Path of the binary: $LOCKSTITCH, else built from this checkout (with build tags, under a name of its own)."""
+    """Path of the binary: $LOCKSTITCH, else built from this checkout (with build tags, under a name of its own; with
+    the tag faults its wall clock can be set, see clock.py)."""
     if os.environ.get("LOCKSTITCH"):
         return os.environ["LOCKSTITCH"]
     return build("./cmd/lockstitch", "-".join(["lockstitch", *tags]), *tags)
@@ -101,6 +104,7 @@ def build(package, name, *tags):
     checkout has a place of its own: suites of two may run at a time."""
     out = CACHE / "built" / hashlib.sha256(str(ROOT).encode()).hexdigest()[:12] / name
     out.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["go", "build", "-tags", ",".join(tags), "-o", str(out), package], cwd=ROOT, check=True,
-                   stdin=subprocess.DEVNULL, timeout=900)
+    overlay = ["-overlay", str(clock.overlay(out.parent / "overlay"))] if "faults" in tags else []
+    subprocess.run(["go", "build", *overlay, "-tags", ",".join(tags), "-o", str(out), package], cwd=ROOT, check=True,
+                   stdin=subprocess.DEVNULL, timeout=3600)
     return str(out)

@@ -19,6 +19,7 @@ func (r *replica) buildRolling() (err error) {
 		Boundary: func(ctx context.Context, at time.Time, before []report.End) ([]report.End, error) {
 			return rolling.Boundary(ctx, r.catalog, r.asker, r.s.Topics.Events, at, before)
 		},
+		Time: r.reports.Time,
 		Resolve: func(ctx context.Context, account string, body []byte) (report.Question, error) {
 			if err := r.definitions.CatchUp(ctx); err != nil {
 				return report.Question{}, err

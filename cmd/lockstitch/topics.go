@@ -80,9 +80,9 @@ func (a *app) topicsCreateCommand() *cobra.Command {
   email-events             N partitions, LogAppendTime
   profiles                 N partitions, LogAppendTime, compacted
   definitions              1 partition, compacted
-  lockstitch.catalog       1 partition, compacted
-  lockstitch.reports       ` + fmt.Sprint(kafka.DefaultReportPartitions) + ` partitions, compacted
-  lockstitch.dead-letters  1 partition, kept for ever
+  lockstitch.catalog       1 partition, LogAppendTime, compacted
+  lockstitch.reports       ` + fmt.Sprint(kafka.DefaultReportPartitions) + ` partitions, LogAppendTime, compacted
+  lockstitch.dead-letters  1 partition, LogAppendTime, kept for ever
 
 Topics that exist are left as they are, so that it may run again and again;
 "topics check" looks at them. Nothing is made if an event or profile topic exists

@@ -9,6 +9,9 @@ import (
 	"lockstitch/state/report"
 )
 
+// lookAtLeast is the longest that orders are not looked at.
+const lookAtLeast = time.Minute
+
 // job is something being done about one order.
 type job struct {
 	work   work
@@ -51,6 +54,10 @@ func (g *Generator) Run(ctx context.Context) error {
 		var alarm <-chan time.Time
 		stop := func() {}
 		if !wake.IsZero() {
+			// A clock that is behind may be set right while this waits.
+			if latest := now.Add(lookAtLeast); wake.After(latest) {
+				wake = latest
+			}
 			alarm, stop = g.deps.Clock.At(wake)
 		}
 		select {

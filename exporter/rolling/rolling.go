@@ -50,7 +50,7 @@ type Clock interface {
 }
 
 // Deps are what a Generator works with. They outlive it. All but Floor,
-// Deliver, Clock, Log and Registerer are needed.
+// Deliver, Time, Clock, Log and Registerer are needed.
 type Deps struct {
 	Reports *report.Table
 	Slots   Slots
@@ -65,7 +65,10 @@ type Deps struct {
 	Resolve func(ctx context.Context, account string, body []byte) (report.Question, error)
 	// Deliver writes a file to a destination; again, if it is there already,
 	// without effect. nil: there are no destinations.
-	Deliver    func(ctx context.Context, destination string, f File) error
+	Deliver func(ctx context.Context, destination string, f File) error
+	// Time is the time by Kafka's clock, which is asked about a report of an account.
+	// nil: this machine's clock, which decides when a step is due, is not checked.
+	Time       func(ctx context.Context, account, id string) (time.Time, error)
 	Cursors    *cursor.Codec // needed to deliver
 	Clock      Clock         // nil: the machine's
 	Log        *slog.Logger

@@ -487,3 +487,69 @@ func TestCrashAtEveryStep(t *testing.T) {
 		})
 	}
 }
+
+// asked passes on for when the generator has itself woken.
+type asked struct {
+	*testClock
+	at chan time.Time
+}
+
+func (a asked) At(t time.Time) (<-chan time.Time, func()) {
+	select {
+	case a.at <- t:
+	default:
+	}
+	return a.testClock.At(t)
+}
+
+// TestOrdersAreLookedAtWhateverTheClockShows: a clock that is days behind may be set
+// right while the generator waits for the next boundary, and no timer tells of that.
+func TestOrdersAreLookedAtWhateverTheClockShows(t *testing.T) {
+	w := newWorld(t)
+	w.runner(w.table, nil)
+	o := w.order(time.Minute, func(o *report.Order) { o.Settings.EmptyFiles = true })
+	behind := noon.Add(-48 * time.Hour)
+	w.clock.set(behind)
+	clock := asked{w.clock, make(chan time.Time, 1)}
+	w.generator(w.table, func(d *Deps) { d.Clock = clock })
+	if at := <-clock.at; at.After(behind.Add(time.Minute)) {
+		t.Errorf("at %s it would look at the orders at %s again", behind, at)
+	}
+	w.clock.set(noon.Add(time.Minute + Grace))
+	w.await(o.Order.ID, "the first boundary", doneTo(noon.Add(time.Minute)))
+}
+
+// TestStepsDoNotRunAheadOfKafka: a machine whose clock is weeks ahead fixes no
+// boundary that has not come, but for that of the first step.
+func TestStepsDoNotRunAheadOfKafka(t *testing.T) {
+	w := newWorld(t)
+	w.runner(w.table, nil)
+	kafka := &testClock{now: noon.Add(time.Minute)}
+	held := make(chan struct{}, 1)
+	w.generator(w.table, func(d *Deps) {
+		d.Time = func(context.Context, string, string) (time.Time, error) {
+			select {
+			case held <- struct{}{}:
+			default:
+			}
+			return kafka.Now(), nil
+		}
+	})
+	o := w.order(time.Minute, func(o *report.Order) { o.Settings.EmptyFiles = true })
+	w.clock.set(noon.Add(21 * 24 * time.Hour))
+	w.await(o.Order.ID, "the first boundary", doneTo(noon.Add(time.Minute)))
+	for range 3 {
+		<-held
+	}
+	if s, _ := w.table.Order(o.Order.ID); s.Seq() != 1 {
+		t.Errorf("%d steps for one period by Kafka's clock", s.Seq())
+	}
+	kafka.set(noon.Add(2 * time.Minute))
+	w.await(o.Order.ID, "the second boundary", doneTo(noon.Add(2*time.Minute)))
+	for range 3 {
+		<-held
+	}
+	if s, _ := w.table.Order(o.Order.ID); s.Seq() != 2 {
+		t.Errorf("%d steps for two periods by Kafka's clock", s.Seq())
+	}
+}

@@ -50,6 +50,8 @@ func (g *Generator) step(ctx context.Context, s *report.Standing) error {
 		// A boundary is fixed once: the period goes on behind a file that was
 		// full, or an attempt at it failed.
 		q.Barrier = n.Request.Question.Barrier
+	} else if err := g.passed(ctx, s, p.End); err != nil {
+		return err
 	} else if q.Barrier, err = g.deps.Boundary(ctx, p.End, q.After); err != nil {
 		return fmt.Errorf("finding the boundary %s: %w", p.End.Format(time.RFC3339), err)
 	}
@@ -68,6 +70,24 @@ func (g *Generator) step(ctx context.Context, s *report.Standing) error {
 		return nil // the table knows more than was known here
 	}
 	return err
+}
+
+// passed fails while a boundary lies ahead by Kafka's clock. A machine whose own is
+// weeks ahead would else fix those of weeks within minutes, and no file would come
+// until that time. The first step of an order has no report to ask about and may be
+// early, by one period.
+func (g *Generator) passed(ctx context.Context, s *report.Standing, boundary time.Time) error {
+	if g.deps.Time == nil || s.Newest == nil {
+		return nil
+	}
+	at, err := g.deps.Time(ctx, s.Order.Account, s.Newest.Request.ID)
+	switch {
+	case err != nil:
+		return fmt.Errorf("asking Kafka for the time: %w", err)
+	case at.Before(boundary):
+		return fmt.Errorf("the boundary %s has not come: by Kafka's clock it is %s, this machine's is ahead", boundary.Format(time.RFC3339), at.Format(time.RFC3339))
+	}
+	return nil
 }
 
 // trouble stops an order until it is changed.

@@ -16,12 +16,17 @@ import (
 const lookEvery = time.Second
 
 // awaitBarrier waits until every event partition's position record has reached
-// the end that was read when the report was accepted. After the report's
-// deadline it gives the problem to end in; an error only when ctx ends.
+// the end that was read when the report was accepted. After the time that the
+// report has for that it gives the problem to end in; an error only when ctx ends.
+//
+// The time counts from when this replica began to wait: two clocks that differ by
+// more than the time would end a report at once that is only to wait for the next
+// cut, or never. Who takes a report up after another waits for the whole time again.
 func (r *Runner) awaitBarrier(ctx context.Context, rep *report.Report, show *progress) (*report.Problem, error) {
 	var late <-chan time.Time // nil: the step of a standing order, which waits
 	if rep.Request.Step == nil {
-		deadline := time.NewTimer(time.Until(rep.Request.BarrierDeadline))
+		// Both by the clock of who accepted the report.
+		deadline := time.NewTimer(rep.Request.BarrierDeadline.Sub(rep.Request.Question.CompleteThrough))
 		defer deadline.Stop()
 		late = deadline.C
 	}

@@ -2,6 +2,7 @@ package run
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"lockstitch/state/objects"
@@ -9,9 +10,11 @@ import (
 )
 
 const (
-	cleanEvery  = time.Minute // how often expired files are looked for
+	cleanEvery  = time.Minute // how often expired files are looked for, and Kafka is asked for the time
 	cleanSoon   = time.Second // how soon after a change, for those that were cancelled
 	removeEvery = time.Hour   // how often reports long over are removed
+	askLimit    = 10 * time.Second
+	clockOff    = time.Minute // a difference of clocks that is worth a warning
 )
 
 // cleanLoop removes the files of expired and cancelled reports of this
@@ -52,12 +55,31 @@ func (r *Runner) cleanLoop(ctx context.Context) {
 	}
 }
 
-// clean removes what is due, and says when the next file expires.
+// clean removes what is due, and says when the next file expires. What has
+// expired by this machine's clock alone, which may be wrong, is not due.
 func (r *Runner) clean(ctx context.Context) (next time.Time, err error) {
-	due, next := r.deps.Reports.HavingFiles(time.Now())
+	now := time.Now()
+	due, next := r.deps.Reports.HavingFiles(now)
+	var kafka time.Time // unless it is known yet
 	for _, rep := range due {
 		if !r.slots.Mine(rep.Request.ID) {
 			continue
+		}
+		if rep.Status(time.Time{}) == report.StatusCompleted { // not cancelled: time alone ends it
+			if kafka.IsZero() && now.Sub(r.misled) < cleanEvery {
+				continue
+			}
+			if kafka.IsZero() {
+				kafka, err = r.time(ctx, rep)
+			}
+			switch {
+			case errors.Is(err, report.ErrNotFound): // it was withdrawn: nobody knows of its file
+			case err != nil:
+				return next, err
+			case !rep.HasFiles(kafka):
+				r.misled = now
+				continue
+			}
 		}
 		r.at(StepClean)
 		if err := r.removeFiles(ctx, rep); err != nil {
@@ -71,6 +93,17 @@ func (r *Runner) clean(ctx context.Context) (next time.Time, err error) {
 		r.log.Info("removed the files of a report", "report", rep.Request.ID, "status", string(rep.Status(time.Now())))
 	}
 	return next, nil
+}
+
+// time is Kafka's, in whose time files expire.
+func (r *Runner) time(ctx context.Context, rep *report.Report) (time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	at, err := r.deps.Reports.Time(ctx, rep.Request.Account, rep.Request.ID)
+	if ahead := time.Since(at); err == nil && ahead > clockOff {
+		r.log.Warn("this machine's clock is ahead of Kafka's, by which files and reports expire", "by", ahead.Round(time.Second))
+	}
+	return at, err
 }
 
 // removeFiles deletes everything under the report's prefix: its file, and what
@@ -93,10 +126,22 @@ func (r *Runner) removeFiles(ctx context.Context, rep *report.Report) error {
 
 // remove removes reports that have long been over, with what is left of them.
 func (r *Runner) remove(ctx context.Context) error {
-	now := time.Now()
+	now, asked := time.Now(), false
 	var mine []*report.Report
 	for _, rep := range r.deps.Reports.Removable(now, r.cfg.Retention) {
 		if !r.slots.Mine(rep.Request.ID) {
+			continue
+		}
+		if !asked {
+			at, err := r.time(ctx, rep)
+			if err != nil {
+				return err
+			}
+			if asked = true; at.Before(now) {
+				now = at
+			}
+		}
+		if rep.Request.Step == nil && now.Sub(rep.Over()) <= r.cfg.Retention {
 			continue
 		}
 		// A runner may have stored a file after the others were removed, and died

@@ -74,6 +74,7 @@ type Runner struct {
 	metrics *metrics
 	slots   *Slots
 	render  chan struct{} // holds a token for each file being rendered
+	misled  time.Time     // when files had last expired by this machine's clock alone; cleanLoop's
 }
 
 // New checks the configuration. Run does the work.

@@ -32,6 +32,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+const day = 24 * time.Hour
+
 var (
 	topicID = segment.TopicID{1}
 	quiet   = slog.New(slog.DiscardHandler)
@@ -140,10 +142,16 @@ func (w *world) table() *report.Table {
 
 func (w *world) submit(tab *report.Table, end int64, patience time.Duration) *report.Report {
 	w.t.Helper()
+	return w.submitAt(tab, end, patience, time.Now().UTC())
+}
+
+// submitAt is submit by a replica whose clock shows at.
+func (w *world) submitAt(tab *report.Table, end int64, patience time.Duration, at time.Time) *report.Report {
+	w.t.Helper()
 	r, err := tab.Submit(w.t.Context(), &report.Request{
-		ID: ulid.Make().String(), Account: "acme", CreatedAt: time.Now().UTC(), Body: []byte("{}"),
-		Question:        report.Question{Barrier: []report.End{{Topic: "events", TopicID: topicID, Offset: end}}},
-		BarrierDeadline: time.Now().Add(patience),
+		ID: ulid.Make().String(), Account: "acme", CreatedAt: at, Body: []byte("{}"),
+		Question:        report.Question{Barrier: []report.End{{Topic: "events", TopicID: topicID, Offset: end}}, CompleteThrough: at},
+		BarrierDeadline: at.Add(patience),
 	}, 100)
 	if err != nil {
 		w.t.Fatal(err)
@@ -244,6 +252,23 @@ func TestBarrierTimeoutEndsInErrorNamingThePartition(t *testing.T) {
 	if p := r.Result.Problem; p.Type != "/problems/barrier-timeout" || p.Status != 503 || !strings.Contains(p.Detail, "events/0") {
 		t.Errorf("problem %+v", p)
 	}
+}
+
+// TestClocksThatDifferDoNotEndAReport: who accepted it and who runs it may
+// disagree about the time by days; it has the time that it was given, no less and
+// no more.
+func TestClocksThatDifferDoNotEndAReport(t *testing.T) {
+	w := newWorld(t)
+	tab := w.table()
+	w.runner(tab, w.store, nil)
+	r := w.submitAt(tab, 5, time.Hour, time.Now().UTC().Add(-2*day))
+	w.await(tab, r.Request.ID, report.StatusProcessing)
+	w.commit(5)
+	if r = w.await(tab, r.Request.ID, report.StatusCompleted, report.StatusError); r.Result.Problem != nil {
+		t.Errorf("accepted by a clock that is behind: %+v", r.Result.Problem)
+	}
+	late := w.submitAt(tab, 6, 0, time.Now().UTC().Add(2*day))
+	w.await(tab, late.Request.ID, report.StatusError)
 }
 
 func TestDefaults(t *testing.T) {

@@ -58,6 +58,7 @@ func atLeast(name string, least, set int64, cost string) setting {
 
 const (
 	costTimestamp = "decoration and deduplication follow the record's time: a producer's clock could pick the wrong version of a profile, or let a duplicate through"
+	costOwnTime   = "a replica whose clock is wrong writes records of that time: an hour ahead of a broker's they are refused, and neither cuts nor reports of that replica come to an end"
 	costLag       = "compaction may take versions of a profile that events still waiting need: their columns would come out newer than the event, or empty"
 	costTombstone = "a replica that was away for longer misses deletions and has to rebuild its view more often than it should"
 	costMessage   = "records of up to 1 MB are written here; the brokers would refuse them and the cut would stop"
@@ -76,6 +77,7 @@ type layout struct {
 // layouts lists all topics, events first.
 func (t Topics) layouts() []layout {
 	logTime := exactly("message.timestamp.type", "LogAppendTime", costTimestamp)
+	ownTime := exactly("message.timestamp.type", "LogAppendTime", costOwnTime)
 	compact := []setting{
 		{name: "cleanup.policy", set: "compact", want: "compact", cost: costCompacted + "; with delete, " + costExpiry,
 			ok: func(h string) bool { return h == "compact" }},
@@ -100,9 +102,9 @@ func (t Topics) layouts() []layout {
 	return append(all,
 		layout{topic: t.Profiles, settings: append([]setting{logTime, lag}, compact...)},
 		layout{topic: t.Definitions, partitions: 1, settings: append([]setting{lag}, compact...)},
-		layout{topic: t.Catalog, partitions: 1, settings: append([]setting{size}, compact...)},
-		layout{topic: t.Reports, settings: append([]setting{size}, compact...)},
-		layout{topic: t.DeadLetters, settings: []setting{size, {
+		layout{topic: t.Catalog, partitions: 1, settings: append([]setting{ownTime, size}, compact...)},
+		layout{topic: t.Reports, settings: append([]setting{ownTime, size}, compact...)},
+		layout{topic: t.DeadLetters, settings: []setting{ownTime, size, {
 			name: "cleanup.policy", set: "delete", want: "delete", ok: func(h string) bool { return h == "delete" },
 			cost: "compaction removes dead letters that share a key: events set aside could not be found again",
 		}, atLeast("retention.ms", 30*day, -1, "dead letters expire before somebody has looked at them")}},

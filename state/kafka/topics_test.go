@@ -146,8 +146,9 @@ func TestCheckSaysWhatDiffersAndWhatItCosts(t *testing.T) {
 		"email-events partitions", "email-events message.timestamp.type", "email-events cleanup.policy", "email-events retention.ms",
 		"profiles message.timestamp.type", "profiles cleanup.policy", "profiles min.compaction.lag.ms", "profiles delete.retention.ms",
 		"definitions partitions", "definitions cleanup.policy", "definitions min.compaction.lag.ms",
-		"lockstitch.catalog partitions", "lockstitch.catalog cleanup.policy", "lockstitch.reports cleanup.policy",
-		"lockstitch.dead-letters max.message.bytes", "lockstitch.dead-letters retention.ms",
+		"lockstitch.catalog partitions", "lockstitch.catalog message.timestamp.type", "lockstitch.catalog cleanup.policy",
+		"lockstitch.reports message.timestamp.type", "lockstitch.reports cleanup.policy",
+		"lockstitch.dead-letters message.timestamp.type", "lockstitch.dead-letters max.message.bytes", "lockstitch.dead-letters retention.ms",
 	} {
 		if _, ok := got[k]; !ok {
 			t.Errorf("not found: %s", k)

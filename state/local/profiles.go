@@ -25,8 +25,9 @@ const (
 // ProfileMarker says how far the lane's profiles are read.
 type ProfileMarker struct {
 	TopicID segment.TopicID `json:"topic_id"`
-	Next    int64           `json:"next"` // every record below has been applied
-	At      time.Time       `json:"at"`   // when that was last the end of the partition
+	Next    int64           `json:"next"`               // every record below has been applied
+	At      time.Time       `json:"at"`                 // when that was last the end of the partition, by the machine's clock
+	LogTime int64           `json:"log_time,omitempty"` // the same by Kafka's, as far as events tell it (ms); 0: unknown
 	// Pruned is the greatest floor with which versions were put: some that only
 	// events below this Kafka time (ms) can ask for are gone. 0: none.
 	Pruned int64 `json:"pruned,omitempty"`

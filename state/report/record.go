@@ -125,10 +125,10 @@ type Waiting struct {
 	Reason    string `json:"reason"`
 }
 
-// Progress says how far a running report is. Only for show.
+// Progress says how far a running report is. Only for show, and to learn the time.
 type Progress struct {
 	Version       int       `json:"v"`
-	At            time.Time `json:"at"`
+	At            time.Time `json:"at"` // in a view: by Kafka's clock
 	SegmentsDone  int       `json:"segments_done"`
 	SegmentsTotal int       `json:"segments_total"`
 	Rows          int64     `json:"rows"`
@@ -136,7 +136,9 @@ type Progress struct {
 	Waiting       []Waiting `json:"waiting,omitempty"`
 }
 
-// Result is the outcome of one attempt at a report.
+// Result is the outcome of one attempt at a report. In a view At is the time at
+// which Kafka has stored it, and Expires is later by as much as it was later than
+// At when it was written: the clock of who wrote it decides neither.
 type Result struct {
 	Version int       `json:"v"`
 	Attempt string    `json:"attempt"` // a ULID

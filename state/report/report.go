@@ -68,9 +68,9 @@ func (r *Report) HasFiles(now time.Time) bool {
 	return s == StatusCancelled || s == StatusExpired
 }
 
-// over is when nothing about the report could change any more: the zero time
+// Over is when nothing about the report could change any more: the zero time
 // while it is pending.
-func (r *Report) over() time.Time {
+func (r *Report) Over() time.Time {
 	switch {
 	case r.Result == nil && r.Cancelled:
 		return r.CancelledAt

@@ -417,6 +417,28 @@ func (t *Table) WriteProgress(ctx context.Context, account, id string, g Progres
 	return err
 }
 
+// Time is the time by Kafka's clock, where brokers stamp the records of the topic
+// (else by this machine's). To learn it the progress of a report is written anew,
+// as it is. ErrNotFound if the account has no such report.
+func (t *Table) Time(ctx context.Context, account, id string) (time.Time, error) {
+	r, ok := t.Get(account, id)
+	if !ok {
+		return time.Time{}, ErrNotFound
+	}
+	g := Progress{At: time.Now().UTC()}
+	if r.Progress != nil {
+		g = *r.Progress
+	}
+	g.Version = Version
+	if _, err := t.write(ctx, t.partition(account), KeyProgress+id, &g); err != nil {
+		return time.Time{}, err
+	}
+	if r, ok = t.Get(account, id); !ok {
+		return time.Time{}, ErrNotFound
+	}
+	return r.Progress.At, nil
+}
+
 // WriteResult stores the outcome of an attempt and reports whether it is the
 // one that counts: the first, with no cancel before it. After an error it may
 // be called again with the same Result.

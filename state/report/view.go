@@ -154,6 +154,9 @@ func (v *view) read(rec *kgo.Record) error {
 		if err := json.Unmarshal(rec.Value, p); err != nil {
 			return err
 		}
+		if !rec.Timestamp.IsZero() {
+			p.At = rec.Timestamp.UTC()
+		}
 		next.Progress = p
 	case KeyResult:
 		r := new(Result)
@@ -162,6 +165,9 @@ func (v *view) read(rec *kgo.Record) error {
 		}
 		if r.Problem == nil && r.Object == "" && next.Request.Step == nil {
 			return fmt.Errorf("a result without a problem and without an object")
+		}
+		if !r.At.IsZero() && !rec.Timestamp.IsZero() {
+			r.Expires, r.At = r.Expires.Add(rec.Timestamp.Sub(r.At)), rec.Timestamp.UTC()
 		}
 		if next.Pending() {
 			next.Result = r
