@@ -89,13 +89,13 @@ func metadataOf(topics []string) *kmsg.MetadataRequest {
 // after it, -1 where there is none). An error if any partition does not answer;
 // the offsets of those that did are returned beside it.
 //
-// Below an end lies all that was acknowledged before the call, if
-// min.insync.replicas is more than half of the replicas (leaders.go). The other
-// offsets can be those of a broker that does not lead any more.
+// Below an end lies all that was acknowledged before the call, and of a time no
+// such record is missed, if min.insync.replicas is more than half of the replicas
+// (leaders.go). A start can be that of a broker that does not lead any more.
 func ListOffsets(ctx context.Context, cl *kgo.Client, partitions map[string][]int32, timestamp int64, iso Isolation) (map[string]map[int32]int64, error) {
 	out := make(map[string]map[int32]int64, len(partitions))
 	var placed map[partition][]int32
-	if timestamp == AtEnd {
+	if timestamp != AtStart {
 		var err error
 		if placed, err = replicated(ctx, cl, partitions); err != nil {
 			return out, err
@@ -125,7 +125,7 @@ func ListOffsets(ctx context.Context, cl *kgo.Client, partitions map[string][]in
 	got := 0
 	var failed error
 	if len(placed) > 0 {
-		failed = endsAsked(ctx, cl, placed, iso, out)
+		failed = askLeaders(ctx, cl, placed, timestamp, iso, out)
 	}
 	if want == 0 {
 		return out, failed

@@ -17,9 +17,10 @@ import (
 // A broker that stood still, or that the controller does not reach, takes itself
 // for the leader of partitions that have another one by now, and answers with
 // their ends of before. What was acknowledged since is on most of the replicas, as
-// min.insync.replicas says, and these know the new leader's epoch. Ends are
-// therefore asked of the leader that most of the replicas know, at that epoch,
-// which a broker that has not heard of it refuses (KIP-320).
+// min.insync.replicas says, and these know the new leader's epoch. Ends, and where
+// the records of a time begin, are therefore asked of the leader that most of the
+// replicas know, at that epoch, which a broker that has not heard of it refuses
+// (KIP-320).
 
 type partition struct {
 	topic string
@@ -54,19 +55,19 @@ func replicated(ctx context.Context, cl *kgo.Client, partitions map[string][]int
 	return placed, nil
 }
 
-// endsLimit is how long ends are asked for: as long as the client library repeats
+// leadersLimit is how long leaders are asked: as long as the client library repeats
 // its own requests.
-const endsLimit = 30 * time.Second
+const leadersLimit = 30 * time.Second
 
-// endsAsked asks for the ends of partitions that have several replicas, as
+// askLeaders asks for offsets of partitions that have several replicas, as
 // ListOffsets does; of those with one there is nobody else to ask. While leaders
 // change it asks again.
-func endsAsked(ctx context.Context, cl *kgo.Client, placed map[partition][]int32, iso Isolation, out map[string]map[int32]int64) error {
+func askLeaders(ctx context.Context, cl *kgo.Client, placed map[partition][]int32, timestamp int64, iso Isolation, out map[string]map[int32]int64) error {
 	var last error
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		last = endsOnce(ctx, cl, placed, iso, out)
+		last = askOnce(ctx, cl, placed, timestamp, iso, out)
 		return struct{}{}, last
-	}, backoff.WithMaxElapsedTime(endsLimit), backoff.WithBackOff(&backoff.ExponentialBackOff{
+	}, backoff.WithMaxElapsedTime(leadersLimit), backoff.WithBackOff(&backoff.ExponentialBackOff{
 		InitialInterval: 20 * time.Millisecond, Multiplier: 2, MaxInterval: 500 * time.Millisecond, RandomizationFactor: 0.2}))
 	if err != nil && last != nil && !errors.Is(err, last) {
 		err = fmt.Errorf("%w: %w", err, last) // what was waited for, not only that time is up
@@ -74,8 +75,8 @@ func endsAsked(ctx context.Context, cl *kgo.Client, placed map[partition][]int32
 	return err
 }
 
-// endsOnce asks once; out has the ends of those that answered.
-func endsOnce(ctx context.Context, cl *kgo.Client, placed map[partition][]int32, iso Isolation, out map[string]map[int32]int64) error {
+// askOnce asks once; out has the offsets of those that answered.
+func askOnce(ctx context.Context, cl *kgo.Client, placed map[partition][]int32, timestamp int64, iso Isolation, out map[string]map[int32]int64) error {
 	leaders, err := newestLeaders(ctx, cl, placed)
 	if err != nil {
 		return err
@@ -83,7 +84,7 @@ func endsOnce(ctx context.Context, cl *kgo.Client, placed map[partition][]int32,
 	asks := make(map[int32]map[string][]kmsg.ListOffsetsRequestTopicPartition)
 	for p, l := range leaders {
 		rp := kmsg.NewListOffsetsRequestTopicPartition()
-		rp.Partition, rp.Timestamp, rp.CurrentLeaderEpoch = p.n, AtEnd, l.epoch
+		rp.Partition, rp.Timestamp, rp.CurrentLeaderEpoch = p.n, timestamp, l.epoch
 		if asks[l.broker] == nil {
 			asks[l.broker] = make(map[string][]kmsg.ListOffsetsRequestTopicPartition)
 		}

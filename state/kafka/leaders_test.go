@@ -3,7 +3,7 @@ package kafka
 import (
 	"context"
 	"errors"
-	"strconv"
+	"net"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,6 +13,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstitch/state/kafka/replaced"
 )
 
 // zombie is a cluster of three brokers, one of which still takes itself for the
@@ -30,58 +32,43 @@ func newZombie(t *testing.T, ctx context.Context, topic string, replicas int16) 
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.DefaultProduceTopic(topic))
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.DefaultProduceTopic(topic), kgo.Dialer(replaced.Past(new(net.Dialer).DialContext)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer cl.Close()
+	t.Cleanup(cl.Close)
 	if _, err := kadm.NewClient(cl).CreateTopic(ctx, 1, replicas, nil, topic); err != nil {
 		t.Fatal(err)
 	}
+	var at int64 // each record has its offset for its time
 	produce := func(n int) {
-		for i := range n {
-			if err := cl.ProduceSync(ctx, &kgo.Record{Value: []byte(strconv.Itoa(i))}).FirstErr(); err != nil {
+		for range n {
+			if err := cl.ProduceSync(ctx, &kgo.Record{Timestamp: time.UnixMilli(at)}).FirstErr(); err != nil {
 				t.Fatal(err)
 			}
+			at++
 		}
 	}
 	produce(10)
-	before, err := metadataOf([]string{topic}).RequestWith(ctx, cl)
-	if err != nil {
-		t.Fatal(err)
-	}
-	old := before.Topics[0].Partitions[0]
-	if len(old.Replicas) != int(replicas) {
-		t.Fatalf("%d replicas", len(old.Replicas))
-	}
-	z := &zombie{Cluster: c, node: old.Leader}
-	if err := c.MoveTopicPartition(topic, 0, (old.Leader+1)%3); err != nil {
-		t.Fatal(err)
-	}
-	produce(5)
+	brokers := replaced.Watch(c, cl)
+	z := &zombie{Cluster: c, node: c.LeaderFor(topic, 0)}
 	c.ControlKey(int16(kmsg.Metadata), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		c.KeepControl()
-		if c.CurrentNode() != z.node {
-			return nil, errors.New("out of reach"), z.refuse.Add(-1) >= 0
-		}
-		resp := *before
-		resp.Version = req.GetVersion()
-		return &resp, nil, true
+		return nil, errors.New("out of reach"), !replaced.IsPast(req) && c.CurrentNode() != z.node && z.refuse.Add(-1) >= 0
 	})
 	c.ControlKey(int16(kmsg.ListOffsets), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		c.KeepControl()
-		if c.CurrentNode() != z.node {
-			return nil, nil, false
+		if c.CurrentNode() == z.node {
+			z.asked.Add(1)
 		}
-		z.asked.Add(1)
-		resp := req.ResponseKind().(*kmsg.ListOffsetsResponse)
-		resp.Topics = []kmsg.ListOffsetsResponseTopic{{Topic: topic, Partitions: []kmsg.ListOffsetsResponseTopicPartition{
-			{Partition: 0, Offset: 10, LeaderEpoch: old.LeaderEpoch, Timestamp: -1}}}}
-		if req.(*kmsg.ListOffsetsRequest).Topics[0].Partitions[0].CurrentLeaderEpoch > old.LeaderEpoch {
-			resp.Topics[0].Partitions[0].ErrorCode = kerr.UnknownLeaderEpoch.Code
-		}
-		return resp, nil, true
+		return nil, nil, false
 	})
+	brokers.Stop(z.node)
+	t.Cleanup(brokers.Learn)
+	if err := brokers.Replace(ctx, func(string, int32) int32 { return (z.node + 1) % 3 }); err != nil {
+		t.Fatal(err)
+	}
+	produce(5)
 	return z
 }
 
@@ -105,8 +92,14 @@ func TestEndsAreNotThoseOfALeaderThatWasReplaced(t *testing.T) {
 			t.Errorf("isolation %d: end %v, %v; want 15", iso, got, err)
 		}
 	}
+	for at, want := range map[int64]int64{3: 3, 12: 12, 15: -1} {
+		got, err := ListOffsets(ctx, z.client(t), map[string][]int32{"profiles": {0}}, at, HighWatermark)
+		if err != nil || got["profiles"][0] != want {
+			t.Errorf("the first record of time %d: %v, %v; want %d", at, got, err, want)
+		}
+	}
 	if n := z.asked.Load(); n != 0 {
-		t.Errorf("the broker that was replaced was asked for ends %d times", n)
+		t.Errorf("the broker that was replaced was asked for offsets %d times", n)
 	}
 }
 
