@@ -3,8 +3,12 @@ package kafka
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
+	"os"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,9 +25,11 @@ import (
 // leader of topic/0 and does not know what was produced since: 10 of 15 records.
 type zombie struct {
 	*kfake.Cluster
-	node   int32
-	refuse atomic.Int32 // how many questions who leads the other brokers refuse
-	asked  atomic.Int32
+	node    int32
+	produce func(n int) // by a client that reads the truth
+	learn   func()
+	refuse  atomic.Int32 // how many questions who leads the other brokers refuse
+	asked   atomic.Int32
 }
 
 func newZombie(t *testing.T, ctx context.Context, topic string, replicas int16) *zombie {
@@ -51,7 +57,7 @@ func newZombie(t *testing.T, ctx context.Context, topic string, replicas int16) 
 	}
 	produce(10)
 	brokers := replaced.Watch(c, cl)
-	z := &zombie{Cluster: c, node: c.LeaderFor(topic, 0)}
+	z := &zombie{Cluster: c, node: c.LeaderFor(topic, 0), produce: produce, learn: brokers.Learn}
 	c.ControlKey(int16(kmsg.Metadata), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		c.KeepControl()
 		return nil, errors.New("out of reach"), !replaced.IsPast(req) && c.CurrentNode() != z.node && z.refuse.Add(-1) >= 0
@@ -125,5 +131,61 @@ func TestEndsNeedMostOfTheReplicas(t *testing.T) {
 	got, err = ListOffsets(ctx, z.client(t), map[string][]int32{"profiles": {0}}, AtEnd, HighWatermark)
 	if err != nil || got["profiles"][0] != 10 {
 		t.Errorf("ends %v, %v of a partition with one replica", got, err)
+	}
+}
+
+// A client that reaches nobody else believes the zombie after some tries, finds the
+// log cut off below its position, and reads again from there.
+func TestTailIsNotLedBackByALeaderThatWasReplaced(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	z := newZombie(t, ctx, "profiles", 3)
+	var alone atomic.Bool // only the zombie is reached; before, only the others are
+	var conns sync.Map
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if (addr == z.ListenAddrs()[z.node]) != alone.Load() {
+			return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+		}
+		c, err := new(net.Dialer).DialContext(ctx, network, addr)
+		conns.Store(c, true)
+		return c, err
+	}
+	var mu sync.Mutex
+	var applied []int64
+	tail, err := StartTail(ctx, TailConfig{
+		Opts: []kgo.Opt{kgo.SeedBrokers(z.ListenAddrs()...), kgo.Dialer(dial), kgo.MetadataMinAge(10 * time.Millisecond),
+			kgo.RetryBackoffFn(func(int) time.Duration { return 10 * time.Millisecond })},
+		Topic: "profiles", Log: slog.New(slog.DiscardHandler),
+		Apply: func(r *kgo.Record) error {
+			mu.Lock()
+			defer mu.Unlock()
+			applied = append(applied, r.Offset)
+			return nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tail.Close()
+	if err := tail.WaitFor(ctx, 0, 15); err != nil {
+		t.Fatal(err)
+	}
+	alone.Store(true)
+	conns.Range(func(c, _ any) bool { _ = c.(net.Conn).Close(); return true })
+	for leader := int32(-1); leader != z.node && ctx.Err() == nil; leader, _, _ = tail.Client().PartitionLeader("profiles", 0) {
+		tail.Client().ForceMetadataRefresh()
+	}
+	z.learn()
+	alone.Store(false)
+	z.produce(5)
+	if err := tail.WaitFor(ctx, 0, 20); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for i, at := range applied {
+		if at != int64(i) {
+			t.Fatalf("applied %v", applied)
+		}
 	}
 }
