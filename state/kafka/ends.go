@@ -95,7 +95,7 @@ func metadataOf(topics []string) *kmsg.MetadataRequest {
 func ListOffsets(ctx context.Context, cl *kgo.Client, partitions map[string][]int32, timestamp int64, iso Isolation) (map[string]map[int32]int64, error) {
 	out := make(map[string]map[int32]int64, len(partitions))
 	var placed map[partition][]int32
-	if timestamp != AtStart {
+	if timestamp != AtStart && len(partitions) > 0 { // none would be all topics there are
 		var err error
 		if placed, err = replicated(ctx, cl, partitions); err != nil {
 			return out, err
