@@ -3,8 +3,12 @@ package kafka
 import (
 	"context"
 	"errors"
-	"strconv"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -13,15 +17,19 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstitch/state/kafka/replaced"
 )
 
 // zombie is a cluster of three brokers, one of which still takes itself for the
 // leader of topic/0 and does not know what was produced since: 10 of 15 records.
 type zombie struct {
 	*kfake.Cluster
-	node   int32
-	refuse atomic.Int32 // how many questions who leads the other brokers refuse
-	asked  atomic.Int32
+	node    int32
+	produce func(n int) // by a client that reads the truth
+	learn   func()
+	refuse  atomic.Int32 // how many questions who leads the other brokers refuse
+	asked   atomic.Int32
 }
 
 func newZombie(t *testing.T, ctx context.Context, topic string, replicas int16) *zombie {
@@ -30,58 +38,43 @@ func newZombie(t *testing.T, ctx context.Context, topic string, replicas int16) 
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.DefaultProduceTopic(topic))
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.DefaultProduceTopic(topic), kgo.Dialer(replaced.Past(new(net.Dialer).DialContext)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer cl.Close()
+	t.Cleanup(cl.Close)
 	if _, err := kadm.NewClient(cl).CreateTopic(ctx, 1, replicas, nil, topic); err != nil {
 		t.Fatal(err)
 	}
+	var at int64 // each record has its offset for its time
 	produce := func(n int) {
-		for i := range n {
-			if err := cl.ProduceSync(ctx, &kgo.Record{Value: []byte(strconv.Itoa(i))}).FirstErr(); err != nil {
+		for range n {
+			if err := cl.ProduceSync(ctx, &kgo.Record{Timestamp: time.UnixMilli(at)}).FirstErr(); err != nil {
 				t.Fatal(err)
 			}
+			at++
 		}
 	}
 	produce(10)
-	before, err := metadataOf([]string{topic}).RequestWith(ctx, cl)
-	if err != nil {
-		t.Fatal(err)
-	}
-	old := before.Topics[0].Partitions[0]
-	if len(old.Replicas) != int(replicas) {
-		t.Fatalf("%d replicas", len(old.Replicas))
-	}
-	z := &zombie{Cluster: c, node: old.Leader}
-	if err := c.MoveTopicPartition(topic, 0, (old.Leader+1)%3); err != nil {
-		t.Fatal(err)
-	}
-	produce(5)
+	brokers := replaced.Watch(c, cl)
+	z := &zombie{Cluster: c, node: c.LeaderFor(topic, 0), produce: produce, learn: brokers.Learn}
 	c.ControlKey(int16(kmsg.Metadata), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		c.KeepControl()
-		if c.CurrentNode() != z.node {
-			return nil, errors.New("out of reach"), z.refuse.Add(-1) >= 0
-		}
-		resp := *before
-		resp.Version = req.GetVersion()
-		return &resp, nil, true
+		return nil, errors.New("out of reach"), !replaced.IsPast(req) && c.CurrentNode() != z.node && z.refuse.Add(-1) >= 0
 	})
 	c.ControlKey(int16(kmsg.ListOffsets), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		c.KeepControl()
-		if c.CurrentNode() != z.node {
-			return nil, nil, false
+		if c.CurrentNode() == z.node {
+			z.asked.Add(1)
 		}
-		z.asked.Add(1)
-		resp := req.ResponseKind().(*kmsg.ListOffsetsResponse)
-		resp.Topics = []kmsg.ListOffsetsResponseTopic{{Topic: topic, Partitions: []kmsg.ListOffsetsResponseTopicPartition{
-			{Partition: 0, Offset: 10, LeaderEpoch: old.LeaderEpoch, Timestamp: -1}}}}
-		if req.(*kmsg.ListOffsetsRequest).Topics[0].Partitions[0].CurrentLeaderEpoch > old.LeaderEpoch {
-			resp.Topics[0].Partitions[0].ErrorCode = kerr.UnknownLeaderEpoch.Code
-		}
-		return resp, nil, true
+		return nil, nil, false
 	})
+	brokers.Stop(z.node)
+	t.Cleanup(brokers.Learn)
+	if err := brokers.Replace(ctx, func(string, int32) int32 { return (z.node + 1) % 3 }); err != nil {
+		t.Fatal(err)
+	}
+	produce(5)
 	return z
 }
 
@@ -107,6 +100,12 @@ func TestOffsetsAreNotThoseOfALeaderThatWasReplaced(t *testing.T) {
 		got, err := ListOffsets(ctx, z.client(t), map[string][]int32{"profiles": {0}}, tc.at, tc.iso)
 		if err != nil || got["profiles"][0] != tc.want {
 			t.Errorf("at %d, isolation %d: %v, %v; want %d", tc.at, tc.iso, got, err, tc.want)
+		}
+	}
+	for at, want := range map[int64]int64{3: 3, 12: 12, 15: -1} {
+		got, err := ListOffsets(ctx, z.client(t), map[string][]int32{"profiles": {0}}, at, HighWatermark)
+		if err != nil || got["profiles"][0] != want {
+			t.Errorf("the first record of time %d: %v, %v; want %d", at, got, err, want)
 		}
 	}
 	if n := z.asked.Load(); n != 0 {
@@ -136,5 +135,61 @@ func TestEndsNeedMostOfTheReplicas(t *testing.T) {
 	got, err = ListOffsets(ctx, z.client(t), map[string][]int32{"profiles": {0}}, AtEnd, HighWatermark)
 	if err != nil || got["profiles"][0] != 10 {
 		t.Errorf("ends %v, %v of a partition with one replica", got, err)
+	}
+}
+
+// A client that reaches nobody else believes the zombie after some tries, finds the
+// log cut off below its position, and reads again from there.
+func TestTailIsNotLedBackByALeaderThatWasReplaced(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	z := newZombie(t, ctx, "profiles", 3)
+	var alone atomic.Bool // only the zombie is reached; before, only the others are
+	var conns sync.Map
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if (addr == z.ListenAddrs()[z.node]) != alone.Load() {
+			return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+		}
+		c, err := new(net.Dialer).DialContext(ctx, network, addr)
+		conns.Store(c, true)
+		return c, err
+	}
+	var mu sync.Mutex
+	var applied []int64
+	tail, err := StartTail(ctx, TailConfig{
+		Opts: []kgo.Opt{kgo.SeedBrokers(z.ListenAddrs()...), kgo.Dialer(dial), kgo.MetadataMinAge(10 * time.Millisecond),
+			kgo.RetryBackoffFn(func(int) time.Duration { return 10 * time.Millisecond })},
+		Topic: "profiles", Log: slog.New(slog.DiscardHandler),
+		Apply: func(r *kgo.Record) error {
+			mu.Lock()
+			defer mu.Unlock()
+			applied = append(applied, r.Offset)
+			return nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tail.Close()
+	if err := tail.WaitFor(ctx, 0, 15); err != nil {
+		t.Fatal(err)
+	}
+	alone.Store(true)
+	conns.Range(func(c, _ any) bool { _ = c.(net.Conn).Close(); return true })
+	for leader := int32(-1); leader != z.node && ctx.Err() == nil; leader, _, _ = tail.Client().PartitionLeader("profiles", 0) {
+		tail.Client().ForceMetadataRefresh()
+	}
+	z.learn()
+	alone.Store(false)
+	z.produce(5)
+	if err := tail.WaitFor(ctx, 0, 20); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for i, at := range applied {
+		if at != int64(i) {
+			t.Fatalf("applied %v", applied)
+		}
 	}
 }

@@ -235,12 +235,22 @@ func (t *Tail) run(ctx context.Context) {
 }
 
 // apply hands over what was fetched, and says which partitions have moved where.
+// What was handed over before is left out: a client that believes a leader that was
+// replaced takes the log for cut off where that one's ends, and reads again from
+// there. The newest would be followed by the older.
 func (t *Tail) apply(fetches kgo.Fetches) (moved map[int32]int64, err error) {
 	moved = make(map[int32]int64)
 	fetches.EachPartition(func(fp kgo.FetchTopicPartition) {
+		if len(fp.Records) == 0 {
+			return
+		}
+		next := max(moved[fp.Partition], t.Position(fp.Partition))
 		for _, r := range fp.Records {
 			if err != nil {
 				return
+			}
+			if r.Offset < next {
+				continue
 			}
 			if !r.Attrs.IsControl() {
 				err = t.cfg.Apply(r)

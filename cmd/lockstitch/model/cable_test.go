@@ -22,7 +22,8 @@ type cable struct {
 	mu     sync.Mutex
 	conns  map[*conn]bool
 	cut    bool
-	frozen chan struct{} // closed when the cable thaws; nil: not frozen
+	away   map[string]bool // addresses that are not reached
+	frozen chan struct{}   // closed when the cable thaws; nil: not frozen
 	lose   []loss
 }
 
@@ -41,28 +42,52 @@ func reset(op string) error {
 	return &net.OpError{Op: op, Net: "tcp", Err: os.NewSyscallError(op, syscall.ECONNRESET)}
 }
 
-func newCable(n *kfake.VirtualNetwork) *cable { return &cable{net: n, conns: make(map[*conn]bool)} }
+func newCable(n *kfake.VirtualNetwork) *cable {
+	return &cable{net: n, conns: make(map[*conn]bool), away: make(map[string]bool)}
+}
 
 func (c *cable) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	c.mu.Lock()
-	cut := c.cut
-	c.mu.Unlock()
-	if cut {
+	if c.isCut(addr) {
 		return nil, refused()
 	}
 	inner, err := c.net.DialContext(ctx, network, addr)
 	if err != nil {
 		return nil, err
 	}
-	out := &conn{Conn: inner, cable: c, closed: make(chan struct{})}
+	out := &conn{Conn: inner, cable: c, addr: addr, closed: make(chan struct{})}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.cut {
+	if c.cut || c.away[addr] {
 		_ = inner.Close()
 		return nil, refused()
 	}
 	c.conns[out] = true
 	return out, nil
+}
+
+func (c *cable) isCut(addr string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cut || c.away[addr]
+}
+
+// severFrom cuts off what is at one address until mendTo or mend.
+func (c *cable) severFrom(addr string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.away[addr] = true
+	for conn := range c.conns {
+		if conn.addr == addr {
+			_ = conn.Conn.Close()
+			delete(c.conns, conn)
+		}
+	}
+}
+
+func (c *cable) mendTo(addr string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.away, addr)
 }
 
 // sever cuts the cable until mend.
@@ -80,6 +105,7 @@ func (c *cable) mend() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.cut, c.lose = false, nil
+	clear(c.away)
 	if c.frozen != nil {
 		close(c.frozen)
 		c.frozen = nil
@@ -104,6 +130,7 @@ func (c *cable) loseNext(l loss) {
 type conn struct {
 	net.Conn
 	cable  *cable
+	addr   string
 	once   sync.Once
 	closed chan struct{}
 	mu     sync.Mutex

@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"lockstitch/consumer"
+	"lockstitch/state/kafka/replaced"
 )
 
 var steps = []string{consumer.StepUpload, consumer.StepBegin, consumer.StepProduce, consumer.StepOffsets, consumer.StepCommit, consumer.StepLocal, consumer.StepDone}
@@ -158,6 +159,9 @@ func (f *faults) one() {
 
 // upstream says whether a request is the test's own.
 func upstream(req kmsg.Request) bool {
+	if replaced.IsPast(req) {
+		return true
+	}
 	own := func(id *string) bool { return id != nil && len(*id) >= 8 && (*id)[:8] == "upstream" }
 	switch r := req.(type) {
 	case *kmsg.ProduceRequest:

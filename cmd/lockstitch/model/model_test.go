@@ -1,14 +1,14 @@
-// Package model runs whole systems, each decided by a seed, in virtual time: an
-// embedded broker, an object store, several replicas as `lockstitch serve` wires
-// them, each with a disk that loses what was not synced when it crashes. The
+// Package model runs whole systems, each decided by a seed, in virtual time: one
+// embedded broker or three, an object store, several replicas as `lockstitch serve`
+// wires them, each with a disk that loses what was not synced when it crashes. The
 // seed decides what is sent and what goes wrong. Then everything stored and
 // exported must be what a reference that shares no code with the product
 // computes from the logs.
 //
-//	traffic, exports, walks, orders   what clients do while it lasts
-//	faults, cable, store, clock       what goes wrong
-//	finish                            how standing orders come to rest
-//	check, files, ledger              what must hold then
+//	traffic, exports, walks, orders        what clients do while it lasts
+//	faults, brokers, cable, store, clock   what goes wrong
+//	finish                                 how standing orders come to rest
+//	check, files, ledger                   what must hold then
 //
 //	go test ./cmd/lockstitch/model                      a few seeds
 //	go test ./cmd/lockstitch/model -seeds 1000          more; -from S: other ones
@@ -119,7 +119,13 @@ func runSeed(t *testing.T, seed uint64, watch *atomic.Pointer[world]) {
 	}
 	step := []time.Duration{10 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond}[rng.IntN(3)]
 	n := 30 + rng.IntN(120)
+	if w.three != nil {
+		step = max(step, 50*time.Millisecond) // a broker takes a second to be replaced
+	}
 	w.bg.Go(func() { f.run(1+rng.IntN(8), time.Duration(n)*step) })
+	if w.three != nil {
+		w.bg.Go(func() { w.three.run(time.Duration(n) * step) })
+	}
 	tr.run(n, step)
 	w.bg.Wait() // also all faults that end by themselves
 	f.heal()
@@ -180,6 +186,7 @@ type totals struct {
 	exports, refused, swept                           int
 	walks, walked                                     int // walks, their files
 	worlds, orders, files, delivered, parts, periods  int // systems with orders, orders, their files; files that end before their period does; periods
+	three, replaced                                   int // systems with three brokers; leaders that were replaced and did not know it
 	troubles, second, rows                            int // orders in error; steps asked for twice; rows of all walks and orders
 }
 
@@ -210,7 +217,8 @@ func (s *totals) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return fmt.Sprintf("%d times at rest: %d events kept, %d decorated (%d by the rule of the first deployment), %d duplicates, %d dead letters; %d exports compared, %d refused; %d orphaned objects swept; "+
+		"%d systems with three brokers: %d leaders that did not know that they were replaced; "+
 		"%d systems with standing orders: %d over %d periods with %d files (%d of them not the last of their period, %d delivered), %d in error, %d steps asked for twice; %d walks of %d files; %d rows of both in one file each",
-		s.rests, s.kept, s.decorated, s.backlog, s.duplicates, s.dead, s.exports, s.refused, s.swept,
+		s.rests, s.kept, s.decorated, s.backlog, s.duplicates, s.dead, s.exports, s.refused, s.swept, s.three, s.replaced,
 		s.worlds, s.orders, s.periods, s.files, s.parts, s.delivered, s.troubles, s.second, s.walks, s.walked, s.rows)
 }

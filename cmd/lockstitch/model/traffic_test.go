@@ -258,7 +258,7 @@ func (t *traffic) transaction() {
 		t.end(t.rng.IntN(2) == 0)
 		return
 	}
-	cl, err := kgo.NewClient(append(t.w.connection(), kgo.Dialer(t.w.net.DialContext), kgo.ProducerLinger(0),
+	cl, err := kgo.NewClient(append(t.w.own(), kgo.ProducerLinger(0),
 		kgo.TransactionalID(fmt.Sprintf("upstream-%d", t.n)), kgo.TransactionTimeout(5*time.Minute))...)
 	if err != nil {
 		panic(err)

@@ -17,6 +17,7 @@ import (
 	"lockstitch/exporter/auth"
 	"lockstitch/state/catalog"
 	"lockstitch/state/kafka"
+	"lockstitch/state/kafka/replaced"
 )
 
 const (
@@ -25,7 +26,7 @@ const (
 	settleTime = 4 * time.Minute // virtual; far more than any back-off adds up to
 )
 
-// world is everything of one seed: a broker, an object store, some replicas and
+// world is everything of one seed: one broker or three, an object store, some replicas and
 // what is known about what they were given. It lives in a bubble of virtual
 // time.
 type world struct {
@@ -34,6 +35,7 @@ type world struct {
 	begun  time.Time
 	net    kfake.VirtualNetwork
 	broker *kfake.Cluster
+	three  *brokers // nil: there is one
 	topics kafka.Topics
 	bucket *bucket
 	lake   *bucket // the destination of standing orders
@@ -90,8 +92,13 @@ func newWorld(t *testing.T, seed uint64) *world {
 	for _, a := range accounts {
 		w.clients = append(w.clients, auth.Client{ID: a, SecretHash: auth.HashSecret("secret"), Account: a})
 	}
+	ports, replication := []int{brokerPort}, int16(1)
+	brng := rand.New(rand.NewPCG(seed, 6))
+	if brng.IntN(3) == 0 {
+		ports, replication = append(ports, brokerPort+1, brokerPort+2), 3
+	}
 	var err error
-	w.broker, err = kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(brokerPort), kfake.ListenFn(w.net.Listen),
+	w.broker, err = kfake.NewCluster(kfake.Ports(ports...), kfake.ListenFn(w.net.Listen),
 		kfake.GroupMinSessionTimeout(100*time.Millisecond),
 		// Nothing is compacted: the embedded broker does not know
 		// min.compaction.lag.ms, and the reference reads whole logs.
@@ -99,19 +106,22 @@ func newWorld(t *testing.T, seed uint64) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.client, err = kgo.NewClient(append(w.connection(), kgo.Dialer(w.net.DialContext), kgo.ProducerLinger(0))...)
+	w.client, err = kgo.NewClient(append(w.own(), kgo.ProducerLinger(0))...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := kafka.Create(w.context(), w.client, w.topics, kafka.CreateOptions{Partitions: w.partitions, ReplicationFactor: 1, ReportPartitions: 2}); err != nil {
+	if _, err := kafka.Create(w.context(), w.client, w.topics, kafka.CreateOptions{Partitions: w.partitions, ReplicationFactor: replication, ReportPartitions: 2}); err != nil {
 		t.Fatal(err)
+	}
+	if replication > 1 {
+		w.three = newBrokers(w, brng)
 	}
 	for i := range 1 + rng.IntN(4) {
 		w.replicas = append(w.replicas, w.newReplica(i))
 	}
 	w.ghosts = w.huntGhosts()
 	w.expectOrders(rand.New(rand.NewPCG(seed, 5)))
-	w.notef("%d partitions, %d event topics, %d replicas, flush interval %v, session timeout %v, static members %v, %d standing orders, %d walks, file limit %d", w.partitions, len(w.topics.Events), len(w.replicas), w.flushInterval, w.sessionTimeout, w.static, len(w.orders), len(w.walks), w.maxFile)
+	w.notef("%d brokers, %d partitions, %d event topics, %d replicas, flush interval %v, session timeout %v, static members %v, %d standing orders, %d walks, file limit %d", len(ports), w.partitions, len(w.topics.Events), len(w.replicas), w.flushInterval, w.sessionTimeout, w.static, len(w.orders), len(w.walks), w.maxFile)
 	return w
 }
 
@@ -123,11 +133,16 @@ func contextFor(d time.Duration) (context.Context, context.CancelFunc) {
 }
 
 func (w *world) connection() []kgo.Opt {
-	opts, err := kafka.Config{Brokers: []string{fmt.Sprintf("127.0.0.1:%d", brokerPort)}}.Opts()
+	opts, err := kafka.Config{Brokers: w.broker.ListenAddrs()}.Opts()
 	if err != nil {
 		panic(err)
 	}
 	return opts
+}
+
+// own are the options of the test's own clients, to which nothing happens.
+func (w *world) own() []kgo.Opt {
+	return append(w.connection(), kgo.Dialer(replaced.Past(w.net.DialContext)))
 }
 
 // close ends everything; nothing may be left running.
@@ -221,7 +236,7 @@ func (w *world) dump(topic string) []reference.Record {
 	if len(at) == 0 {
 		return nil
 	}
-	cl, err := kgo.NewClient(append(w.connection(), kgo.Dialer(w.net.DialContext), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: at}),
+	cl, err := kgo.NewClient(append(w.own(), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: at}),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords())...)
 	if err != nil {
 		w.t.Fatal(err)
@@ -266,8 +281,8 @@ func headers(r *kgo.Record) map[string]string {
 // eventEnds are the high watermarks of the event partitions.
 func (w *world) eventEnds() map[reference.Partition]int64 { return w.ends(w.topics.Events...) }
 
-// ends are the high watermarks of the partitions of topics. An error that was
-// meant for a replica can meet this client.
+// ends are the high watermarks of the partitions of topics, asked for until they are
+// told: leaders may change.
 func (w *world) ends(topics ...string) map[reference.Partition]int64 {
 	ends, err := kafka.Ends(w.context(), w.client, topics...)
 	for begun := time.Now(); err != nil && time.Since(begun) < settleTime; time.Sleep(100 * time.Millisecond) {
@@ -292,8 +307,7 @@ func (w *world) settle() bool {
 		w.t.Fatal(err)
 	}
 	if w.observer == nil {
-		opts := append(w.connection(), kgo.Dialer(w.net.DialContext))
-		if w.observer, err = catalog.Open(w.context(), catalog.Config{Opts: opts, Topic: w.topics.Catalog, Log: discard}); err != nil {
+		if w.observer, err = catalog.Open(w.context(), catalog.Config{Opts: w.own(), Topic: w.topics.Catalog, Log: discard}); err != nil {
 			w.t.Fatal(err)
 		}
 	}
