@@ -96,7 +96,7 @@ func TestOffsetsAreNotThoseOfALeaderThatWasReplaced(t *testing.T) {
 		at   int64
 		iso  Isolation
 		want int64
-	}{{AtEnd, HighWatermark, 15}, {AtEnd, LastStable, 15}, {AtStart, HighWatermark, 0}, {time.Now().Add(-time.Hour).UnixMilli(), HighWatermark, 0}} {
+	}{{AtEnd, HighWatermark, 15}, {AtEnd, LastStable, 15}, {AtStart, HighWatermark, 0}} {
 		got, err := ListOffsets(ctx, z.client(t), map[string][]int32{"profiles": {0}}, tc.at, tc.iso)
 		if err != nil || got["profiles"][0] != tc.want {
 			t.Errorf("at %d, isolation %d: %v, %v; want %d", tc.at, tc.iso, got, err, tc.want)
