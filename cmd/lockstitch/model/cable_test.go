@@ -9,8 +9,10 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // cable is a replica's connection to the brokers. It can be cut (what was sent
@@ -25,7 +27,13 @@ type cable struct {
 	away   map[string]bool // addresses that are not reached
 	frozen chan struct{}   // closed when the cable thaws; nil: not frozen
 	lose   []loss
+	fetch  time.Duration // how long a fetch takes to the broker
 }
+
+// aFetch is how long a fetch takes where there are several brokers. Told that
+// another one leads, the client asks again at once until it knows the brokers'
+// metadata, for which time has to pass.
+const aFetch = time.Millisecond
 
 // loss is a request to be lost, by its key in the Kafka protocol.
 type loss struct {
@@ -42,8 +50,12 @@ func reset(op string) error {
 	return &net.OpError{Op: op, Net: "tcp", Err: os.NewSyscallError(op, syscall.ECONNRESET)}
 }
 
-func newCable(n *kfake.VirtualNetwork) *cable {
-	return &cable{net: n, conns: make(map[*conn]bool), away: make(map[string]bool)}
+func newCable(w *world) *cable {
+	c := &cable{net: &w.net, conns: make(map[*conn]bool), away: make(map[string]bool)}
+	if w.three != nil {
+		c.fetch = aFetch
+	}
+	return c
 }
 
 func (c *cable) dial(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -165,6 +177,9 @@ func (c *conn) Write(b []byte) (int, error) {
 	if err := c.wait(); err != nil {
 		return 0, err
 	}
+	if keyOf(b) == kmsg.Fetch.Int16() {
+		time.Sleep(c.cable.fetch)
+	}
 	if l, ok := c.takeLoss(b); ok {
 		if !l.replyOnly {
 			_ = c.Conn.Close()
@@ -181,11 +196,16 @@ func (c *conn) Write(b []byte) (int, error) {
 	return n, err
 }
 
-func (c *conn) takeLoss(request []byte) (loss, bool) {
+// keyOf is the key of a request in the Kafka protocol; -1: it has none.
+func keyOf(request []byte) int16 {
 	if len(request) < 6 {
-		return loss{}, false
+		return -1
 	}
-	key := int16(binary.BigEndian.Uint16(request[4:]))
+	return int16(binary.BigEndian.Uint16(request[4:]))
+}
+
+func (c *conn) takeLoss(request []byte) (loss, bool) {
+	key := keyOf(request)
 	c.cable.mu.Lock()
 	defer c.cable.mu.Unlock()
 	for i, l := range c.cable.lose {

@@ -73,7 +73,7 @@ func (r *replica) start() {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &process{r: r, disk: r.disk, cable: newCable(&r.w.net), store: &door{b: r.w.bucket}, lake: &door{b: r.w.lake}, stop: cancel, done: make(chan struct{})}
+	p := &process{r: r, disk: r.disk, cable: newCable(r.w), store: &door{b: r.w.bucket}, lake: &door{b: r.w.lake}, stop: cancel, done: make(chan struct{})}
 	r.proc = p
 	r.w.lives.Go(func() {
 		defer close(p.done)
