@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
-	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // cable is a replica's connection to the brokers. It can be cut (what was sent
@@ -27,13 +26,13 @@ type cable struct {
 	away   map[string]bool // addresses that are not reached
 	frozen chan struct{}   // closed when the cable thaws; nil: not frozen
 	lose   []loss
-	fetch  time.Duration // how long a fetch takes to the broker
+	takes  time.Duration // how long a request is on its way
 }
 
-// aFetch is how long a fetch takes where there are several brokers. Told that
-// another one leads, the client asks again at once until it knows the brokers'
+// latency is how long a request is on its way where there are several brokers. Told
+// that another one leads, the client asks again at once until it knows the brokers'
 // metadata, for which time has to pass.
-const aFetch = time.Millisecond
+const latency = time.Millisecond
 
 // loss is a request to be lost, by its key in the Kafka protocol.
 type loss struct {
@@ -53,7 +52,7 @@ func reset(op string) error {
 func newCable(w *world) *cable {
 	c := &cable{net: &w.net, conns: make(map[*conn]bool), away: make(map[string]bool)}
 	if w.three != nil {
-		c.fetch = aFetch
+		c.takes = latency
 	}
 	return c
 }
@@ -177,9 +176,7 @@ func (c *conn) Write(b []byte) (int, error) {
 	if err := c.wait(); err != nil {
 		return 0, err
 	}
-	if keyOf(b) == kmsg.Fetch.Int16() {
-		time.Sleep(c.cable.fetch)
-	}
+	time.Sleep(c.cable.takes)
 	if l, ok := c.takeLoss(b); ok {
 		if !l.replyOnly {
 			_ = c.Conn.Close()
@@ -196,16 +193,11 @@ func (c *conn) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// keyOf is the key of a request in the Kafka protocol; -1: it has none.
-func keyOf(request []byte) int16 {
-	if len(request) < 6 {
-		return -1
-	}
-	return int16(binary.BigEndian.Uint16(request[4:]))
-}
-
 func (c *conn) takeLoss(request []byte) (loss, bool) {
-	key := keyOf(request)
+	if len(request) < 6 {
+		return loss{}, false
+	}
+	key := int16(binary.BigEndian.Uint16(request[4:]))
 	c.cable.mu.Lock()
 	defer c.cable.mu.Unlock()
 	for i, l := range c.cable.lose {

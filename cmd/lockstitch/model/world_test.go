@@ -94,7 +94,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 	}
 	ports, replication := []int{brokerPort}, int16(1)
 	brng := rand.New(rand.NewPCG(seed, 6))
-	if brng.IntN(3) == 0 {
+	if brng.IntN(3) == 0 && *three {
 		ports, replication = append(ports, brokerPort+1, brokerPort+2), 3
 	}
 	var err error
