@@ -124,26 +124,21 @@ func (r *Runner) removeFiles(ctx context.Context, rep *report.Report) error {
 	return nil
 }
 
-// remove removes reports that have long been over, with what is left of them.
+// remove removes reports that have long been over, with what is left of them: by
+// Kafka's clock too, which is asked when this machine's says so.
 func (r *Runner) remove(ctx context.Context) error {
-	now, asked := time.Now(), false
-	var mine []*report.Report
-	for _, rep := range r.deps.Reports.Removable(now, r.cfg.Retention) {
-		if !r.slots.Mine(rep.Request.ID) {
-			continue
+	now := time.Now()
+	mine := r.removable(now)
+	if len(mine) > 0 {
+		at, err := r.time(ctx, mine[0])
+		if err != nil {
+			return err
 		}
-		if !asked {
-			at, err := r.time(ctx, rep)
-			if err != nil {
-				return err
-			}
-			if asked = true; at.Before(now) {
-				now = at
-			}
+		if at.Before(now) {
+			now, mine = at, r.removable(at)
 		}
-		if rep.Request.Step == nil && now.Sub(rep.Over()) <= r.cfg.Retention {
-			continue
-		}
+	}
+	for _, rep := range mine {
 		// A runner may have stored a file after the others were removed, and died
 		// before it took it away. Steps without rows make none.
 		if rep.Request.Step == nil || rep.MadeFile() {
@@ -151,8 +146,17 @@ func (r *Runner) remove(ctx context.Context) error {
 				return err
 			}
 		}
-		mine = append(mine, rep)
 	}
 	_, err := r.deps.Reports.Sweep(ctx, now, mine, r.slots.Mine)
 	return err
+}
+
+// removable are those of this replica's reports that have long been over.
+func (r *Runner) removable(now time.Time) (mine []*report.Report) {
+	for _, rep := range r.deps.Reports.Removable(now, r.cfg.Retention) {
+		if r.slots.Mine(rep.Request.ID) {
+			mine = append(mine, rep)
+		}
+	}
+	return mine
 }

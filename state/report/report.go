@@ -68,9 +68,9 @@ func (r *Report) HasFiles(now time.Time) bool {
 	return s == StatusCancelled || s == StatusExpired
 }
 
-// Over is when nothing about the report could change any more: the zero time
+// over is when nothing about the report could change any more: the zero time
 // while it is pending.
-func (r *Report) Over() time.Time {
+func (r *Report) over() time.Time {
 	switch {
 	case r.Result == nil && r.Cancelled:
 		return r.CancelledAt

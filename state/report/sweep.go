@@ -68,7 +68,7 @@ func (t *Table) Removable(now time.Time, retention time.Duration) []*Report {
 
 func (v *view) removable(e *entry, now time.Time, retention time.Duration) bool {
 	r := e.report
-	over := r.Over()
+	over := r.over()
 	switch {
 	case !e.visible() || over.IsZero():
 		return false
