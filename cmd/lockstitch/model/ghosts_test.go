@@ -29,7 +29,7 @@ const ghostAge = rebalanceTimeout + 3*time.Second
 const rebalanceTimeout = 12 * time.Second
 
 func (w *world) huntGhosts() *ghosts {
-	g := &ghosts{w: w, stop: make(chan struct{}), seen: make(map[string]time.Time)}
+	g := &ghosts{w: w, seen: make(map[string]time.Time)}
 	for _, key := range []kmsg.Key{kmsg.JoinGroup, kmsg.SyncGroup, kmsg.Heartbeat} {
 		w.broker.ControlKey(key.Int16(), func(req kmsg.Request) (kmsg.Response, error, bool) {
 			w.broker.KeepControl()
@@ -47,6 +47,14 @@ func (w *world) huntGhosts() *ghosts {
 			return nil, nil, false
 		})
 	}
+	g.begin()
+	return g
+}
+
+// begin lets them be looked for until close, which has to come before anything lasts
+// for days.
+func (g *ghosts) begin() {
+	g.stop = make(chan struct{})
 	g.done.Go(func() {
 		for {
 			select {
@@ -59,7 +67,6 @@ func (w *world) huntGhosts() *ghosts {
 			}
 		}
 	})
-	return g
 }
 
 func (g *ghosts) close() {

@@ -162,7 +162,9 @@ func (w *world) nextDay(f *faults, tr *traffic, rng *rand.Rand) {
 	w.observer = nil
 	pause := time.Duration(1+rng.IntN(5)) * 24 * time.Hour
 	w.notef("all replicas stand for %v", pause)
+	w.ghosts.close()
 	time.Sleep(pause)
+	w.ghosts.begin()
 	w.mu.Lock()
 	w.token = make(map[string]string) // expired
 	w.mu.Unlock()

@@ -140,9 +140,10 @@ func (w *world) connection() []kgo.Opt {
 	return opts
 }
 
-// own are the options of the test's own clients, to which nothing happens.
+// own are the options of the test's own clients, to which nothing happens. They stand
+// for days, and need not read metadata every few minutes for it.
 func (w *world) own() []kgo.Opt {
-	return append(w.connection(), kgo.Dialer(replaced.Past(w.net.DialContext)))
+	return append(w.connection(), kgo.Dialer(replaced.Past(w.net.DialContext)), kgo.MetadataMaxAge(time.Hour))
 }
 
 // close ends everything; nothing may be left running.
