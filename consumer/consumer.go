@@ -41,6 +41,7 @@ type Config struct {
 	TransactionTimeout time.Duration // 10 s
 	ProfileStale       time.Duration // local profiles not current for this long are read anew; 84 h
 	SweepAge           time.Duration // orphaned objects are removed when this old; 24 h
+	SweepEvery         time.Duration // how often is looked for them; they go at the second look; 1 h
 	Retention          time.Duration // segments are removed when this old, more than DedupHorizon; 400 days
 	RemovalNotice      time.Duration // what is to be removed is refused to new requests so long before; 24 h
 	// WriterSuffix, if set, makes the transactional id another one than the data
@@ -81,6 +82,7 @@ func (c *Config) setDefaults() {
 	def(&c.TransactionTimeout, 10*time.Second)
 	def(&c.ProfileStale, 84*time.Hour)
 	def(&c.SweepAge, 24*time.Hour)
+	def(&c.SweepEvery, time.Hour)
 	def(&c.Retention, 400*24*time.Hour)
 	def(&c.RemovalNotice, 24*time.Hour)
 	if c.MemoryBytes <= 0 {

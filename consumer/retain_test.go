@@ -226,9 +226,7 @@ func TestRetentionRemovesWhatHasExpired(t *testing.T) {
 	}
 
 	// The objects are there until they are swept, and then those that are live.
-	if _, err := r.c.sweep(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	sweepTwice(t, r.c)
 	var live []string
 	for _, s := range r.cat.Segments() {
 		live = append(live, s.Object)
@@ -397,9 +395,7 @@ func TestCrashWhileSegmentsAreRemoved(t *testing.T) {
 			<-died
 			// All that the catalog names is there, also when another sweeps now.
 			b := w.start(filepath.Join(t.TempDir(), "b"), func(c *Config) { shortLived(c); c.SweepAge = time.Nanosecond })
-			if _, err := b.c.sweep(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+			sweepTwice(t, b.c)
 			w.rows(w.caughtUp())
 			b.awaitReady(t)
 			w.settle(b.cat)

@@ -8,16 +8,14 @@ import (
 	"lockstitch/state/objects"
 )
 
-// sweepEvery is how often a replica looks for orphaned objects.
-const sweepEvery = time.Hour
-
 // sweepLoop removes what failed cuts and retention have left in the store. Every
 // replica runs it; sweeping twice does no harm.
 func (c *Consumer) sweepLoop(ctx context.Context) {
-	tick := time.NewTicker(sweepEvery)
+	tick := time.NewTicker(c.cfg.SweepEvery)
 	defer tick.Stop()
+	s := sweeper{Consumer: c, apart: c.cfg.SweepEvery / 2}
 	for {
-		if n, err := c.sweep(ctx); err != nil && ctx.Err() == nil {
+		if n, err := s.sweep(ctx); err != nil && ctx.Err() == nil {
 			c.log.Warn("sweeping the store", "err", err)
 		} else if n > 0 {
 			c.log.Info("removed orphaned objects", "count", n)
@@ -30,43 +28,70 @@ func (c *Consumer) sweepLoop(ctx context.Context) {
 	}
 }
 
-// sweep deletes segment objects that no catalog record names. It lists first
-// and reads the catalog afterwards, past its end as of then: an object listed
-// whose cut has committed is in it. What is not, and older by the store's clock
-// than any cut may be late, is nobody's.
-func (c *Consumer) sweep(ctx context.Context) (int, error) {
-	var old []objects.Info
+// sweeper deletes segment objects that no catalog record names, and remembers which
+// these were at its last look.
+type sweeper struct {
+	*Consumer
+	apart time.Duration        // of two looks at the least
+	seen  map[string]time.Time // orphans, by when they were first seen
+}
+
+// maxOrphans is of how many orphans a sweeper remembers when it saw them first; more
+// wait for a later look.
+const maxOrphans = 100_000
+
+// sweep deletes what has been nobody's at two looks. It lists first and reads the
+// catalog afterwards, past its end as of then: an object listed whose cut has
+// committed is in it. What is not, and older by the store's clock than any cut may
+// be late, is nobody's. The store's clock may have been set ahead meanwhile, which
+// makes what was just uploaded old: hence the second look, later by our own clock,
+// that cannot be set.
+func (s *sweeper) sweep(ctx context.Context) (int, error) {
+	var orphans []objects.Info
 	var newest time.Time
-	err := c.deps.Store.List(ctx, "segments/", func(i objects.Info) error {
+	err := s.deps.Store.List(ctx, "segments/", func(i objects.Info) error {
 		if i.ModTime.After(newest) {
 			newest = i.ModTime
 		}
-		old = append(old, i)
+		if !s.deps.Catalog.Live(path.Base(i.Name)) {
+			orphans = append(orphans, i)
+		}
 		return nil
 	})
 	if err != nil {
 		return 0, err
 	}
-	if err := c.deps.Catalog.CatchUp(ctx); err != nil {
+	if err := s.deps.Catalog.CatchUp(ctx); err != nil {
 		return 0, err
 	}
 	// The newest object's time is as near as a listing comes to the store's
 	// clock; our own may be wrong.
-	limit := newest
-	if now := time.Now(); now.Before(limit) {
+	now, limit := time.Now(), newest
+	if now.Before(limit) {
 		limit = now
 	}
-	limit = limit.Add(-c.cfg.SweepAge)
-	n := 0
-	for _, i := range old {
-		if i.ModTime.After(limit) || c.deps.Catalog.Live(path.Base(i.Name)) {
+	limit = limit.Add(-s.cfg.SweepAge)
+	n, seen := 0, make(map[string]time.Time)
+	for _, i := range orphans {
+		if i.ModTime.After(limit) || s.deps.Catalog.Live(path.Base(i.Name)) {
 			continue
 		}
-		if err := c.deps.Store.Delete(ctx, i.Name); err != nil {
+		first, again := s.seen[i.Name]
+		if !again || now.Sub(first) < s.apart {
+			if !again {
+				first = now
+			}
+			if len(seen) < maxOrphans {
+				seen[i.Name] = first
+			}
+			continue
+		}
+		if err := s.deps.Store.Delete(ctx, i.Name); err != nil {
 			return n, err
 		}
-		c.metrics.swept.Inc()
+		s.metrics.swept.Inc()
 		n++
 	}
+	s.seen = seen
 	return n, nil
 }

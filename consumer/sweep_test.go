@@ -31,6 +31,52 @@ func (s *agedStore) List(ctx context.Context, prefix string, fn func(objects.Inf
 	})
 }
 
+// sweepTwice looks twice, and answers how many objects the second look took. The
+// first takes none.
+func sweepTwice(t *testing.T, c *Consumer) int {
+	t.Helper()
+	s := sweeper{Consumer: c}
+	first, err := s.sweep(t.Context())
+	second, err2 := s.sweep(t.Context())
+	if err != nil || err2 != nil || first != 0 {
+		t.Fatalf("%d objects are swept at the first look; %v, %v", first, err, err2)
+	}
+	return second
+}
+
+// TestStoresClockIsSetAhead between the upload of an object and its commit: by the
+// time that the listing tells it is older than any cut then.
+func TestStoresClockIsSetAhead(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	aged := &agedStore{Store: w.store, young: make(map[string]bool)}
+	w.store = aged
+	r := w.start(t.TempDir()+"/d", nil)
+	w.event("p1", "c1", "SENT")
+	w.settle(r.cat)
+	uploaded := "segments/493200/" + ulid.Make().String()
+	ahead := "segments/493200/" + ulid.Make().String()
+	aged.young[ahead] = true
+	for _, name := range []string{uploaded, ahead} {
+		if err := w.store.Put(t.Context(), name, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := sweeper{Consumer: r.c, apart: 30 * time.Minute}
+	for range 2 { // the second look comes too soon, as after a process stood still
+		if n, err := s.sweep(t.Context()); n != 0 || err != nil {
+			t.Errorf("swept %d, %v", n, err)
+		}
+	}
+	if len(s.seen) != 1 || s.seen[uploaded].IsZero() {
+		t.Errorf("seen: %v", s.seen)
+	}
+	s.seen[uploaded] = time.Now().Add(-time.Hour)
+	if n, err := s.sweep(t.Context()); n != 1 || err != nil || len(s.seen) != 0 {
+		t.Errorf("swept %d an hour later, %v", n, err)
+	}
+}
+
 // TestSweeperTakesOldOrphansOnly, and nothing while the catalog cannot be read:
 // what it names is not known then.
 func TestSweeperTakesOldOrphansOnly(t *testing.T) {
@@ -66,8 +112,8 @@ func TestSweeperTakesOldOrphansOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := c.sweep(t.Context()); err != nil || n != 1 {
-		t.Errorf("swept %d, %v", n, err)
+	if n := sweepTwice(t, c); n != 1 {
+		t.Errorf("swept %d", n)
 	}
 	after := names()
 	for name := range before {
@@ -94,7 +140,8 @@ func TestSweeperTakesOldOrphansOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	var damaged *kafka.DamagedError
-	if n, err := c.sweep(t.Context()); n != 0 || !errors.As(err, &damaged) || damaged.Topic != w.topics.Catalog {
+	s := sweeper{Consumer: c, seen: map[string]time.Time{young: {}}}
+	if n, err := s.sweep(t.Context()); n != 0 || !errors.As(err, &damaged) || damaged.Topic != w.topics.Catalog {
 		t.Errorf("swept %d by a damaged catalog: %v", n, err)
 	}
 	if !names()[young] {

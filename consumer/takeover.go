@@ -50,9 +50,9 @@ const retryStopped = 2 * time.Second
 // the local deduplication state there. It tries until ctx ends; the first
 // reason that an operator must remove is reported at once through stoppedAs.
 func (c *Consumer) takeOver(ctx context.Context, n int32, stoppedAs func(*stoppedError)) (*lane, error) {
-	told := ""
+	told, fenced := "", make(map[string]bool)
 	return backoff.Retry(ctx, func() (*lane, error) {
-		l, err := c.prepare(ctx, n)
+		l, err := c.prepare(ctx, n, fenced)
 		var stop *stoppedError
 		switch {
 		case err == nil:
@@ -92,9 +92,10 @@ func damaged(err error) bool {
 	return errors.As(err, &corrupt) || errors.As(err, &version) || errors.Is(err, objects.ErrNotExist)
 }
 
-func (c *Consumer) prepare(ctx context.Context, n int32) (*lane, error) {
+// prepare is one attempt; fenced are the writers that earlier ones have fenced.
+func (c *Consumer) prepare(ctx context.Context, n int32, fenced map[string]bool) (*lane, error) {
 	c.at(StepStable)
-	if err := c.awaitStable(ctx, n); err != nil {
+	if err := c.awaitStable(ctx, n, fenced); err != nil {
 		return nil, err
 	}
 	c.at(StepCatalog)
@@ -278,26 +279,37 @@ func (c *Consumer) staleProfiles(m local.ProfileMarker, now time.Time) bool {
 // answer for them while one is undecided (KIP-447). Whoever wrote the lane's
 // position records is fenced, which ends its transaction at once. Nothing would be
 // doubled without this, since the catalog, read next past its high watermark, makes
-// wait for every open transaction, but then until that one's timeout.
-func (c *Consumer) awaitStable(ctx context.Context, n int32) error {
+// wait for every open transaction, but then until that one's timeout. It is fenced
+// once: should it live and own other lanes, it has begun anew by the next attempt.
+func (c *Consumer) awaitStable(ctx context.Context, n int32, fenced map[string]bool) error {
 	stable, err := c.offsetsStable(ctx, n)
 	if err != nil || stable {
 		return err
 	}
+	if id := c.lastWriter(n); id != "" && id != c.writer && !fenced[id] {
+		c.at(StepFence)
+		if err := c.fence(ctx, id); err != nil {
+			c.log.Warn("cannot end the transaction of the lane's last owner; waiting for its timeout", "lane", n, "transactional_id", id, "err", err)
+		} else {
+			fenced[id] = true
+		}
+	}
+	return fmt.Errorf("offsets of lane %d are part of an undecided transaction", n)
+}
+
+// lastWriter is the transactional id by which the position records of a lane were
+// written; empty if there are none.
+func (c *Consumer) lastWriter(n int32) string {
 	for _, t := range c.inputs() {
 		ids := c.deps.Catalog.Adopted(t)
 		if len(ids) == 0 {
 			continue
 		}
-		if pos, ok := c.deps.Catalog.Position(ids[len(ids)-1], n); ok && pos.Writer != "" && pos.Writer != c.writer {
-			c.at(StepFence)
-			if err := c.fence(ctx, pos.Writer); err != nil {
-				c.log.Warn("cannot end the transaction of the lane's last owner; waiting for its timeout", "lane", n, "transactional_id", pos.Writer, "err", err)
-			}
-			break
+		if pos, ok := c.deps.Catalog.Position(ids[len(ids)-1], n); ok && pos.Writer != "" {
+			return pos.Writer
 		}
 	}
-	return fmt.Errorf("offsets of lane %d are part of an undecided transaction", n)
+	return ""
 }
 
 func (c *Consumer) offsetsStable(ctx context.Context, n int32) (bool, error) {

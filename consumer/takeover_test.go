@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // mortal is a Config.Hook that lets a replica die at a step. One that is to come
@@ -175,4 +177,68 @@ func crashInTakeover(t *testing.T, step string, firstDeployment, zombie bool) {
 		t.Errorf("%d dead letters for a malformed profile and a poisonous event", n)
 	}
 	w.checkMarks(cat)
+}
+
+// TestAWriterIsFencedOnce in a takeover, however long the group's offsets stay
+// undecided after it: it may live and own other lanes, whose cuts fail each time.
+func TestAWriterIsFencedOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtualWorld(t)
+		a := w.start("/a", func(c *Config) { c.FS = vfs.NewMem() })
+		for i := range 10 {
+			w.event(fmt.Sprintf("p%d", i), fmt.Sprintf("c%d", i), "SENT")
+		}
+		w.settle(a.cat)
+		writer := a.c.writer
+		if err := a.stop(); err != nil {
+			t.Fatal(err)
+		}
+		var mu sync.Mutex
+		fences, unstable := 0, make(map[int32]int)
+		w.broker.ControlKey(kmsg.InitProducerID.Int16(), func(req kmsg.Request) (kmsg.Response, error, bool) {
+			w.broker.KeepControl()
+			mu.Lock()
+			defer mu.Unlock()
+			if id := req.(*kmsg.InitProducerIDRequest).TransactionalID; id != nil && *id == writer {
+				fences++
+			}
+			return nil, nil, false
+		})
+		w.broker.ControlKey(kmsg.OffsetFetch.Int16(), func(req kmsg.Request) (kmsg.Response, error, bool) {
+			w.broker.KeepControl()
+			asked := req.(*kmsg.OffsetFetchRequest)
+			mu.Lock()
+			defer mu.Unlock()
+			if !asked.RequireStable || len(asked.Groups) != 1 {
+				return nil, nil, false
+			}
+			lane := asked.Groups[0].Topics[0].Partitions[0]
+			if unstable[lane]++; unstable[lane] > 4 {
+				return nil, nil, false
+			}
+			resp := asked.ResponseKind().(*kmsg.OffsetFetchResponse)
+			g := kmsg.NewOffsetFetchResponseGroup()
+			g.Group = asked.Groups[0].Group
+			for _, topic := range asked.Groups[0].Topics {
+				rt := kmsg.NewOffsetFetchResponseGroupTopic()
+				rt.Topic = topic.Topic
+				for _, n := range topic.Partitions {
+					rp := kmsg.NewOffsetFetchResponseGroupTopicPartition()
+					rp.Partition, rp.ErrorCode = n, kerr.UnstableOffsetCommit.Code
+					rt.Partitions = append(rt.Partitions, rp)
+				}
+				g.Topics = append(g.Topics, rt)
+			}
+			resp.Groups = append(resp.Groups, g)
+			return resp, nil, true
+		})
+		b := w.start("/b", func(c *Config) { c.FS = vfs.NewMem() })
+		b.awaitLanes(t, func(ready, all int) bool { return ready == lanes })
+		mu.Lock()
+		defer mu.Unlock()
+		if fences != lanes || len(unstable) != lanes {
+			t.Errorf("%d fences of %s in the takeovers of %d lanes (%v)", fences, writer, lanes, unstable)
+		}
+	})
 }

@@ -130,8 +130,11 @@ func (w *world) checkSegments(cat storedCatalog) {
 	}
 }
 
-// sweepAge is the replicas' setting: how old an orphaned object must be.
-const sweepAge = time.Hour
+// The replicas' settings: how old an orphaned object must be, and how often they look.
+const (
+	sweepAge   = time.Hour
+	sweepEvery = 10 * time.Second
+)
 
 // checkSwept wants no orphaned object from before the pause, if there is a newer
 // one to tell the sweeper how late it is by the store's clock.

@@ -202,7 +202,7 @@ func (p *process) run(ctx context.Context) error {
 	cons, err := consumer.New(consumer.Config{
 		Kafka: opts, InstanceID: instance, Topics: w.topics, DataDir: "/data/local", FS: p.disk, MemoryBytes: 16 << 20,
 		FlushInterval: w.flushInterval, DedupHorizon: w.horizon, SessionTimeout: w.sessionTimeout, TransactionTimeout: 4 * time.Second,
-		SweepAge: sweepAge, Hook: p.hook,
+		SweepAge: sweepAge, SweepEvery: sweepEvery, Hook: p.hook,
 	}, consumer.Deps{Store: p.store, Catalog: cat, Reports: reports, Log: log, Registerer: reg})
 	if err != nil {
 		return err
