@@ -76,7 +76,7 @@ func (c *Consumer) openClients() error {
 	opts := []kgo.Opt{
 		kgo.ConsumerGroup(c.cfg.Group),
 		kgo.ConsumeTopics(c.inputs()...),
-		kgo.Balancers(&laneBalancer{local: c.localLanes}),
+		kgo.Balancers(&laneBalancer{inputs: c.inputs(), local: c.localLanes}),
 		kgo.DisableAutoCommit(),
 		kgo.SessionTimeout(c.cfg.SessionTimeout),
 		kgo.HeartbeatInterval(c.cfg.SessionTimeout / 4),
@@ -84,13 +84,17 @@ func (c *Consumer) openClients() error {
 		// Offsets are never followed; the client must merely not fail on them.
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtEnd()),
 		kgo.OnPartitionsAssigned(func(ctx context.Context, cl *kgo.Client, m map[string][]int32) {
-			c.tell(ctx, command{assigned: c.whole(m), as: membershipOf(cl)})
+			whole, part := c.given.add(m, len(c.inputs()))
+			if len(part) > 0 {
+				c.log.Warn("the group gave parts of lanes; they are not run before the rest comes", "lanes", part)
+			}
+			c.tell(ctx, command{assigned: whole, as: membershipOf(cl)})
 		}),
 		kgo.OnPartitionsRevoked(func(ctx context.Context, cl *kgo.Client, m map[string][]int32) {
-			c.tell(ctx, command{revoked: c.any(m), as: membershipOf(cl)})
+			c.tell(ctx, command{revoked: c.given.remove(m), as: membershipOf(cl)})
 		}),
 		kgo.OnPartitionsLost(func(ctx context.Context, _ *kgo.Client, m map[string][]int32) {
-			c.tell(ctx, command{lost: c.any(m)})
+			c.tell(ctx, command{lost: c.given.remove(m)})
 		}),
 	}
 	if c.cfg.InstanceID != "" {
@@ -158,42 +162,6 @@ func (c *Consumer) tell(ctx context.Context, cmd command) {
 	case <-ctx.Done():
 	case <-c.quit:
 	}
-}
-
-// whole lists the lanes of which m holds a partition of every input topic.
-func (c *Consumer) whole(m map[string][]int32) []int32 {
-	count := make(map[int32]int)
-	for _, t := range c.inputs() {
-		for _, p := range m[t] {
-			count[p]++
-		}
-	}
-	var out []int32
-	for n, k := range count {
-		if k == len(c.inputs()) {
-			out = append(out, n)
-		} else {
-			c.log.Error("a lane was assigned in part and is not run; another program in the consumer group?", "lane", n)
-		}
-	}
-	sort.Slice(out, func(i, j int) bool { return out[i] < out[j] })
-	return out
-}
-
-// any lists the lanes of which m holds a partition.
-func (c *Consumer) any(m map[string][]int32) []int32 {
-	seen := make(map[int32]bool)
-	var out []int32
-	for _, ps := range m {
-		for _, p := range ps {
-			if !seen[p] {
-				seen[p] = true
-				out = append(out, p)
-			}
-		}
-	}
-	sort.Slice(out, func(i, j int) bool { return out[i] < out[j] })
-	return out
 }
 
 // drainGroup takes from the group client what it has to say besides records, of

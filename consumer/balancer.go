@@ -21,7 +21,8 @@ const protocolName = "lockstitch-lanes"
 // away) and keeps a lane where it is running or, failing that, where its local
 // state lies.
 type laneBalancer struct {
-	local func() []int32 // lanes whose state lies on this replica's disk
+	inputs []string       // the topics of which a lane has a partition each
+	local  func() []int32 // lanes whose state lies on this replica's disk
 }
 
 func (b *laneBalancer) ProtocolName() string { return protocolName }
@@ -64,6 +65,9 @@ func (b *laneBalancer) MemberBalancer(members []kmsg.JoinGroupResponseMember) (k
 // Balance is called on the group's leader.
 func (b *laneBalancer) Balance(cb *kgo.ConsumerBalancer, topics map[string]int32) kgo.IntoSyncAssignment {
 	lanes := laneCount(topics)
+	for _, t := range b.inputs {
+		lanes = min(lanes, topics[t]) // of one that is not there members tell nothing
+	}
 	var wants []laneWants
 	cb.EachMember(func(m *kmsg.JoinGroupResponseMember, meta *kmsg.ConsumerMemberMetadata) {
 		w := laneWants{owned: make(map[int32]bool), local: localLanes(meta.UserData), generation: meta.Generation}

@@ -108,6 +108,7 @@ type Consumer struct {
 	profiles *kgo.Client // reads the profiles topic
 	producer *kgo.Client // transactions; replaced when its state is in doubt
 
+	given    held       // what the group has given
 	as       membership // as whom the lanes are held
 	lanes    map[int32]*lane
 	barriers map[partitionOf]int64     // ends that pending requests wait for
@@ -140,6 +141,7 @@ func New(cfg Config, deps Deps) (*Consumer, error) {
 		cfg: cfg, deps: deps, log: deps.Log.With("component", "consumer"),
 		metrics:    newMetrics(deps.Registerer, cfg.Topics),
 		lanes:      make(map[int32]*lane),
+		given:      make(held),
 		barriers:   make(map[partitionOf]int64),
 		told:       make(map[kafkaPartition]string),
 		mail:       newMailbox(),

@@ -8,12 +8,15 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -362,6 +365,81 @@ func TestPartitionsAddedUnderARunningReplica(t *testing.T) {
 	w.settle(r.cat)
 	if rows := w.rows(r.cat); len(rows) != 2 {
 		t.Errorf("rows %v", rows)
+	}
+}
+
+// meanwhile is a file system that calls a function before it is used.
+type meanwhile struct {
+	vfs.FS
+	f func()
+}
+
+func (m *meanwhile) MkdirAll(dir string, perm os.FileMode) error {
+	m.f()
+	return m.FS.MkdirAll(dir, perm)
+}
+
+// A topic that is not there as a replica joins the group, because it is made anew
+// just then, makes no lanes: the others' partitions alone are of no use. As soon as
+// it is there the lanes come.
+func TestLanesComeWithTheLastTopic(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	adm := kadm.NewClient(w.prod)
+	gone := sync.OnceFunc(func() {
+		if _, err := adm.DeleteTopic(t.Context(), "email-events"); err != nil {
+			t.Error(err)
+		}
+	})
+	r := w.start("/d", func(c *Config) { c.FS = &meanwhile{vfs.NewMem(), gone} })
+	r.await(t, "the replica is in no group", func(c *Consumer) bool {
+		if c.group == nil {
+			return false
+		}
+		member, generation := c.group.GroupMetadata()
+		return member != "" && generation > 0
+	})
+	if _, err := adm.CreateTopic(t.Context(), lanes, 1, nil, "email-events"); err != nil {
+		t.Fatal(err)
+	}
+	w.prod = w.client(kgo.DisableIdempotentWrite())
+	w.adopt()
+	w.event("p1", "c1", "SENT")
+	r.await(t, "the lanes do not come", func(c *Consumer) bool {
+		c.group.ForceMetadataRefresh()
+		return len(c.lanes) == lanes && c.lanes[0].stage == ready && c.lanes[1].stage == ready
+	})
+	w.settle(r.cat)
+	if rows := w.rows(r.cat); len(rows) != 1 {
+		t.Errorf("rows %v", rows)
+	}
+}
+
+// A lane that is given in parts, by a replica of an older version that leads the
+// group, runs once it is whole.
+func TestLanesInParts(t *testing.T) {
+	t.Parallel()
+	h := make(held)
+	add := func(m map[string][]int32) string {
+		whole, part := h.add(m, 2)
+		return fmt.Sprint("whole ", whole, " part ", part)
+	}
+	remove := func(m map[string][]int32) string { return fmt.Sprint("gone ", h.remove(m)) }
+	for i, step := range []struct{ got, want string }{
+		{add(map[string][]int32{"e": {0, 1}, "p": {0}}), "whole [0] part [1]"},
+		{add(map[string][]int32{"p": {1, 2}}), "whole [1] part [2]"},
+		{remove(map[string][]int32{"e": {0}}), "gone [0]"},
+		{add(map[string][]int32{"e": {0, 2}}), "whole [0 2] part []"},
+		{remove(map[string][]int32{"e": {0, 1, 2}, "p": {0, 1}}), "gone [0 1 2]"},
+		{add(map[string][]int32{"e": {0, 2}}), "whole [2] part [0]"},
+		{remove(map[string][]int32{"e": {0, 2}, "p": {2}}), "gone [0 2]"},
+	} {
+		if step.got != step.want {
+			t.Errorf("step %d: %s, want %s", i, step.got, step.want)
+		}
+	}
+	if len(h) != 0 {
+		t.Errorf("still held: %v", h)
 	}
 }
 

@@ -36,15 +36,7 @@ func TestMemberThatWasPutOutCutsNothing(t *testing.T) {
 			return nil, nil, false
 		}
 		w.broker.SleepControl(func() {
-			leave := kmsg.NewPtrLeaveGroupRequest()
-			leave.Group = "lockstitch"
-			m := kmsg.NewLeaveGroupRequestMember()
-			m.MemberID = join.MemberID
-			leave.Members = append(leave.Members, m)
-			leave.MemberID = join.MemberID
-			if _, err := leave.RequestWith(t.Context(), w.prod); err != nil {
-				t.Error(err)
-			}
+			w.leave("lockstitch", join.MemberID)
 			<-back
 		})
 		resp := join.ResponseKind().(*kmsg.JoinGroupResponse)

@@ -89,13 +89,19 @@ func (w *world) putOut(r *replica) {
 	}
 	w.broker.ControlKey(kmsg.Heartbeat.Int16(), unanswered(func(r kmsg.Request) string { return r.(*kmsg.HeartbeatRequest).MemberID }))
 	w.broker.ControlKey(kmsg.JoinGroup.Int16(), unanswered(func(r kmsg.Request) string { return r.(*kmsg.JoinGroupRequest).MemberID }))
+	w.leave(r.c.cfg.Group, member)
+}
+
+// leave lets a member leave its group without knowing it.
+func (w *world) leave(group, member string) {
+	w.t.Helper()
 	req := kmsg.NewPtrLeaveGroupRequest()
-	req.Group, req.MemberID = r.c.cfg.Group, member
+	req.Group, req.MemberID = group, member
 	m := kmsg.NewLeaveGroupRequestMember()
 	m.MemberID = member
 	req.Members = append(req.Members, m)
 	if _, err := req.RequestWith(w.t.Context(), w.prod); err != nil {
-		w.t.Fatal(err)
+		w.t.Error(err)
 	}
 }
 

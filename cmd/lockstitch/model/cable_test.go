@@ -29,9 +29,10 @@ type cable struct {
 	takes  time.Duration // how long a request is on its way
 }
 
-// latency is how long a request is on its way where there are several brokers. Told
-// that another one leads, the client asks again at once until it knows the brokers'
-// metadata, for which time has to pass.
+// latency is how long a request is on its way where a client may ask again at once
+// until it knows something new, for which time has to pass: that others lead, where
+// there are several brokers; that a topic is gone, of which the embedded broker tells
+// without letting the other partitions of a fetch wait, as Apache Kafka does.
 const latency = time.Millisecond
 
 // loss is a request to be lost, by its key in the Kafka protocol.
@@ -51,7 +52,7 @@ func reset(op string) error {
 
 func newCable(w *world) *cable {
 	c := &cable{net: &w.net, conns: make(map[*conn]bool), away: make(map[string]bool)}
-	if w.three != nil {
+	if w.three != nil || w.streams.remakes {
 		c.takes = latency
 	}
 	return c

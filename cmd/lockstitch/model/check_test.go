@@ -30,6 +30,7 @@ type segmentRecord struct {
 
 type positionRecord struct {
 	Topic      string `json:"topic"`
+	TopicID    string `json:"topic_id"`
 	Partition  int32  `json:"partition"`
 	Next       int64  `json:"next"`
 	LogTime    int64  `json:"log_time"`
@@ -55,7 +56,7 @@ func (w *world) catalog() storedCatalog {
 		if err := json.Unmarshal(r.Value, &pos); err != nil {
 			w.failf("catalog record at %d: %v", r.Offset, err)
 		}
-		p := reference.Partition{Topic: pos.Topic, Partition: pos.Partition}
+		p := reference.Partition{Topic: w.stream(pos.Topic, pos.TopicID), Partition: pos.Partition}
 		switch {
 		case seg.Object != "":
 			c.segments[string(r.Key)] = seg
@@ -79,9 +80,7 @@ func (w *world) catalog() storedCatalog {
 func (w *world) check(rng *rand.Rand) *reference.Answer {
 	cat := w.catalog()
 	in := reference.Input{FirstEnds: cat.first, Horizon: w.horizon.Milliseconds(), Profiles: w.dump(w.topics.Profiles), Definitions: w.dump(w.topics.Definitions)}
-	for _, t := range w.topics.Events {
-		in.Events = append(in.Events, w.dump(t)...)
-	}
+	in.Events = w.events(cat)
 	want := reference.Compute(in)
 	for p, end := range w.firstStart {
 		if f, ok := cat.first[p]; ok && f.EventEnd < end {
@@ -96,7 +95,7 @@ func (w *world) check(rng *rand.Rand) *reference.Answer {
 	}
 	w.checkSegments(cat)
 	w.checkDead(want)
-	w.checkExports(rng, want)
+	w.checkExports(rng, cat, want)
 	for _, o := range w.orders {
 		w.checkOrder(rng, o, want)
 		if p := w.someone(rng); o.exists && rng.IntN(4) == 0 {
@@ -165,33 +164,28 @@ func (w *world) checkSwept(pause time.Duration) {
 	}
 }
 
+// checkDead compares the dead letters. They do not tell of which topic of a name
+// they are.
 func (w *world) checkDead(want *reference.Answer) {
-	type place struct {
-		topic, partition, offset string
+	letter := func(topic, partition, offset, stamp string, r reference.Record) string {
+		return fmt.Sprintf("%s/%s at %s of %s: %q %q", topic, partition, offset, stamp, r.Key, r.Value)
 	}
-	got := make(map[place]int)
-	values := make(map[place]string)
+	count := make(map[string]int)
 	for _, r := range w.dump(w.topics.DeadLetters) {
-		at := place{r.Headers["lockstitch.topic"], r.Headers["lockstitch.partition"], r.Headers["lockstitch.offset"]}
-		got[at]++
-		values[at] = fmt.Sprintf("%q %q %s", r.Key, r.Value, r.Headers["lockstitch.timestamp"])
+		h := r.Headers
+		count[letter(h["lockstitch.topic"], h["lockstitch.partition"], h["lockstitch.offset"], h["lockstitch.timestamp"], r)]++
 	}
 	for _, r := range want.Dead {
-		at := place{r.Topic, strconv.Itoa(int(r.Partition)), strconv.FormatInt(r.Offset, 10)}
-		if got[at] != 1 {
-			w.failf("%v is %d times among the dead letters", at, got[at])
-		}
-		if v := fmt.Sprintf("%q %q %d", r.Key, r.Value, r.Time); values[at] != v && got[at] > 0 {
-			w.failf("dead letter of %v: %s, want %s", at, values[at], v)
-		}
-		delete(got, at)
+		count[letter(topicOf(r.Topic), strconv.Itoa(int(r.Partition)), strconv.FormatInt(r.Offset, 10), strconv.FormatInt(r.Time, 10), r)]--
 	}
-	for at := range got {
-		w.failf("%v is among the dead letters and should not", at)
+	for what, n := range count {
+		if n != 0 {
+			w.failf("%d dead letters too many: %s", n, what)
+		}
 	}
 }
 
-func (w *world) checkExports(rng *rand.Rand, want *reference.Answer) {
+func (w *world) checkExports(rng *rand.Rand, cat storedCatalog, want *reference.Answer) {
 	w.finalRequests(rng)
 	for _, k := range w.walks {
 		w.finish(rng, k)
@@ -213,17 +207,23 @@ func (w *world) checkExports(rng *rand.Rand, want *reference.Answer) {
 		case e.answer.status == http.StatusAccepted && !known:
 			w.failf("POST %s was accepted, though it names what is not defined", e.body)
 		}
+		a := l.requests[e.id]
+		if e.late && (a == nil || !w.lost(cat, a.barrier)) {
+			w.failf("report %s ended in error, as if its barrier could not be reached: %+v", e.id, a)
+		}
 		text, ok := texts[e]
 		if !ok {
 			continue
 		}
-		a := l.requests[e.id]
 		if a == nil {
 			w.failf("report %s was acknowledged and is not in the log", e.id)
 			continue
 		}
 		e.q.After, e.q.Barrier = a.after, a.barrier
 		for p := range maps.Keys(e.before) {
+			if _, still := e.after[p]; !still {
+				continue // made anew meanwhile
+			}
 			if b := e.q.Barrier[p]; b < e.before[p] || b > e.after[p] {
 				w.failf("report %s: barrier of %v is %d; the end was %d before the request and %d after it", e.id, p, b, e.before[p], e.after[p])
 			}
@@ -234,7 +234,7 @@ func (w *world) checkExports(rng *rand.Rand, want *reference.Answer) {
 		}
 	}
 	for _, k := range w.walks {
-		w.checkWalk(k, want)
+		w.checkWalk(k, want, w.allEnds(cat))
 	}
 }
 

@@ -151,11 +151,15 @@ func (w *world) checkBlamed(o *order, want *reference.Answer) {
 func (w *world) checkStart(o *order, id string, born *placed) {
 	around, known := o.around[id]
 	for p, before := range around[0] {
+		after, still := around[1][p]
+		if !still {
+			continue // made anew meanwhile
+		}
 		switch at := born.from[p]; {
 		case o.start == "beginning" && at != 0:
 			w.failf("%s begins at %v", o.path(), born.from)
-		case o.start == "now" && known && (at < before || at > around[1][p]):
-			w.failf("%s begins in %v at %d; the end was %d before the request and %d after it", o.path(), p, at, before, around[1][p])
+		case o.start == "now" && known && (at < before || at > after):
+			w.failf("%s begins in %v at %d; the end was %d before the request and %d after it", o.path(), p, at, before, after)
 		}
 	}
 }

@@ -115,7 +115,7 @@ func (w *world) ledger() *ledger {
 			if e.Topic != "" {
 				topics[e.TopicID] = e.Topic
 			}
-			v[reference.Partition{Topic: topics[e.TopicID], Partition: e.Partition}] = e.Offset
+			v[reference.Partition{Topic: w.stream(topics[e.TopicID], e.TopicID), Partition: e.Partition}] = e.Offset
 		}
 		return v
 	}

@@ -18,6 +18,7 @@ import (
 	"lockstitch/state/catalog"
 	"lockstitch/state/kafka"
 	"lockstitch/state/kafka/replaced"
+	"lockstitch/state/segment"
 )
 
 const (
@@ -67,7 +68,8 @@ type world struct {
 	exports     []*export
 	orders      []*order
 	walks       []*walk
-	counted     bool                          // among the systems with standing orders
+	counted     bool // among the systems with standing orders
+	streams     streams
 	firstStart  map[reference.Partition]int64 // ends of the events before any replica ran
 	token       map[string]string
 }
@@ -120,6 +122,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 		w.replicas = append(w.replicas, w.newReplica(i))
 	}
 	w.ghosts = w.huntGhosts()
+	w.expectStreams(rand.New(rand.NewPCG(seed, 7)))
 	w.expectOrders(rand.New(rand.NewPCG(seed, 5)))
 	w.notef("%d brokers, %d partitions, %d event topics, %d replicas, flush interval %v, session timeout %v, static members %v, %d standing orders, %d walks, file limit %d", len(ports), w.partitions, len(w.topics.Events), len(w.replicas), w.flushInterval, w.sessionTimeout, w.static, len(w.orders), len(w.walks), w.maxFile)
 	return w
@@ -295,7 +298,7 @@ func (w *world) ends(topics ...string) map[reference.Partition]int64 {
 	out := make(map[reference.Partition]int64)
 	for t, ps := range ends {
 		for _, p := range ps {
-			out[reference.Partition{Topic: t, Partition: p.Partition}] = p.End
+			out[reference.Partition{Topic: w.stream(t, segment.TopicID(p.TopicID).String()), Partition: p.Partition}] = p.End
 		}
 	}
 	return out

@@ -1,0 +1,145 @@
+package model
+
+import (
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+
+	"lockstitch/cmd/lockstitch/model/reference"
+	"lockstitch/state/catalog"
+	"lockstitch/state/kafka"
+	"lockstitch/state/segment"
+)
+
+// streams are the event topics with what there was under their names before: one
+// that is deleted and made anew is another stream behind the earlier ones (contract
+// 2.7). To the reference each is a topic of its own.
+type streams struct {
+	remakes bool // a topic is made anew at some time
+	at      int  // the item of the traffic that does it; < 0: none does any more
+	rng     *rand.Rand
+	names   map[string]string  // by topic id
+	now     map[string]string  // by topic
+	gone    []reference.Record // of those that are over, also what was lost with them
+}
+
+// between stands in the name of a stream between its topic and its number; it sorts
+// before all that may stand in the name of a topic.
+const between = "\x00"
+
+func (w *world) expectStreams(rng *rand.Rand) {
+	w.streams = streams{at: -1, rng: rng, names: make(map[string]string), now: make(map[string]string)}
+	if rng.IntN(6) == 0 && w.three == nil {
+		w.streams.remakes, w.streams.at = true, rng.IntN(30)
+	}
+	for _, topic := range w.topics.Events {
+		w.stands(topic, topic)
+	}
+}
+
+// stands takes in that a topic is now a stream.
+func (w *world) stands(topic, stream string) {
+	infos, err := kafka.Describe(w.context(), w.client, topic)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.streams.names[segment.TopicID(infos[topic].ID).String()] = stream
+	w.streams.now[topic] = stream
+}
+
+// stream is the name to the reference of a topic with an id.
+func (w *world) stream(topic, id string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if name, ok := w.streams.names[id]; ok {
+		return name
+	}
+	return topic
+}
+
+// topicOf is the topic of a stream.
+func topicOf(stream string) string {
+	topic, _, _ := strings.Cut(stream, between)
+	return topic
+}
+
+// events are the records of all streams of which replicas have read them: of one
+// that is over, up to its last position.
+func (w *world) events(cat storedCatalog) (out []reference.Record) {
+	for _, r := range w.streams.gone {
+		if r.Offset < cat.positions[reference.Partition{Topic: r.Topic, Partition: r.Partition}].Next {
+			out = append(out, r)
+		}
+	}
+	for _, topic := range w.topics.Events {
+		records := w.dump(topic)
+		for i := range records {
+			records[i].Topic = w.streams.now[topic]
+		}
+		out = append(out, records...)
+	}
+	return out
+}
+
+// allEnds are the ends of the events, those of streams that are over too.
+func (w *world) allEnds(cat storedCatalog) map[reference.Partition]int64 {
+	ends := w.eventEnds()
+	for p, pos := range cat.positions {
+		if _, ok := ends[p]; !ok && slices.Contains(w.topics.Events, topicOf(p.Topic)) {
+			ends[p] = pos.Next
+		}
+	}
+	return ends
+}
+
+// lost tells whether a barrier can never be reached: its stream is over.
+func (w *world) lost(cat storedCatalog, barrier vector) bool {
+	for p, end := range barrier {
+		if w.streams.now[topicOf(p.Topic)] != p.Topic && cat.positions[p].Next < end {
+			return true
+		}
+	}
+	return false
+}
+
+// anew deletes an event topic, makes it anew, and adopts it after a while.
+func (t *traffic) anew() {
+	w, rng := t.w, t.w.streams.rng
+	if t.end != nil {
+		t.end(rng.IntN(2) == 0)
+	}
+	topic := pick(rng, w.topics.Events)
+	stream, records := w.streams.now[topic], w.dump(topic)
+	for i := range records {
+		records[i].Topic = stream
+	}
+	w.streams.gone = append(w.streams.gone, records...)
+	missing, waits := time.Duration(rng.IntN(2000))*time.Millisecond, time.Duration(rng.IntN(6000))*time.Millisecond
+	w.notef("%s is deleted, made anew after %v and adopted after %v", topic, missing, waits)
+	adm := kadm.NewClient(w.client)
+	if _, err := adm.DeleteTopic(w.context(), topic); err != nil {
+		w.t.Fatal(err)
+	}
+	time.Sleep(missing)
+	if _, err := adm.CreateTopic(w.context(), w.partitions, 1, nil, topic); err != nil {
+		w.t.Fatal(err)
+	}
+	w.client.PurgeTopicsFromClient(topic)
+	w.stands(topic, topic+between+strconv.Itoa(len(w.streams.names)))
+	w.later(waits, func() {
+		changed, err := catalog.Adopt(w.context(), w.own(), w.topics, discard)
+		if err != nil {
+			w.t.Errorf("the test cannot adopt %s: %v", topic, err)
+		}
+		w.notef("adopted: %v", changed)
+	})
+	total.mu.Lock()
+	defer total.mu.Unlock()
+	total.anew++
+}
