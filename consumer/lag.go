@@ -214,14 +214,15 @@ func (t *lagTable) partitions() map[string][]int32 {
 func (c *Consumer) watchEnds(ctx context.Context) {
 	tick := time.NewTicker(endsEvery)
 	defer tick.Stop()
+	seen := make(map[string]int32)
 	for {
+		rctx, cancel := context.WithTimeout(ctx, endsStale)
 		if parts := c.lag.partitions(); len(parts) > 0 {
-			rctx, cancel := context.WithTimeout(ctx, endsStale)
 			ends, _ := kafka.ListOffsets(rctx, c.group, parts, kafka.AtEnd, kafka.HighWatermark)
 			c.lag.setEnds(ends)
-			c.watchIDs(rctx)
-			cancel()
 		}
+		c.watchTopics(rctx, seen)
+		cancel()
 		select {
 		case <-tick.C:
 		case <-c.lag.bell:
@@ -231,12 +232,20 @@ func (c *Consumer) watchEnds(ctx context.Context) {
 	}
 }
 
-// watchIDs looks whether the input topics are still those that were adopted: an
-// idle topic brings no error when another one takes its name.
-func (c *Consumer) watchIDs(ctx context.Context) {
+// watchTopics looks whether the input topics are still those that were adopted: an
+// idle topic brings no error when another one takes its name. And whether they have
+// other numbers of partitions than were seen before: the group's leader would hear of
+// that after minutes.
+func (c *Consumer) watchTopics(ctx context.Context, seen map[string]int32) {
 	infos, err := kafka.Describe(ctx, c.group, c.inputs()...)
 	if err != nil {
 		return
+	}
+	for t, i := range infos {
+		if before, ok := seen[t]; ok && before != i.Partitions {
+			c.group.ForceMetadataRefresh()
+		}
+		seen[t] = i.Partitions
 	}
 	c.mail.post(func(context.Context) error {
 		for _, l := range c.lanes {

@@ -355,7 +355,6 @@ func TestPartitionsAddedUnderARunningReplica(t *testing.T) {
 		w.prod = w.client(kgo.DisableIdempotentWrite())
 		w.event(key, fmt.Sprint("new", i), "SENT")
 		r.await(t, "the lanes are not as they should be", func(c *Consumer) bool {
-			c.group.ForceMetadataRefresh()
 			if i == 0 {
 				return len(c.lanes) == lanes && c.lanes[0].stage == ready && c.lanes[1].stage == ready
 			}

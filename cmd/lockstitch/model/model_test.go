@@ -6,6 +6,7 @@
 // computes from the logs.
 //
 //	traffic, exports, walks, orders        what clients do while it lasts
+//	topics                                 how topics are made anew, and grow
 //	faults, brokers, cable, store, clock   what goes wrong
 //	finish                                 how standing orders come to rest
 //	check, files, ledger                   what must hold then
@@ -190,7 +191,7 @@ type totals struct {
 	exports, refused, swept                           int
 	walks, walked                                     int // walks, their files
 	worlds, orders, files, delivered, parts, periods  int // systems with orders, orders, their files; files that end before their period does; periods
-	anew                                              int // topics that were deleted and made anew
+	anew, grown                                       int // topics that were deleted and made anew; systems whose topics got partitions
 	three, replaced                                   int // systems with three brokers; leaders that were replaced and did not know it
 	troubles, second, rows                            int // orders in error; steps asked for twice; rows of all walks and orders
 }
@@ -222,9 +223,9 @@ func (s *totals) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return fmt.Sprintf("%d times at rest: %d events kept, %d decorated (%d by the rule of the first deployment), %d duplicates, %d dead letters; %d exports compared, %d refused; %d orphaned objects swept; "+
-		"%d topics made anew; "+
+		"%d topics made anew; %d systems with added partitions; "+
 		"%d systems with three brokers: %d leaders that did not know that they were replaced; "+
 		"%d systems with standing orders: %d over %d periods with %d files (%d of them not the last of their period, %d delivered), %d in error, %d steps asked for twice; %d walks of %d files; %d rows of both in one file each",
-		s.rests, s.kept, s.decorated, s.backlog, s.duplicates, s.dead, s.exports, s.refused, s.swept, s.anew, s.three, s.replaced,
+		s.rests, s.kept, s.decorated, s.backlog, s.duplicates, s.dead, s.exports, s.refused, s.swept, s.anew, s.grown, s.three, s.replaced,
 		s.worlds, s.orders, s.periods, s.files, s.parts, s.delivered, s.troubles, s.second, s.walks, s.walked, s.rows)
 }

@@ -41,10 +41,7 @@ func pick[T any](rng *rand.Rand, from []T) T { return from[rng.IntN(len(from))] 
 // run sends n things, at times about the given step apart.
 func (t *traffic) run(n int, step time.Duration) {
 	for i := range n {
-		if i == t.w.streams.at {
-			t.w.streams.at = -1
-			t.anew()
-		}
+		t.topics(i)
 		t.one()
 		time.Sleep(2*time.Millisecond + time.Duration(t.rng.Int64N(int64(2*step))))
 	}

@@ -21,6 +21,7 @@ import (
 type streams struct {
 	remakes bool // a topic is made anew at some time
 	at      int  // the item of the traffic that does it; < 0: none does any more
+	grows   int  // the item of the traffic that adds partitions; < 0: none
 	rng     *rand.Rand
 	names   map[string]string  // by topic id
 	now     map[string]string  // by topic
@@ -32,9 +33,12 @@ type streams struct {
 const between = "\x00"
 
 func (w *world) expectStreams(rng *rand.Rand) {
-	w.streams = streams{at: -1, rng: rng, names: make(map[string]string), now: make(map[string]string)}
+	w.streams = streams{at: -1, grows: -1, rng: rng, names: make(map[string]string), now: make(map[string]string)}
 	if rng.IntN(6) == 0 && w.three == nil {
 		w.streams.remakes, w.streams.at = true, rng.IntN(30)
+	}
+	if rng.IntN(6) == 0 && w.three == nil {
+		w.streams.grows = rng.IntN(30)
 	}
 	for _, topic := range w.topics.Events {
 		w.stands(topic, topic)
@@ -106,6 +110,45 @@ func (w *world) lost(cat storedCatalog, barrier vector) bool {
 		}
 	}
 	return false
+}
+
+// topics lets happen to the topics what is due at an item of the traffic.
+func (t *traffic) topics(item int) {
+	s := &t.w.streams
+	if item == s.at {
+		s.at = -1
+		t.anew()
+	}
+	if item == s.grows {
+		s.grows = -1
+		t.grow()
+	}
+}
+
+// grow adds partitions to all input topics, one after the other.
+func (t *traffic) grow() {
+	w, rng := t.w, t.w.streams.rng
+	w.partitions += 1 + rng.Int32N(2)
+	topics := append([]string{w.topics.Profiles}, w.topics.Events...)
+	rng.Shuffle(len(topics), func(i, j int) { topics[i], topics[j] = topics[j], topics[i] })
+	for _, topic := range topics {
+		w.notef("%s has %d partitions from now on", topic, w.partitions)
+		added, err := kadm.NewClient(w.client).UpdatePartitions(w.context(), int(w.partitions), topic)
+		if err == nil {
+			err = added.Error()
+		}
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.client.ForceMetadataRefresh()
+		for range rng.IntN(4) {
+			t.one()
+		}
+		time.Sleep(time.Duration(rng.IntN(1500)) * time.Millisecond)
+	}
+	total.mu.Lock()
+	defer total.mu.Unlock()
+	total.grown++
 }
 
 // anew deletes an event topic, makes it anew, and adopts it after a while.
