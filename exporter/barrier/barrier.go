@@ -25,7 +25,10 @@ import (
 // its consumption ended, as the catalog says. A topic that was made anew and is
 // not adopted yet is there with both.
 //
-// An error if any of it cannot be read: nothing is guessed.
+// An error if any of it cannot be read: nothing is guessed. Ids and numbers of
+// partitions are those of the broker that was asked; one that has not heard of the
+// others for long may know an earlier topic or too few of its partitions. What the
+// catalog knows better is an error, too.
 func Read(ctx context.Context, cl *kgo.Client, view *catalog.View, topics []string) ([]report.End, error) {
 	ends, err := kafka.Ends(ctx, cl, topics...)
 	if err != nil {
@@ -39,11 +42,21 @@ func Read(ctx context.Context, cl *kgo.Client, view *catalog.View, topics []stri
 	var out []report.End
 	for _, topic := range topics {
 		present := ends[topic]
-		for _, id := range view.Adopted(topic) {
+		adopted := view.Adopted(topic)
+		for i, id := range adopted {
+			positions := view.Positions(id)
 			if len(present) > 0 && id == segment.TopicID(present[0].TopicID) {
+				if i < len(adopted)-1 {
+					return nil, fmt.Errorf("a broker knows topic %s as it was before it was made anew", topic)
+				}
+				for _, p := range positions {
+					if int(p.Partition) >= len(present) {
+						return nil, fmt.Errorf("a broker knows %d partitions of topic %s; events of partition %d have been processed", len(present), topic, p.Partition)
+					}
+				}
 				continue
 			}
-			for _, p := range view.Positions(id) {
+			for _, p := range positions {
 				out = append(out, report.End{Topic: topic, TopicID: id, Partition: p.Partition, Offset: p.Next})
 			}
 		}
