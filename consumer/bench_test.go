@@ -61,7 +61,7 @@ func BenchmarkLane(b *testing.B) {
 	defer db.Close()
 	state := db.Lane(0)
 	l := &lane{
-		buf: segment.NewBuffer(), dd: newDedup(state, 7*24*3600*1000), dec: event.Decoder{},
+		buf: segment.NewBuffer(), dd: newDedup(state, 7*24*3600*1000, enoughForBlooms()), dec: event.Decoder{},
 		misrouted: func([]byte) bool { return false },
 		prof:      &profiles{lane: state, cache: make(map[string][]local.Version), cacheLimit: 256 << 20},
 	}

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"encoding/binary"
+	"sync/atomic"
 
 	"lockstitch/state/local"
 )
@@ -10,9 +11,27 @@ import (
 // blocked Bloom filters (one cache line a key, 16 bits a key), each twice the
 // size of the one before, so that memory follows the number of keys. Keys that
 // are added in their order go to one cache line after the other.
+//
+// Where the memory that all have together does not suffice for the next filter, a
+// bloom gives back what it has and answers "perhaps" from then on, and Pebble is
+// asked for every key.
 type bloom struct {
 	filters []bloomFilter
 	room    int // keys that the last filter still takes
+	memory  *bloomMemory
+	taken   int64 // bytes
+	given   bool  // back: it has no filters any more
+}
+
+// bloomMemory is what the blooms of all lanes may take together, in bytes.
+type bloomMemory struct{ left atomic.Int64 }
+
+func (m *bloomMemory) take(bytes int64) bool {
+	if m.left.Add(-bytes) >= 0 {
+		return true
+	}
+	m.left.Add(bytes)
+	return false
 }
 
 type bloomFilter struct {
@@ -21,13 +40,17 @@ type bloomFilter struct {
 
 const (
 	bloomFirstKeys   = 1 << 14
-	bloomKeysABlock  = 32 // 512 bits
+	bloomBlockBytes  = 64
+	bloomKeysABlock  = 32
 	bloomMaxDoubling = 12
 )
 
 func (b *bloom) add(k local.DedupKey) {
 	if b.room == 0 {
 		b.grow(bloomFirstKeys << min(len(b.filters), bloomMaxDoubling))
+	}
+	if b.given {
+		return
 	}
 	b.room--
 	f := b.filters[len(b.filters)-1]
@@ -42,11 +65,26 @@ func (b *bloom) add(k local.DedupKey) {
 // grow makes a filter that the next n keys go to.
 func (b *bloom) grow(n int) {
 	blocks := (n + bloomKeysABlock - 1) / bloomKeysABlock
+	bytes := int64(blocks) * bloomBlockBytes
+	if b.given || !b.memory.take(bytes) {
+		b.release()
+		return
+	}
+	b.taken += bytes
 	b.filters = append(b.filters, bloomFilter{blocks: make([][8]uint64, blocks)})
 	b.room = blocks * bloomKeysABlock
 }
 
+// release gives back the memory; every key may have been seen then.
+func (b *bloom) release() {
+	b.memory.left.Add(b.taken)
+	b.filters, b.room, b.taken, b.given = nil, 0, 0, true
+}
+
 func (b *bloom) has(k local.DedupKey) bool {
+	if b.given {
+		return true
+	}
 next:
 	for i := len(b.filters) - 1; i >= 0; i-- {
 		f := b.filters[i]

@@ -108,7 +108,8 @@ type Consumer struct {
 	profiles *kgo.Client // reads the profiles topic
 	producer *kgo.Client // transactions; replaced when its state is in doubt
 
-	given    held       // what the group has given
+	given    held // what the group has given
+	blooms   bloomMemory
 	as       membership // as whom the lanes are held
 	lanes    map[int32]*lane
 	barriers map[partitionOf]int64     // ends that pending requests wait for
@@ -148,6 +149,7 @@ func New(cfg Config, deps Deps) (*Consumer, error) {
 		quit:       make(chan struct{}),
 		rebuilding: make(chan struct{}, rebuildLanes),
 	}
+	c.blooms.left.Store(cfg.MemoryBytes / 4)
 	c.lag = newLagTable(deps.Registerer)
 	if deps.Registerer != nil {
 		deps.Registerer.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "lockstitch_oldest_available_timestamp_seconds",

@@ -17,13 +17,22 @@ type dedup struct {
 	horizon int64 // ms
 	pending map[local.DedupKey]local.DedupEntry
 	blooms  map[int32]*bloom // by generation: keys that Pebble may hold
+	memory  *bloomMemory     // of the blooms; release gives it back
+	lookups int              // in Pebble, since the last look
 }
 
 // pendingEntryBytes is what an entry of pending costs, for the memory budget.
 const pendingEntryBytes = 96
 
-func newDedup(lane *local.Lane, horizon int64) *dedup {
-	return &dedup{lane: lane, horizon: horizon, pending: make(map[local.DedupKey]local.DedupEntry), blooms: make(map[int32]*bloom)}
+func newDedup(lane *local.Lane, horizon int64, memory *bloomMemory) *dedup {
+	return &dedup{lane: lane, horizon: horizon, pending: make(map[local.DedupKey]local.DedupEntry), blooms: make(map[int32]*bloom), memory: memory}
+}
+
+// release gives back the memory of the blooms.
+func (d *dedup) release() {
+	for _, b := range d.blooms {
+		b.release()
+	}
 }
 
 // duplicate says whether the event at offset, with the log time there, repeats
@@ -38,6 +47,7 @@ func (d *dedup) duplicate(k local.DedupKey, offset, logTime int64) (bool, error)
 		if b == nil || !b.has(k) {
 			continue
 		}
+		d.lookups++
 		e, ok, err := d.lane.LookupDedup(g, k)
 		if err != nil {
 			return false, err
@@ -74,8 +84,9 @@ func (d *dedup) commit(markers map[segment.TopicID]local.DedupMarker, oldest int
 	}
 	last := local.Generation(oldest, d.horizon) - 1
 	drop := false
-	for g := range d.blooms {
+	for g, b := range d.blooms {
 		if g < last {
+			b.release()
 			delete(d.blooms, g)
 			drop = true
 		}
@@ -109,7 +120,7 @@ func (d *dedup) take(ctx context.Context, load *local.DedupLoad) (n int, err err
 func (d *dedup) bloom(gen int32) *bloom {
 	b := d.blooms[gen]
 	if b == nil {
-		b = &bloom{}
+		b = &bloom{memory: d.memory}
 		d.blooms[gen] = b
 	}
 	return b

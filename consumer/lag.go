@@ -285,6 +285,7 @@ func (c *Consumer) publish() {
 			c.lag.setPosition(in.stream.Topic, n, in.pos.Next, in.committed.Next, l.unseen(in), in.oldest)
 		}
 		c.lag.setPosition(l.prof.topic, n, l.prof.next, l.prof.deadTo, 0, l.prof.oldest)
+		l.counts.lookups, l.dd.lookups = l.dd.lookups, 0
 		c.metrics.count(&l.counts)
 	}
 }

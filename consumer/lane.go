@@ -46,8 +46,8 @@ type lane struct {
 }
 
 type laneCounts struct {
-	duplicates, misrouted, kept, left, late int
-	dead                                    map[deadCount]int
+	duplicates, lookups, misrouted, kept, left, late int
+	dead                                             map[deadCount]int
 }
 
 type deadCount struct {

@@ -77,10 +77,12 @@ func (c *Consumer) begin(ctx context.Context, n int32) {
 			})
 		})
 		if tctx.Err() != nil {
+			got.release()
 			return
 		}
 		c.mail.post(func(context.Context) error {
 			if c.lanes[n] != l {
+				got.release()
 				return nil // given up in the meantime
 			}
 			if err != nil {
@@ -135,6 +137,7 @@ func (c *Consumer) drop(n int32) {
 		return
 	}
 	l.stopTakeover()
+	l.release()
 	delete(c.lanes, n)
 	if l.prof != nil {
 		if err := l.prof.close(); err != nil {
@@ -148,6 +151,13 @@ func (c *Consumer) drop(n int32) {
 	}
 	c.metrics.forget(n)
 	c.lag.forget(n, c.inputs())
+}
+
+// release gives back what a lane that was taken over has of the memory of all.
+func (l *lane) release() {
+	if l != nil && l.dd != nil {
+		l.dd.release()
+	}
 }
 
 // eventPartitions are the lane's partitions of the event topics.

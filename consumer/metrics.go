@@ -14,6 +14,7 @@ type metrics struct {
 	ready        *prometheus.GaugeVec
 	kept         prometheus.Counter
 	duplicates   prometheus.Counter
+	lookups      prometheus.Counter
 	misrouted    prometheus.Counter
 	left         prometheus.Counter
 	late         prometheus.Counter
@@ -36,6 +37,7 @@ func newMetrics(reg prometheus.Registerer, topics kafka.Topics) *metrics {
 			Help: "1 when the lane's events are read; 0 while it is taken over, catches up or is stopped."}, []string{"partition"}),
 		kept:       counter("events_kept_total", "Events that became a row."),
 		duplicates: counter("duplicates_dropped_total", "Events dropped because they repeat an earlier kept one."),
+		lookups:    counter("dedup_lookups_total", "Deduplication keys looked up on disk: those of duplicates, and all where memory_limit leaves the filters no room."),
 		misrouted:  counter("misrouted_total", "Events whose profile_id belongs to another partition than theirs."),
 		left:       counter("profile_attributes_left_out_total", "Profile attributes left out because their value is an array or an object."),
 		late:       counter("profile_versions_late_total", "Profile versions that came when an event of their time or later had been processed; those of their own profile were decorated without them."),
@@ -60,7 +62,7 @@ func newMetrics(reg prometheus.Registerer, topics kafka.Topics) *metrics {
 	m.cutFailures.WithLabelValues("upload")
 	m.cutFailures.WithLabelValues("transaction")
 	if reg != nil {
-		reg.MustRegister(m.ready, m.kept, m.duplicates, m.misrouted, m.left, m.late, m.dead, m.cuts, m.cutFailures, m.cutSeconds, m.segmentBytes, m.swept, m.retired, m.retiredBytes)
+		reg.MustRegister(m.ready, m.kept, m.duplicates, m.lookups, m.misrouted, m.left, m.late, m.dead, m.cuts, m.cutFailures, m.cutSeconds, m.segmentBytes, m.swept, m.retired, m.retiredBytes)
 	}
 	return m
 }
@@ -79,6 +81,7 @@ func (m *metrics) forget(n int32) { m.ready.DeleteLabelValues(strconv.Itoa(int(n
 func (m *metrics) count(c *laneCounts) {
 	m.kept.Add(float64(c.kept))
 	m.duplicates.Add(float64(c.duplicates))
+	m.lookups.Add(float64(c.lookups))
 	m.misrouted.Add(float64(c.misrouted))
 	m.left.Add(float64(c.left))
 	m.late.Add(float64(c.late))

@@ -143,7 +143,7 @@ func (c *Consumer) prepare(ctx context.Context, n int32, fenced map[string]bool)
 	route := router(infos[profTopic].Partitions)
 	l := &lane{
 		n: n, buf: segment.NewBuffer(),
-		dd:        newDedup(state, c.cfg.DedupHorizon.Milliseconds()),
+		dd:        newDedup(state, c.cfg.DedupHorizon.Milliseconds(), &c.blooms),
 		dec:       event.Decoder{DefaultAccount: c.cfg.DefaultAccount},
 		misrouted: func(id []byte) bool { p := route(id); return p >= 0 && p != n },
 		readyAt:   profEnds[profTopic][n],
@@ -161,6 +161,7 @@ func (c *Consumer) prepare(ctx context.Context, n int32, fenced map[string]bool)
 	}
 	c.at(StepRebuild)
 	if err := c.prepareDedup(ctx, l, state); err != nil {
+		l.dd.release()
 		return nil, err
 	}
 	return l, nil
