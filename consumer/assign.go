@@ -84,7 +84,7 @@ func (c *Consumer) openClients() error {
 		// Offsets are never followed; the client must merely not fail on them.
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtEnd()),
 		kgo.OnPartitionsAssigned(func(ctx context.Context, cl *kgo.Client, m map[string][]int32) {
-			whole, part := c.given.add(m, len(c.inputs()))
+			whole, part := c.given.add(m)
 			if len(part) > 0 {
 				c.log.Warn("the group gave parts of lanes; they are not run before the rest comes", "lanes", part)
 			}

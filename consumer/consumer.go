@@ -108,7 +108,7 @@ type Consumer struct {
 	profiles *kgo.Client // reads the profiles topic
 	producer *kgo.Client // transactions; replaced when its state is in doubt
 
-	given    held // what the group has given
+	given    *held // what the group has given
 	blooms   bloomMemory
 	as       membership // as whom the lanes are held
 	lanes    map[int32]*lane
@@ -142,13 +142,13 @@ func New(cfg Config, deps Deps) (*Consumer, error) {
 		cfg: cfg, deps: deps, log: deps.Log.With("component", "consumer"),
 		metrics:    newMetrics(deps.Registerer, cfg.Topics),
 		lanes:      make(map[int32]*lane),
-		given:      make(held),
 		barriers:   make(map[partitionOf]int64),
 		told:       make(map[kafkaPartition]string),
 		mail:       newMailbox(),
 		quit:       make(chan struct{}),
 		rebuilding: make(chan struct{}, rebuildLanes),
 	}
+	c.given = newHeld(c.inputs())
 	c.blooms.left.Store(cfg.MemoryBytes / 4)
 	c.lag = newLagTable(deps.Registerer)
 	if deps.Registerer != nil {

@@ -5,25 +5,33 @@ import (
 	"slices"
 )
 
-// held is what this replica has from the group: by lane, the topics of which it has
-// the partition. A lane runs while it is whole. It may come in parts: a topic that
-// was not there as the group met, or another program's assignment. Only the group's
-// callbacks use it, one at a time.
-type held map[int32]map[string]bool
+// held is what this replica has from the group: by lane, the input topics of which
+// it has the partition. A lane runs while it is whole. It may come in parts: a topic
+// that was not there as the group met, or another program's assignment. Partitions
+// of further topics, which replicas with other settings read, do not matter. Only
+// the group's callbacks use it, one at a time.
+type held struct {
+	inputs []string
+	lanes  map[int32]map[string]bool
+}
 
-// add takes in partitions. Of their lanes it lists those that are whole now, which
-// have a partition of so many topics, and the others.
-func (h held) add(m map[string][]int32, topics int) (whole, part []int32) {
-	for _, n := range lanesOf(m) {
-		if h[n] == nil {
-			h[n] = make(map[string]bool)
+func newHeld(inputs []string) *held {
+	return &held{inputs: inputs, lanes: make(map[int32]map[string]bool)}
+}
+
+// add takes in partitions. Of their lanes it lists those that are whole now and the
+// others.
+func (h *held) add(m map[string][]int32) (whole, part []int32) {
+	for _, n := range h.lanesOf(m) {
+		if h.lanes[n] == nil {
+			h.lanes[n] = make(map[string]bool)
 		}
-		for t, ps := range m {
-			if slices.Contains(ps, n) {
-				h[n][t] = true
+		for _, t := range h.inputs {
+			if slices.Contains(m[t], n) {
+				h.lanes[n][t] = true
 			}
 		}
-		if len(h[n]) == topics {
+		if len(h.lanes[n]) == len(h.inputs) {
 			whole = append(whole, n)
 		} else {
 			part = append(part, n)
@@ -34,26 +42,26 @@ func (h held) add(m map[string][]int32, topics int) (whole, part []int32) {
 
 // remove gives partitions away and lists their lanes, none of which is whole any
 // more.
-func (h held) remove(m map[string][]int32) []int32 {
-	lanes := lanesOf(m)
+func (h *held) remove(m map[string][]int32) []int32 {
+	lanes := h.lanesOf(m)
 	for _, n := range lanes {
-		for t, ps := range m {
-			if slices.Contains(ps, n) {
-				delete(h[n], t)
+		for _, t := range h.inputs {
+			if slices.Contains(m[t], n) {
+				delete(h.lanes[n], t)
 			}
 		}
-		if len(h[n]) == 0 {
-			delete(h, n)
+		if len(h.lanes[n]) == 0 {
+			delete(h.lanes, n)
 		}
 	}
 	return lanes
 }
 
-// lanesOf lists the lanes of partitions, in order.
-func lanesOf(m map[string][]int32) []int32 {
+// lanesOf lists the lanes of partitions of input topics, in order.
+func (h *held) lanesOf(m map[string][]int32) []int32 {
 	lanes := make(map[int32]bool)
-	for _, ps := range m {
-		for _, n := range ps {
+	for _, t := range h.inputs {
+		for _, n := range m[t] {
 			lanes[n] = true
 		}
 	}

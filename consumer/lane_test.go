@@ -418,18 +418,19 @@ func TestLanesComeWithTheLastTopic(t *testing.T) {
 // group, runs once it is whole.
 func TestLanesInParts(t *testing.T) {
 	t.Parallel()
-	h := make(held)
+	h := newHeld([]string{"e", "p"})
 	add := func(m map[string][]int32) string {
-		whole, part := h.add(m, 2)
+		whole, part := h.add(m)
 		return fmt.Sprint("whole ", whole, " part ", part)
 	}
 	remove := func(m map[string][]int32) string { return fmt.Sprint("gone ", h.remove(m)) }
 	for i, step := range []struct{ got, want string }{
 		{add(map[string][]int32{"e": {0, 1}, "p": {0}}), "whole [0] part [1]"},
-		{add(map[string][]int32{"p": {1, 2}}), "whole [1] part [2]"},
+		{add(map[string][]int32{"p": {1, 2}, "another's": {1, 2, 3}}), "whole [1] part [2]"},
 		{remove(map[string][]int32{"e": {0}}), "gone [0]"},
 		{add(map[string][]int32{"e": {0, 2}}), "whole [0 2] part []"},
 		{remove(map[string][]int32{"e": {0, 1, 2}, "p": {0, 1}}), "gone [0 1 2]"},
+		{remove(map[string][]int32{"another's": {1, 2, 3}}), "gone []"},
 		{add(map[string][]int32{"e": {0, 2}}), "whole [2] part [0]"},
 		{remove(map[string][]int32{"e": {0, 2}, "p": {2}}), "gone [0 2]"},
 	} {
@@ -437,8 +438,8 @@ func TestLanesInParts(t *testing.T) {
 			t.Errorf("step %d: %s, want %s", i, step.got, step.want)
 		}
 	}
-	if len(h) != 0 {
-		t.Errorf("still held: %v", h)
+	if len(h.lanes) != 0 {
+		t.Errorf("still held: %v", h.lanes)
 	}
 }
 
