@@ -367,8 +367,10 @@ func (s *fileStore) walk(ctx context.Context, dir, base, prefix string, fn func(
 	for {
 		entries, err := f.ReadDir(1000)
 		if err != nil && err != io.EOF {
-			if errors.Is(err, syscall.ENOTDIR) {
-				return nil
+			if missing(err) { // no directory, or deleted meanwhile with all in it
+				if err = s.there(); err == nil {
+					return nil
+				}
 			}
 			return s.err("listing", prefix, err)
 		}

@@ -118,6 +118,31 @@ func TestDeleteRemovesEmptyDirectories(t *testing.T) {
 
 // A directory that is gone, a volume that is not mounted, is no store without
 // objects.
+// A directory may go with all that is in it while it is listed.
+func TestListWhileObjectsGo(t *testing.T) {
+	t.Parallel()
+	s, root := openTestFile(t)
+	const all = 1500 // more than are read at a time
+	if err := os.Mkdir(filepath.Join(root, "a"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for i := range all {
+		if err := os.WriteFile(filepath.Join(root, "a", fmt.Sprint(i)), nil, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := 0
+	err := s.List(t.Context(), "a/", func(Info) error {
+		if n++; n == 1 {
+			return os.RemoveAll(filepath.Join(root, "a"))
+		}
+		return nil
+	})
+	if err != nil || n == 0 || n >= all {
+		t.Errorf("listed %d of %d, %v", n, all, err)
+	}
+}
+
 func TestDirectoryGone(t *testing.T) {
 	s, root := openTestFile(t)
 	if err := s.Put(t.Context(), "a/b", []byte("x")); err != nil {
