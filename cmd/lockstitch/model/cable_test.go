@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+	"golang.org/x/time/rate"
 )
 
 // cable is a replica's connection to the brokers. It can be cut (what was sent
@@ -26,14 +27,18 @@ type cable struct {
 	away   map[string]bool // addresses that are not reached
 	frozen chan struct{}   // closed when the cable thaws; nil: not frozen
 	lose   []loss
-	takes  time.Duration // how long a request is on its way
 }
 
-// latency is how long a request is on its way where a client may ask again at once
-// until it knows something new, for which time has to pass: that others lead, where
-// there are several brokers; that a topic is gone, of which the embedded broker tells
-// without letting the other partitions of a fetch wait, as Apache Kafka does.
-const latency = time.Millisecond
+// A client may ask again at once until it knows something new, for which time has to
+// pass: that others lead, where there are several brokers; that a topic is gone, of
+// which the embedded broker tells without letting the other partitions of a fetch
+// wait, as Apache Kafka does. More than a burst of requests therefore takes time. No
+// request does without need: the client library waits for some with a mutex held,
+// and while another goroutine waits for that no virtual time passes.
+const (
+	latency = time.Millisecond
+	burst   = 200
+)
 
 // loss is a request to be lost, by its key in the Kafka protocol.
 type loss struct {
@@ -51,11 +56,7 @@ func reset(op string) error {
 }
 
 func newCable(w *world) *cable {
-	c := &cable{net: &w.net, conns: make(map[*conn]bool), away: make(map[string]bool)}
-	if w.three != nil || w.streams.remakes {
-		c.takes = latency
-	}
-	return c
+	return &cable{net: &w.net, conns: make(map[*conn]bool), away: make(map[string]bool)}
 }
 
 func (c *cable) dial(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -66,7 +67,7 @@ func (c *cable) dial(ctx context.Context, network, addr string) (net.Conn, error
 	if err != nil {
 		return nil, err
 	}
-	out := &conn{Conn: inner, cable: c, addr: addr, closed: make(chan struct{})}
+	out := &conn{Conn: inner, cable: c, addr: addr, pace: rate.NewLimiter(rate.Every(latency), burst), closed: make(chan struct{})}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cut || c.away[addr] {
@@ -143,6 +144,7 @@ type conn struct {
 	net.Conn
 	cable  *cable
 	addr   string
+	pace   *rate.Limiter
 	once   sync.Once
 	closed chan struct{}
 	mu     sync.Mutex
@@ -177,7 +179,9 @@ func (c *conn) Write(b []byte) (int, error) {
 	if err := c.wait(); err != nil {
 		return 0, err
 	}
-	time.Sleep(c.cable.takes)
+	if err := c.pace.Wait(context.Background()); err != nil {
+		return 0, err
+	}
 	if l, ok := c.takeLoss(b); ok {
 		if !l.replyOnly {
 			_ = c.Conn.Close()

@@ -27,6 +27,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -78,7 +79,10 @@ func TestModel(t *testing.T) {
 }
 
 // stuckAfter is the real time that a seed may take; most take a second. What
-// repeats itself without any waiting lets no virtual time pass and never ends.
+// repeats itself without any waiting lets no virtual time pass and never ends. Nor
+// does any pass while a goroutine waits for a mutex: should its holder wait for time,
+// as the client library does at a few places, all stands still. That says nothing of
+// the product, in real time it would go on.
 const stuckAfter = 5 * time.Minute
 
 func stuck(seed uint64, w *world) {
@@ -86,6 +90,13 @@ func stuck(seed uint64, w *world) {
 	if w != nil {
 		w.mu.Lock()
 		story = strings.Join(w.trace, "\n")
+	}
+	stacks := make([]byte, 64<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	for _, g := range strings.Split(string(stacks), "\n\n") {
+		if first, _, _ := strings.Cut(g, "\n"); strings.Contains(first, "Mutex") && strings.Contains(first, "synctest") {
+			panic(fmt.Sprintf("seed %d has not ended after %v; virtual time stands still while a goroutine waits for a mutex:\n%s\n%s", seed, stuckAfter, g, story))
+		}
 	}
 	panic(fmt.Sprintf("seed %d has not ended after %v; something goes round without waiting:\n%s", seed, stuckAfter, story))
 }

@@ -19,13 +19,12 @@ import (
 // that is deleted and made anew is another stream behind the earlier ones (contract
 // 2.7). To the reference each is a topic of its own.
 type streams struct {
-	remakes bool // a topic is made anew at some time
-	at      int  // the item of the traffic that does it; < 0: none does any more
-	grows   int  // the item of the traffic that adds partitions; < 0: none
-	rng     *rand.Rand
-	names   map[string]string  // by topic id
-	now     map[string]string  // by topic
-	gone    []reference.Record // of those that are over, also what was lost with them
+	at    int // the item of the traffic that makes a topic anew; < 0: none
+	grows int // the item of the traffic that adds partitions; < 0: none
+	rng   *rand.Rand
+	names map[string]string  // by topic id
+	now   map[string]string  // by topic
+	gone  []reference.Record // of those that are over, also what was lost with them
 }
 
 // between stands in the name of a stream between its topic and its number; it sorts
@@ -35,7 +34,7 @@ const between = "\x00"
 func (w *world) expectStreams(rng *rand.Rand) {
 	w.streams = streams{at: -1, grows: -1, rng: rng, names: make(map[string]string), now: make(map[string]string)}
 	if rng.IntN(6) == 0 && w.three == nil {
-		w.streams.remakes, w.streams.at = true, rng.IntN(30)
+		w.streams.at = rng.IntN(30)
 	}
 	if rng.IntN(6) == 0 && w.three == nil {
 		w.streams.grows = rng.IntN(30)
