@@ -95,6 +95,7 @@ class Scene:
         self.struck = {}  # the proxy's counts so far
         self.load_lock = threading.Lock()  # the load makes one thing at a time
         self.lost = self.doubled = 0
+        self.partitions = PARTITIONS
         self.faults = 0
 
     def say(self, text):
@@ -106,7 +107,7 @@ class Scene:
     def begin(self):
         self.cluster = Cluster(self.dir, BUCKET)
         self.brokers = self.cluster.brokers
-        create_topics(self, self.brokers, "--partitions", str(PARTITIONS), "--replication-factor", "3")
+        create_topics(self, self.brokers, "--partitions", str(self.partitions), "--replication-factor", "3")
         self.load = Load(self.seed, 6000, profiles=400, phases=20, complete_profiles=True)
         drive.define(self.brokers, self.load)
         kcat.produce(self.brokers, compare.PROFILES, self.load.first_profiles())
@@ -286,7 +287,7 @@ class Scene:
         admin = Txn(self.brokers, "faults-admin")
         admin.delete(compare.EVENTS)
         admin.close()
-        create_topics(self, self.brokers, "--partitions", str(PARTITIONS), "--replication-factor", "3")
+        create_topics(self, self.brokers, "--partitions", str(self.partitions), "--replication-factor", "3")
         self.cluster.wait_whole()
         kcat.produce(self.brokers, compare.EVENTS, self.load.phase()[1])
 
@@ -312,6 +313,23 @@ class Scene:
         self.happened["events topic made anew"] += 1
         self.faults += 1
 
+    def grown(self):
+        """Partitions added to both topics, one after the other, while events flow: the lanes come with the last one."""
+        self.partitions += 2
+        admin = Txn(self.brokers, "faults-admin")
+        for topic in self.load.r.sample((compare.EVENTS, compare.PROFILES), 2):
+            admin.grow(topic, self.partitions)
+            kcat.produce(self.brokers, compare.EVENTS, self.load.phase()[1])
+        admin.close()
+        self.reference = compare.read_reference(self.brokers, self)
+        self.say(f"{compare.EVENTS} and {compare.PROFILES} have {self.partitions} partitions now")
+        self.compare_all()
+        self.lag()
+        dead = len(kcat.dump(self.brokers, compare.DEAD))
+        self.check(f"{dead} dead letters", dead == len(self.reference.dead), f"want {len(self.reference.dead)}")
+        self.happened["partitions added"] += 1
+        self.faults += 1
+
     def compare_all(self):
         """All rows of all accounts, for the count of what is lost and doubled."""
         rows = right = 0
@@ -335,7 +353,7 @@ class Scene:
 
     def lag(self):
         """Every partition is read by exactly one replica and nothing is left to read."""
-        wanted = sorted((t, str(p)) for t in (compare.EVENTS, compare.PROFILES) for p in range(PARTITIONS))
+        wanted = sorted((t, str(p)) for t in (compare.EVENTS, compare.PROFILES) for p in range(self.partitions))
         seen = {}
 
         def nothing():

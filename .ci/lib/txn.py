@@ -39,6 +39,9 @@ class Txn:
     def delete(self, topic):
         self._do(op="delete", topic=topic)
 
+    def grow(self, topic, partitions):
+        self._do(op="grow", topic=topic, partitions=partitions)
+
     def forget(self, group):
         """Deletes a group that has no members left, with its offsets."""
         self._do(op="forget", group=group)

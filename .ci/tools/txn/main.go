@@ -7,6 +7,7 @@
 //	{"op":"commit"} {"op":"abort"}                  ok
 //	{"op":"empty","topic":T}                        ok (deletes all records of the topic)
 //	{"op":"delete","topic":T}                       ok (deletes the topic)
+//	{"op":"grow","topic":T,"partitions":N}          ok (the topic has N partitions then)
 //	{"op":"forget","group":G}                       ok (deletes the group and its offsets)
 //
 // What goes wrong is answered with "error: …". At the end of the input it stops
@@ -28,11 +29,12 @@ import (
 )
 
 type command struct {
-	Op    string `json:"op"`
-	Topic string `json:"topic"`
-	Group string `json:"group"`
-	Key   []byte `json:"key"`
-	Value []byte `json:"value"`
+	Op         string `json:"op"`
+	Topic      string `json:"topic"`
+	Partitions int    `json:"partitions"`
+	Group      string `json:"group"`
+	Key        []byte `json:"key"`
+	Value      []byte `json:"value"`
 }
 
 func main() {
@@ -96,6 +98,12 @@ func do(cl *kgo.Client, c command) (string, error) {
 		return "", got.Error()
 	case "delete":
 		got, err := kadm.NewClient(cl).DeleteTopics(ctx, c.Topic)
+		if err != nil {
+			return "", err
+		}
+		return "", got.Error()
+	case "grow":
+		got, err := kadm.NewClient(cl).UpdatePartitions(ctx, c.Partitions, c.Topic)
 		if err != nil {
 			return "", err
 		}
