@@ -367,10 +367,8 @@ func (s *fileStore) walk(ctx context.Context, dir, base, prefix string, fn func(
 	for {
 		entries, err := f.ReadDir(1000)
 		if err != nil && err != io.EOF {
-			if missing(err) { // no directory, or deleted meanwhile with all in it
-				if err = s.there(); err == nil {
-					return nil
-				}
+			if missing(err) && s.there() == nil { // no directory, or deleted meanwhile with all in it
+				return nil
 			}
 			return s.err("listing", prefix, err)
 		}
