@@ -73,10 +73,11 @@ func (c *Consumer) openClients() error {
 	if c.producer, err = c.newProducer(); err != nil {
 		return err
 	}
+	c.balancer = &laneBalancer{inputs: c.inputs(), local: c.localLanes}
 	opts := []kgo.Opt{
 		kgo.ConsumerGroup(c.cfg.Group),
 		kgo.ConsumeTopics(c.inputs()...),
-		kgo.Balancers(&laneBalancer{inputs: c.inputs(), local: c.localLanes}),
+		kgo.Balancers(c.balancer),
 		kgo.DisableAutoCommit(),
 		kgo.SessionTimeout(c.cfg.SessionTimeout),
 		kgo.HeartbeatInterval(c.cfg.SessionTimeout / 4),

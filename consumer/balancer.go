@@ -3,6 +3,7 @@ package consumer
 import (
 	"encoding/binary"
 	"sort"
+	"sync/atomic"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -23,6 +24,14 @@ const protocolName = "lockstitch-lanes"
 type laneBalancer struct {
 	inputs []string       // the topics of which a lane has a partition each
 	local  func() []int32 // lanes whose state lies on this replica's disk
+
+	// Of the join under way: whether this replica leads the group, and has
+	// assigned the lanes.
+	leads, assigned bool
+	// replayed says that this replica leads the group and was told not to assign
+	// (KIP-814): a static member that starts again gets what it had, whatever has
+	// become of the topics or of the settings since.
+	replayed atomic.Bool
 }
 
 func (b *laneBalancer) ProtocolName() string { return protocolName }
@@ -50,11 +59,18 @@ func (b *laneBalancer) JoinGroupMetadata(interests []string, current map[string]
 	return meta.AppendTo(nil)
 }
 
+// ParseSyncAssignment ends a join.
 func (b *laneBalancer) ParseSyncAssignment(assignment []byte) (map[string][]int32, error) {
+	if b.leads && !b.assigned {
+		b.replayed.Store(true)
+	}
+	b.leads, b.assigned = false, false
 	return kgo.ParseConsumerSyncAssignment(assignment)
 }
 
+// MemberBalancer is called on the group's leader.
 func (b *laneBalancer) MemberBalancer(members []kmsg.JoinGroupResponseMember) (kgo.GroupMemberBalancer, map[string]struct{}, error) {
+	b.leads = true
 	cb, err := kgo.NewConsumerBalancer(b, members)
 	if err != nil {
 		return nil, nil, err
@@ -62,8 +78,9 @@ func (b *laneBalancer) MemberBalancer(members []kmsg.JoinGroupResponseMember) (k
 	return cb, cb.MemberTopics(), nil
 }
 
-// Balance is called on the group's leader.
+// Balance is called on the group's leader if it is to assign the lanes.
 func (b *laneBalancer) Balance(cb *kgo.ConsumerBalancer, topics map[string]int32) kgo.IntoSyncAssignment {
+	b.assigned = true
 	lanes := laneCount(topics)
 	for _, t := range b.inputs {
 		lanes = min(lanes, topics[t]) // of one that is not there members tell nothing

@@ -104,6 +104,7 @@ type Consumer struct {
 	db       *local.DB
 	writer   string      // transactional id
 	group    *kgo.Client // membership only
+	balancer *laneBalancer
 	events   *kgo.Client // reads the event topics
 	profiles *kgo.Client // reads the profiles topic
 	producer *kgo.Client // transactions; replaced when its state is in doubt

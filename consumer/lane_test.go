@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -365,6 +366,37 @@ func TestPartitionsAddedUnderARunningReplica(t *testing.T) {
 	if rows := w.rows(r.cat); len(rows) != 2 {
 		t.Errorf("rows %v", rows)
 	}
+}
+
+// A static member that starts again is given what it had before (KIP-345), also if it
+// leads the group and partitions were added meanwhile.
+func TestPartitionsAddedWhileAStaticMemberIsAway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtualWorld(t)
+		line := w.cable()
+		start := func(dir string, tweak func(*Config)) *replica {
+			return w.start(dir, func(c *Config) {
+				c.FS, c.InstanceID, c.SessionTimeout = vfs.NewMem(), "a", time.Minute
+				tweak(c)
+			})
+		}
+		r := start("/a", line.connect)
+		r.awaitLanes(t, func(ready, all int) bool { return ready == lanes })
+		line.sever() // it cannot leave the group
+		if err := r.stop(); err != nil {
+			t.Log("it ended with:", err)
+		}
+		added, err := kadm.NewClient(w.prod).UpdatePartitions(t.Context(), lanes+1, "email-events", "profiles")
+		if err == nil {
+			err = added.Error()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r = start("/b", func(*Config) {})
+		r.awaitLanes(t, func(ready, all int) bool { return ready == lanes+1 })
+	})
 }
 
 // meanwhile is a file system that calls a function before it is used.
