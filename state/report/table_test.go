@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
@@ -546,6 +547,45 @@ func TestSweepRemovesAllRecords(t *testing.T) {
 	}
 }
 
+// A request that did not count, since it repeated another or there were too many,
+// is removed after all that counted, and with these the account has gone.
+func TestWhatDidNotCountIsRemovedLast(t *testing.T) {
+	t.Parallel()
+	for name, second := range map[string]func(first, q *Request){
+		"a repeat": func(first, q *Request) { q.IdempotencyKey = first.IdempotencyKey },
+		"too many": func(_, q *Request) { q.MaxPending = 1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v := newView()
+			first, q := request("a"), request("a")
+			first.IdempotencyKey = "k"
+			second(first, q)
+			for i, r := range []*Request{first, q} {
+				r.Version = Version
+				value, err := json.Marshal(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := v.apply(kafka.Stamp(&kgo.Record{Key: []byte(KeyRequest + r.ID), Value: value, Offset: int64(i)})); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if len(v.pending) != 1 || len(v.byID) != 2 {
+				t.Fatalf("%d of %d requests count", len(v.pending), len(v.byID))
+			}
+			for i, r := range []*Request{first, q} {
+				if err := v.apply(kafka.Stamp(&kgo.Record{Key: []byte(KeyRequest + r.ID), Offset: int64(2 + i)})); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if len(v.byID)+len(v.accounts)+len(v.pending) != 0 {
+				t.Errorf("%d reports, %d accounts, %d pending are left", len(v.byID), len(v.accounts), len(v.pending))
+			}
+		})
+	}
+}
+
 // Two views that read the same records agree on everything, wherever one of
 // them began: the indexes of one that saw every change equal those of one that
 // was opened later.
@@ -603,6 +643,76 @@ func TestViewsAgree(t *testing.T) {
 			t.Errorf("account %s counts %d pending, has %d", name, a.pending, n)
 		}
 	}
+}
+
+// TestRecordsInAnyOrder keeps the indexes of a view right whatever is written, and
+// removed, of few reports of one account.
+func TestRecordsInAnyOrder(t *testing.T) {
+	t.Parallel()
+	seed.Each(t, 300, func(t *testing.T, n uint64) {
+		rnd := rand.New(rand.NewPCG(n, 0))
+		v := newView()
+		var known []*Request
+		for offset := range int64(100) {
+			rec := &kgo.Record{Offset: offset, Timestamp: time.UnixMilli(offset)}
+			write := func(key string, value any) {
+				rec.Key = []byte(key)
+				if value == nil {
+					return
+				}
+				var err error
+				if rec.Value, err = json.Marshal(value); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if len(known) == 0 || rnd.IntN(4) == 0 {
+				q := request("a")
+				q.Version, q.MaxPending = Version, rnd.IntN(3)
+				if rnd.IntN(2) == 0 {
+					q.IdempotencyKey = fmt.Sprint(rnd.IntN(2))
+				}
+				known = append(known, q)
+				write(KeyRequest+q.ID, q)
+			} else {
+				k := known[max(0, len(known)-1-rnd.IntN(6))]
+				switch rnd.IntN(6) {
+				case 0:
+					write(KeyCancel+k.ID+"/1", &Cancel{Version: Version, Withdrawn: rnd.IntN(3) == 0})
+				case 1:
+					write(KeyProgress+k.ID, &Progress{Version: Version})
+				case 2:
+					r := result("x")
+					r.Version = Version
+					write(KeyResult+k.ID+"/1", &r)
+				case 3:
+					write(KeyExpired+k.ID, &Expired{Version: Version})
+				case 4:
+					write(KeyRequest+k.ID, nil)
+				case 5:
+					write(KeyProgress+k.ID, nil)
+				}
+			}
+			if err := v.apply(kafka.Stamp(rec)); err != nil {
+				t.Fatalf("%s: %v", rec.Key, err)
+			}
+			pending, visible := 0, 0
+			for _, e := range v.byID {
+				if e.pending() {
+					pending++
+				}
+				if e.visible() {
+					visible++
+				}
+			}
+			a := v.accounts["a"]
+			if a == nil {
+				a = &account{}
+			}
+			if len(v.pending) != pending || a.pending != pending || len(a.entries) != visible {
+				t.Fatalf("after %s: %d pending of which %d are known and %d counted; %d visible, %d listed", rec.Key, pending, len(v.pending), a.pending, visible, len(a.entries))
+			}
+		}
+	})
 }
 
 func describe(tb *Table) string {

@@ -314,6 +314,9 @@ func (v *view) bury(kind, id, key string) {
 		return
 	}
 	a := v.accounts[q.Account]
+	if a == nil {
+		return // only what did not count was left of the account
+	}
 	if a.keys[q.IdempotencyKey] == e {
 		delete(a.keys, q.IdempotencyKey)
 	}
