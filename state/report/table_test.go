@@ -715,6 +715,93 @@ func TestRecordsInAnyOrder(t *testing.T) {
 	})
 }
 
+// The same of standing orders with few names, and their steps.
+func TestOrderRecordsInAnyOrder(t *testing.T) {
+	t.Parallel()
+	seed.Each(t, 300, func(t *testing.T, n uint64) {
+		rnd := rand.New(rand.NewPCG(n, 0))
+		v := newView()
+		var orders []*Order
+		var steps []*Request
+		for offset := range int64(150) {
+			rec := &kgo.Record{Offset: offset, Timestamp: time.UnixMilli(offset)}
+			write := func(key string, value any) {
+				rec.Key = []byte(key)
+				if value == nil {
+					return
+				}
+				var err error
+				if rec.Value, err = json.Marshal(value); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if len(orders) == 0 || rnd.IntN(6) == 0 {
+				o := newOrder("a", []string{"x", "y"}[rnd.IntN(2)])
+				o.Version, o.MaxOrders = Version, rnd.IntN(3)
+				orders = append(orders, o)
+				write(KeyOrder+o.ID, o)
+			} else {
+				o := orders[max(0, len(orders)-1-rnd.IntN(4))]
+				q := request("a")
+				q.Version = Version
+				q.Step = &Step{Order: o.ID, Name: o.Name, Seq: 1 + rnd.Int64N(6), Revision: o.Settings.Revision}
+				if len(steps) > 0 && rnd.IntN(2) == 0 {
+					q = steps[max(0, len(steps)-1-rnd.IntN(6))]
+				}
+				r := result("x")
+				r.Version = Version
+				tomb := func(key string) { write(key, nil) }
+				switch rnd.IntN(12) {
+				case 0:
+					write(KeyChange+o.ID, &Change{Version: Version, Settings: settings(time.Minute)})
+				case 1:
+					write(KeyPause+o.ID, &Pause{Version: Version, Paused: rnd.IntN(2) == 0})
+				case 2:
+					write(KeyTrouble+o.ID, &Trouble{Version: Version, Revision: o.Settings.Revision})
+				case 3:
+					write(KeyDelivered+o.ID, &Delivered{Version: Version, Number: rnd.Int64N(5)})
+				case 4:
+					write(KeyDeletion+o.ID+"/1", &Deletion{Version: Version})
+				case 5:
+					tomb(KeyOrder + o.ID)
+				case 6:
+					tomb(KeyPause + o.ID)
+				case 7:
+					write(KeyResult+q.ID+"/1", &r)
+				case 8:
+					tomb(KeyRequest + q.ID)
+				case 9:
+					write(KeyExpired+q.ID, &Expired{Version: Version})
+				default:
+					steps = append(steps, q)
+					write(KeyRequest+q.ID, q)
+				}
+			}
+			if err := v.apply(kafka.Stamp(rec)); err != nil && !errors.Is(err, errThereAlready) {
+				t.Fatalf("%s: %v", rec.Key, err)
+			}
+			pending, named := 0, 0
+			for _, e := range v.byID {
+				if e.pending() {
+					pending++
+				}
+			}
+			for _, o := range v.orders {
+				o.snapshot()
+				if o.live() {
+					named++
+					if v.names["a"][o.standing.Order.Name] != o {
+						t.Fatalf("after %s: order %s is live and not found by its name", rec.Key, o.standing.Order.ID)
+					}
+				}
+			}
+			if len(v.pending) != pending || len(v.names["a"]) != named || len(v.accounts) != 0 {
+				t.Fatalf("after %s: %d pending of which %d are known; %d live, %d named; %d accounts", rec.Key, pending, len(v.pending), named, len(v.names["a"]), len(v.accounts))
+			}
+		}
+	})
+}
+
 func describe(tb *Table) string {
 	var b strings.Builder
 	for _, account := range []string{"a", "b", "c"} {
