@@ -67,7 +67,10 @@ func (c *cable) dial(ctx context.Context, network, addr string) (net.Conn, error
 	if err != nil {
 		return nil, err
 	}
-	out := &conn{Conn: inner, cable: c, addr: addr, pace: rate.NewLimiter(rate.Every(latency), burst), closed: make(chan struct{})}
+	out := &conn{Conn: inner, cable: c, addr: addr, closed: make(chan struct{})}
+	if *three || *remade {
+		out.pace = rate.NewLimiter(rate.Every(latency), burst)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cut || c.away[addr] {
@@ -144,7 +147,7 @@ type conn struct {
 	net.Conn
 	cable  *cable
 	addr   string
-	pace   *rate.Limiter
+	pace   *rate.Limiter // nil: no burst is expected
 	once   sync.Once
 	closed chan struct{}
 	mu     sync.Mutex
@@ -179,8 +182,10 @@ func (c *conn) Write(b []byte) (int, error) {
 	if err := c.wait(); err != nil {
 		return 0, err
 	}
-	if err := c.pace.Wait(context.Background()); err != nil {
-		return 0, err
+	if c.pace != nil {
+		if err := c.pace.Wait(context.Background()); err != nil {
+			return 0, err
+		}
 	}
 	if l, ok := c.takeLoss(b); ok {
 		if !l.replyOnly {

@@ -15,6 +15,7 @@
 //	go test ./cmd/lockstitch/model -seeds 1000          more; -from S: other ones
 //	go test ./cmd/lockstitch/model -from S -seeds 1 -story   one, told step by step
 //	go test ./cmd/lockstitch/model -three …                  a third of them with three brokers
+//	go test ./cmd/lockstitch/model -topics …                 topics made anew, partitions added
 //
 // The broker's clock, the network and all waiting are virtual, but goroutines
 // are not scheduled by the seed: a run repeats its story, seldom its every
@@ -43,6 +44,7 @@ var (
 	from    = flag.Uint64("from", 1, "the first seed")
 	minutes = flag.Float64("minutes", 0, "begin no further seed after so many minutes; 0: no limit")
 	three   = flag.Bool("three", false, "let a third of the seeds have three brokers, whose leaders are replaced")
+	remade  = flag.Bool("topics", false, "let topics be made anew in a sixth of the seeds, and partitions be added in a sixth")
 	until   = flag.Bool("until-wrong", false, "begin no further seed after one has failed")
 	verbose = flag.Bool("story", false, "tell what happens as it happens, with the replicas' logs in detail")
 	level   = new(slog.LevelVar) // of the replicas' logs
@@ -108,7 +110,7 @@ func runSeed(t *testing.T, seed uint64, watch *atomic.Pointer[world]) {
 	defer func() {
 		w.close()
 		if t.Failed() && !*verbose {
-			t.Logf("again, told step by step:\n\tgo test ./cmd/lockstitch/model -run TestModel -from %d -seeds 1 -three=%v -story\n%s", seed, *three, strings.Join(w.trace, "\n"))
+			t.Logf("again, told step by step:\n\tgo test ./cmd/lockstitch/model -run TestModel -from %d -seeds 1 -three=%v -topics=%v -story\n%s", seed, *three, *remade, strings.Join(w.trace, "\n"))
 		}
 	}()
 	tr := &traffic{w: w, rng: rand.New(rand.NewPCG(seed, 10))}

@@ -33,10 +33,10 @@ const between = "\x00"
 
 func (w *world) expectStreams(rng *rand.Rand) {
 	w.streams = streams{at: -1, grows: -1, rng: rng, names: make(map[string]string), now: make(map[string]string)}
-	if rng.IntN(6) == 0 && w.three == nil {
+	if rng.IntN(6) == 0 && w.three == nil && *remade {
 		w.streams.at = rng.IntN(30)
 	}
-	if rng.IntN(6) == 0 && w.three == nil {
+	if rng.IntN(6) == 0 && w.three == nil && *remade {
 		w.streams.grows = rng.IntN(30)
 	}
 	for _, topic := range w.topics.Events {
