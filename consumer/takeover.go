@@ -287,7 +287,7 @@ func (c *Consumer) awaitStable(ctx context.Context, n int32, fenced map[string]b
 	if err != nil || stable {
 		return err
 	}
-	if id := c.lastWriter(n); id != "" && id != c.writer && !fenced[id] {
+	if id := c.lastWriter(n, fenced); id != "" {
 		c.at(StepFence)
 		if err := c.fence(ctx, id); err != nil {
 			c.log.Warn("cannot end the transaction of the lane's last owner; waiting for its timeout", "lane", n, "transactional_id", id, "err", err)
@@ -298,15 +298,15 @@ func (c *Consumer) awaitStable(ctx context.Context, n int32, fenced map[string]b
 	return fmt.Errorf("offsets of lane %d are part of an undecided transaction", n)
 }
 
-// lastWriter is the transactional id by which the position records of a lane were
-// written; empty if there are none.
-func (c *Consumer) lastWriter(n int32) string {
+// lastWriter is the transactional id of another replica by which position records of
+// a lane were written, and which is not fenced yet; empty if there is none.
+func (c *Consumer) lastWriter(n int32, fenced map[string]bool) string {
 	for _, t := range c.inputs() {
 		ids := c.deps.Catalog.Adopted(t)
 		if len(ids) == 0 {
 			continue
 		}
-		if pos, ok := c.deps.Catalog.Position(ids[len(ids)-1], n); ok && pos.Writer != "" {
+		if pos, ok := c.deps.Catalog.Position(ids[len(ids)-1], n); ok && pos.Writer != "" && pos.Writer != c.writer && !fenced[pos.Writer] {
 			return pos.Writer
 		}
 	}
