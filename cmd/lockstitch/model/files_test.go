@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -76,7 +77,7 @@ func (w *world) checkOrder(rng *rand.Rand, o *order, want *reference.Answer) {
 	if !o.exists {
 		return
 	}
-	st, files, l, ok := w.still(rng, o)
+	st, files, l, there, ok := w.still(rng, o)
 	if !ok {
 		return
 	}
@@ -107,7 +108,7 @@ func (w *world) checkOrder(rng *rand.Rand, o *order, want *reference.Answer) {
 		q.After, q.Barrier = born.from, x.at
 		w.checkUnion(o.path(), x.texts, want, q)
 	}
-	w.checkDelivered(x)
+	w.checkDelivered(x, there)
 	total.mu.Lock()
 	defer total.mu.Unlock()
 	if !w.counted {
@@ -342,23 +343,24 @@ func (w *world) download(o *order, f *rollingFile) (answer, bool) {
 	return answer{}, false
 }
 
-// still reads what there is of an order: its state, its files and the log of the
-// reports, while nothing is written to that. A boundary may pass at any time.
-func (w *world) still(rng *rand.Rand, o *order) (st rollingStatus, files []*rollingFile, l *ledger, ok bool) {
+// still reads what there is of an order: its state, its files, the log of the
+// reports and the destination, while nothing is written to that log. A boundary may
+// pass at any time.
+func (w *world) still(rng *rand.Rand, o *order) (st rollingStatus, files []*rollingFile, l *ledger, there map[string][]byte, ok bool) {
 	for range 20 {
 		before := w.ends(w.topics.Reports)
 		time.Sleep(time.Second) // a file that is on its way arrives
 		st, files = w.files(rng, o)
-		l = w.ledger()
+		l, there = w.ledger(), w.lake.under(o.account+"/"+o.name+"/"+st.ID+"/")
 		if w.t.Failed() {
-			return st, files, l, false
+			return st, files, l, there, false
 		}
 		if maps.Equal(before, w.ends(w.topics.Reports)) {
-			return st, files, l, true
+			return st, files, l, there, true
 		}
 	}
 	w.failf("something is done about reports all the time")
-	return st, files, l, false
+	return st, files, l, there, false
 }
 
 // files lists the files of an order, which every replica must list alike.
@@ -414,16 +416,12 @@ func (x *orderCheck) next(file int) *asked {
 	return nil
 }
 
-// checkDelivered compares the destination with the files.
-func (w *world) checkDelivered(x *orderCheck) {
+// checkDelivered compares what is there, at the destination, with the files.
+func (w *world) checkDelivered(x *orderCheck, there map[string][]byte) {
 	prefix := fmt.Sprintf("%s/%s/%s/", x.o.account, x.o.name, x.id)
-	there := make(map[string]bool)
-	for _, name := range w.lake.under(prefix) {
-		there[name] = true
-	}
 	for i, f := range x.listed {
 		name := fmt.Sprintf("%s%s/%s-%d", prefix, f.End.Add(-time.Millisecond).UTC().Format("2006/01/02"), x.o.name, f.Number)
-		file, text := w.lake.get(name+".csv.gz"), w.lake.get(name+".json")
+		file, text := there[name+".csv.gz"], there[name+".json"]
 		wanted := x.made[i].step.Deliver
 		// Whether a file is waited for is decided by the destination that the
 		// order has then: if that was taken away before it was delivered, it may
@@ -478,7 +476,7 @@ func (w *world) checkObjects(l *ledger) {
 		prefix := fmt.Sprintf("exports/%s/%s/", a.account, id)
 		for begun := time.Now(); len(w.bucket.under(prefix)) > 0; time.Sleep(time.Second) {
 			if time.Since(begun) > settleTime {
-				w.failf("report %s was cancelled, void or of a deleted order, and has objects still: %v", id, w.bucket.under(prefix))
+				w.failf("report %s was cancelled, void or of a deleted order, and has objects still: %v", id, slices.Sorted(maps.Keys(w.bucket.under(prefix))))
 				break
 			}
 		}

@@ -38,16 +38,17 @@ func newBucket(rng *rand.Rand) *bucket {
 	return &bucket{rng: rng, objects: make(map[string]stored), deleted: make(map[string]bool)}
 }
 
-// under are the names of the objects that begin so.
-func (b *bucket) under(prefix string) (names []string) {
+// under are the objects whose names begin so, and what they hold.
+func (b *bucket) under(prefix string) map[string][]byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for name := range b.objects {
+	there := make(map[string][]byte)
+	for name, o := range b.objects {
 		if strings.HasPrefix(name, prefix) {
-			names = append(names, name)
+			there[name] = o.data
 		}
 	}
-	return names
+	return there
 }
 
 // get is an object's content; nil if there is none.
