@@ -15,6 +15,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstitch/state/kafka"
 )
 
 // mortal is a Config.Hook that lets a replica die at a step. One that is to come
@@ -179,29 +181,41 @@ func crashInTakeover(t *testing.T, step string, firstDeployment, zombie bool) {
 	w.checkMarks(cat)
 }
 
-// TestAWriterIsFencedOnce in a takeover, however long the group's offsets stay
-// undecided after it: it may live and own other lanes, whose cuts fail each time.
-func TestAWriterIsFencedOnce(t *testing.T) {
+// TestEveryWriterIsFencedOnce in a takeover, however long the group's offsets stay
+// undecided after it: it may live and own other lanes, whose cuts fail each time. There
+// are two where a topic was left out of the settings for a while.
+func TestEveryWriterIsFencedOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
-		a := w.start("/a", func(c *Config) { c.FS = vfs.NewMem() })
-		for i := range 10 {
-			w.event(fmt.Sprintf("p%d", i), fmt.Sprintf("c%d", i), "SENT")
-		}
-		w.settle(a.cat)
-		writer := a.c.writer
-		if err := a.stop(); err != nil {
+		all := append(slices.Clone(w.topics.Events), "more-events")
+		w.topics.Events = all
+		if _, err := kafka.Create(t.Context(), w.prod, w.topics, kafka.CreateOptions{Partitions: lanes, ReplicationFactor: 1}); err != nil {
 			t.Fatal(err)
 		}
+		fences := make(map[string]int)
+		for _, w.topics.Events = range [][]string{all, all[:1]} {
+			owner := w.start("/owner", func(c *Config) { c.FS = vfs.NewMem() })
+			for i := range 10 {
+				w.event(fmt.Sprintf("p%d", i), fmt.Sprintf("c%d", i), "SENT")
+			}
+			w.settle(owner.cat)
+			fences[owner.c.writer] = 0
+			if err := owner.stop(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.topics.Events = all
 		var mu sync.Mutex
-		fences, unstable := 0, make(map[int32]int)
+		unstable := make(map[int32]int)
 		w.broker.ControlKey(kmsg.InitProducerID.Int16(), func(req kmsg.Request) (kmsg.Response, error, bool) {
 			w.broker.KeepControl()
 			mu.Lock()
 			defer mu.Unlock()
-			if id := req.(*kmsg.InitProducerIDRequest).TransactionalID; id != nil && *id == writer {
-				fences++
+			if id := req.(*kmsg.InitProducerIDRequest).TransactionalID; id != nil {
+				if _, wrote := fences[*id]; wrote {
+					fences[*id]++
+				}
 			}
 			return nil, nil, false
 		})
@@ -237,8 +251,13 @@ func TestAWriterIsFencedOnce(t *testing.T) {
 		b.awaitLanes(t, func(ready, all int) bool { return ready == lanes })
 		mu.Lock()
 		defer mu.Unlock()
-		if fences != lanes || len(unstable) != lanes {
-			t.Errorf("%d fences of %s in the takeovers of %d lanes (%v)", fences, writer, lanes, unstable)
+		for writer, n := range fences {
+			if n != lanes {
+				t.Errorf("%d fences of %s in the takeovers of %d lanes (%v)", n, writer, lanes, unstable)
+			}
+		}
+		if len(fences) != 2 || len(unstable) != lanes {
+			t.Errorf("%d writers, %d lanes taken over", len(fences), len(unstable))
 		}
 	})
 }
