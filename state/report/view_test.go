@@ -1,0 +1,300 @@
+package report
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/internal/seed"
+	"lockstitch/state/kafka"
+)
+
+// stamped is the record of a value under a key, as it comes from Kafka; nil removes
+// what is there.
+func stamped(t *testing.T, offset int64, key string, value any) *kgo.Record {
+	t.Helper()
+	rec := &kgo.Record{Key: []byte(key), Offset: offset, Timestamp: time.UnixMilli(offset)}
+	if value != nil {
+		var err error
+		if rec.Value, err = json.Marshal(value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return kafka.Stamp(rec)
+}
+
+// A request that did not count, since it repeated another or there were too many,
+// is removed after all that counted, and with these the account has gone.
+func TestWhatDidNotCountIsRemovedLast(t *testing.T) {
+	t.Parallel()
+	for name, second := range map[string]func(first, q *Request){
+		"a repeat": func(first, q *Request) { q.IdempotencyKey = first.IdempotencyKey },
+		"too many": func(_, q *Request) { q.MaxPending = 1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v := newView()
+			first, q := request("a"), request("a")
+			first.IdempotencyKey = "k"
+			second(first, q)
+			for i, r := range []*Request{first, q} {
+				r.Version = Version
+				if err := v.apply(stamped(t, int64(i), KeyRequest+r.ID, r)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if len(v.pending) != 1 || len(v.byID) != 2 {
+				t.Fatalf("%d of %d requests count", len(v.pending), len(v.byID))
+			}
+			for i, r := range []*Request{first, q} {
+				if err := v.apply(stamped(t, int64(2+i), KeyRequest+r.ID, nil)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if len(v.byID)+len(v.accounts)+len(v.pending) != 0 {
+				t.Errorf("%d reports, %d accounts, %d pending are left", len(v.byID), len(v.accounts), len(v.pending))
+			}
+		})
+	}
+}
+
+// Two views that read the same records agree on everything, wherever one of
+// them began: the indexes of one that saw every change equal those of one that
+// was opened later.
+func TestViewsAgree(t *testing.T) {
+	rnd := seed.Rand(t)
+	opts := cluster(t)
+	tb := open(t, opts)
+	accounts := []string{"a", "b", "c"}
+	var known []*Request
+	for range 200 {
+		q := request(accounts[rnd.IntN(3)])
+		if rnd.IntN(2) == 0 {
+			q.IdempotencyKey = fmt.Sprint(rnd.IntN(6))
+		}
+		if len(known) == 0 || rnd.IntN(3) == 0 {
+			q.Version, q.MaxPending = Version, rnd.IntN(5)
+			raw(t, tb, q.Account, KeyRequest+q.ID, q)
+			known = append(known, q)
+			continue
+		}
+		k := known[rnd.IntN(len(known))]
+		write := ulid.Make().String()
+		switch rnd.IntN(6) {
+		case 0:
+			raw(t, tb, k.Account, KeyCancel+k.ID+"/"+write, &Cancel{Version: Version, Withdrawn: rnd.IntN(3) == 0})
+		case 1:
+			raw(t, tb, k.Account, KeyProgress+k.ID, &Progress{Version: Version})
+		case 2:
+			r := result("x")
+			r.Version = Version
+			raw(t, tb, k.Account, KeyResult+k.ID+"/"+write, &r)
+		case 3:
+			raw(t, tb, k.Account, KeyExpired+k.ID, &Expired{Version: Version})
+		case 4:
+			raw(t, tb, k.Account, KeyRequest+k.ID, nil)
+		case 5:
+			raw(t, tb, k.Account, KeyProgress+k.ID, nil)
+		}
+	}
+	fresh := open(t, opts)
+	if err := fresh.CatchUpAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := describe(fresh), describe(tb); got != want {
+		t.Errorf("a fresh view says\n%s\nthe old one\n%s", got, want)
+	}
+	for name, a := range tb.view.accounts {
+		n := 0
+		for _, e := range a.entries {
+			if e.pending() {
+				n++
+			}
+		}
+		if n != a.pending {
+			t.Errorf("account %s counts %d pending, has %d", name, a.pending, n)
+		}
+	}
+}
+
+// TestRecordsInAnyOrder keeps the indexes of a view right whatever is written, and
+// removed, of few reports of one account.
+func TestRecordsInAnyOrder(t *testing.T) {
+	t.Parallel()
+	seed.Each(t, 300, func(t *testing.T, n uint64) {
+		rnd := rand.New(rand.NewPCG(n, 0))
+		v := newView()
+		var known []*Request
+		for offset := range int64(100) {
+			var rec *kgo.Record
+			write := func(key string, value any) { rec = stamped(t, offset, key, value) }
+			if len(known) == 0 || rnd.IntN(4) == 0 {
+				q := request("a")
+				q.Version, q.MaxPending = Version, rnd.IntN(3)
+				if rnd.IntN(2) == 0 {
+					q.IdempotencyKey = fmt.Sprint(rnd.IntN(2))
+				}
+				known = append(known, q)
+				write(KeyRequest+q.ID, q)
+			} else {
+				k := known[max(0, len(known)-1-rnd.IntN(6))]
+				switch rnd.IntN(6) {
+				case 0:
+					write(KeyCancel+k.ID+"/1", &Cancel{Version: Version, Withdrawn: rnd.IntN(3) == 0})
+				case 1:
+					write(KeyProgress+k.ID, &Progress{Version: Version})
+				case 2:
+					r := result("x")
+					r.Version = Version
+					write(KeyResult+k.ID+"/1", &r)
+				case 3:
+					write(KeyExpired+k.ID, &Expired{Version: Version})
+				case 4:
+					write(KeyRequest+k.ID, nil)
+				case 5:
+					write(KeyProgress+k.ID, nil)
+				}
+			}
+			if err := v.apply(rec); err != nil {
+				t.Fatalf("%s: %v", rec.Key, err)
+			}
+			pending, visible := 0, 0
+			for _, e := range v.byID {
+				if e.pending() {
+					pending++
+				}
+				if e.visible() {
+					visible++
+				}
+			}
+			a := v.accounts["a"]
+			if a == nil {
+				a = &account{}
+			}
+			if len(v.pending) != pending || a.pending != pending || len(a.entries) != visible {
+				t.Fatalf("after %s: %d pending of which %d are known and %d counted; %d visible, %d listed", rec.Key, pending, len(v.pending), a.pending, visible, len(a.entries))
+			}
+		}
+	})
+}
+
+// The same of standing orders with few names, and their steps.
+func TestOrderRecordsInAnyOrder(t *testing.T) {
+	t.Parallel()
+	seed.Each(t, 300, func(t *testing.T, n uint64) {
+		rnd := rand.New(rand.NewPCG(n, 0))
+		v := newView()
+		var orders []*Order
+		var steps []*Request
+		for offset := range int64(150) {
+			var rec *kgo.Record
+			write := func(key string, value any) { rec = stamped(t, offset, key, value) }
+			if len(orders) == 0 || rnd.IntN(6) == 0 {
+				o := newOrder("a", []string{"x", "y"}[rnd.IntN(2)])
+				o.Version, o.MaxOrders = Version, rnd.IntN(3)
+				orders = append(orders, o)
+				write(KeyOrder+o.ID, o)
+			} else {
+				o := orders[max(0, len(orders)-1-rnd.IntN(4))]
+				q := request("a")
+				q.Version = Version
+				q.Step = &Step{Order: o.ID, Name: o.Name, Seq: 1 + rnd.Int64N(6), Revision: o.Settings.Revision}
+				if len(steps) > 0 && rnd.IntN(2) == 0 {
+					q = steps[max(0, len(steps)-1-rnd.IntN(6))]
+				}
+				r := result("x")
+				r.Version = Version
+				tomb := func(key string) { write(key, nil) }
+				switch rnd.IntN(12) {
+				case 0:
+					write(KeyChange+o.ID, &Change{Version: Version, Settings: settings(time.Minute)})
+				case 1:
+					write(KeyPause+o.ID, &Pause{Version: Version, Paused: rnd.IntN(2) == 0})
+				case 2:
+					write(KeyTrouble+o.ID, &Trouble{Version: Version, Revision: o.Settings.Revision})
+				case 3:
+					write(KeyDelivered+o.ID, &Delivered{Version: Version, Number: rnd.Int64N(5)})
+				case 4:
+					write(KeyDeletion+o.ID+"/1", &Deletion{Version: Version})
+				case 5:
+					tomb(KeyOrder + o.ID)
+				case 6:
+					tomb(KeyPause + o.ID)
+				case 7:
+					write(KeyResult+q.ID+"/1", &r)
+				case 8:
+					tomb(KeyRequest + q.ID)
+				case 9:
+					write(KeyExpired+q.ID, &Expired{Version: Version})
+				default:
+					steps = append(steps, q)
+					write(KeyRequest+q.ID, q)
+				}
+			}
+			if err := v.apply(rec); err != nil && !errors.Is(err, errThereAlready) {
+				t.Fatalf("%s: %v", rec.Key, err)
+			}
+			pending, named := 0, 0
+			for _, e := range v.byID {
+				if e.pending() {
+					pending++
+				}
+			}
+			for _, o := range v.orders {
+				o.snapshot()
+				if o.live() {
+					named++
+					if v.names["a"][o.standing.Order.Name] != o {
+						t.Fatalf("after %s: order %s is live and not found by its name", rec.Key, o.standing.Order.ID)
+					}
+				}
+			}
+			if len(v.pending) != pending || len(v.names["a"]) != named || len(v.accounts) != 0 {
+				t.Fatalf("after %s: %d pending of which %d are known; %d live, %d named; %d accounts", rec.Key, pending, len(v.pending), named, len(v.names["a"]), len(v.accounts))
+			}
+		}
+	})
+}
+
+func describe(tb *Table) string {
+	var b strings.Builder
+	for _, account := range []string{"a", "b", "c"} {
+		items, _, _ := tb.List(account, 1000, "")
+		for _, r := range items {
+			fmt.Fprintln(&b, account, r.Request.ID, r.Status(time.Now()), r.Pending())
+		}
+	}
+	for _, r := range tb.Pending() {
+		fmt.Fprintln(&b, "pending", r.Request.ID)
+	}
+	return b.String()
+}
+
+func FuzzApply(f *testing.F) {
+	id := ulid.Make().String()
+	f.Add("q/"+id, []byte(`{"v":2,"id":"`+id+`","account":"a"}`))
+	f.Add("r/"+id+"/1", []byte(`{"v":2,"object":"x"}`))
+	f.Add("c/"+id+"/1", []byte(`{"v":2,"withdrawn":true}`))
+	f.Fuzz(func(t *testing.T, key string, value []byte) {
+		v := newView()
+		base := kafka.Stamp(&kgo.Record{Key: []byte("q/" + id), Value: []byte(`{"v":2,"id":"` + id + `","account":"a"}`)})
+		if err := v.apply(base); err != nil {
+			t.Fatal(err)
+		}
+		for off := range int64(2) {
+			err := v.apply(kafka.Stamp(&kgo.Record{Key: []byte(key), Value: value, Offset: off + 1}))
+			var version *kafka.VersionError
+			var damaged *kafka.DamagedError
+			if err != nil && !errors.As(err, &version) && !errors.As(err, &damaged) && !errors.Is(err, errThereAlready) {
+				t.Errorf("untyped error %v", err)
+			}
+		}
+	})
+}
