@@ -106,6 +106,7 @@ func (w *world) check(rng *rand.Rand) *reference.Answer {
 	w.checkObjects(l)
 	total.mu.Lock()
 	total.second += l.second
+	total.repeats += l.repeats
 	total.mu.Unlock()
 	return want
 }
@@ -254,7 +255,7 @@ func (w *world) finalRequests(rng *rand.Rand) {
 			w.failf("no replica has an API")
 			return
 		}
-		w.request(p, e)
+		w.request(e, p)
 		if s := e.answer.status; s != http.StatusAccepted && s != http.StatusBadRequest {
 			w.failf("POST without faults: %d %s", s, e.answer.body)
 		}

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"lockstitch/cmd/lockstitch/model/reference"
@@ -22,6 +23,7 @@ const barrierTimeout = settleTime - time.Minute
 type export struct {
 	q             reference.Question
 	body          string
+	key           string // its Idempotency-Key; empty: none
 	answer        answer
 	id            string
 	before, after map[reference.Partition]int64 // ends of the events around the POST
@@ -109,7 +111,9 @@ func columns(rng *rand.Rand, q *reference.Question, body map[string]any) {
 
 func stamp(ms int64) string { return time.UnixMilli(ms).UTC().Format("2006-01-02T15:04:05.000Z") }
 
-// ask requests an export from some replica, beside everything else.
+// ask requests an export from some replica, beside everything else. One request in
+// three has an Idempotency-Key: it is sent to two replicas at once, perhaps the same,
+// and once more when it has been answered.
 func (w *world) ask(rng *rand.Rand) {
 	p := w.someone(rng)
 	if p == nil {
@@ -117,6 +121,13 @@ func (w *world) ask(rng *rand.Rand) {
 	}
 	e := &export{}
 	e.q, e.body = w.question(rng)
+	ps := []*process{p}
+	if w.keys.IntN(3) == 0 {
+		e.key = fmt.Sprintf("key-%d", w.keys.Uint32())
+		if other := w.someone(w.keys); other != nil {
+			ps = append(ps, other)
+		}
+	}
 	cancel := rng.IntN(5) == 0
 	w.mu.Lock()
 	w.asking++
@@ -124,7 +135,7 @@ func (w *world) ask(rng *rand.Rand) {
 	w.exports = append(w.exports, e)
 	w.mu.Unlock()
 	w.bg.Go(func() {
-		w.request(p, e)
+		w.request(e, ps...)
 		w.mu.Lock()
 		w.asking--
 		w.mu.Unlock()
@@ -135,35 +146,84 @@ func (w *world) ask(rng *rand.Rand) {
 		if cancel {
 			w.cancel(p, e)
 		}
+		if e.key != "" {
+			w.repeat(e, p)
+		}
 	})
 }
 
-// request sends the POST.
-func (w *world) request(p *process, e *export) {
+// request sends the POST, to several replicas at once. That one has accepted it
+// counts, whatever the others say.
+func (w *world) request(e *export, ps ...*process) {
+	answers := make([]answer, len(ps))
+	e.before = w.eventEnds()
+	var sent sync.WaitGroup
+	for i, p := range ps {
+		sent.Go(func() { answers[i] = w.post(p, e) })
+	}
+	sent.Wait()
+	e.after = w.eventEnds()
+	for _, a := range answers {
+		if a.status != 0 && e.answer.status != http.StatusAccepted {
+			e.answer = a
+		}
+		if a.status != http.StatusAccepted {
+			continue
+		}
+		id := w.acceptedAs(a)
+		if e.id == "" {
+			e.id = id
+			w.notef("export %s of %s requested: %s", e.id, e.q.Account, e.body)
+		}
+		if id != e.id {
+			w.failf("key %s stands for report %s and for %s", e.key, e.id, id)
+		}
+	}
+	for _, a := range answers {
+		if a.status == http.StatusBadRequest && e.answer.status == http.StatusAccepted {
+			w.failf("POST %s was accepted and refused: %s", e.body, a.body)
+		}
+	}
+}
+
+// post sends the POST to one replica; the answer is none if it died: nobody has seen
+// what it said.
+func (w *world) post(p *process, e *export) answer {
 	token, ok := w.authorize(p, e.q.Account)
 	if !ok {
-		return
+		return answer{}
 	}
-	e.before = w.eventEnds()
-	a, ok := p.call("POST", "/emails/reports", token, e.body)
-	e.after = w.eventEnds()
+	a, ok := p.call("POST", "/emails/reports", token, e.body, "Idempotency-Key", e.key)
 	if !ok {
-		return // it died: nobody has seen the answer
+		return answer{}
 	}
-	e.answer = a
 	switch a.status {
-	case http.StatusAccepted:
-		var st struct {
-			ID string `json:"report_id"`
-		}
-		if err := json.Unmarshal(a.body, &st); err != nil || st.ID == "" {
-			w.failf("POST: %v in %s", err, a.body)
-		}
-		e.id = st.ID
-		w.notef("export %s of %s requested from %s: %s", e.id, e.q.Account, p.r.name, e.body)
-	case http.StatusServiceUnavailable, http.StatusBadRequest:
+	case http.StatusAccepted, http.StatusServiceUnavailable, http.StatusBadRequest:
 	default:
 		w.failf("POST %s: %d %s", e.body, a.status, a.body)
+	}
+	return a
+}
+
+func (w *world) acceptedAs(a answer) string {
+	var st struct {
+		ID string `json:"report_id"`
+	}
+	if err := a.decode(&st); err != nil || st.ID == "" {
+		w.failf("POST: %v in %s", err, a.body)
+	}
+	return st.ID
+}
+
+// repeat sends the POST once more, whatever has become of the report.
+func (w *world) repeat(e *export, p *process) {
+	switch a := w.post(p, e); a.status {
+	case http.StatusAccepted:
+		if id := w.acceptedAs(a); id != e.id {
+			w.failf("key %s stands for report %s and, once more, for %s", e.key, e.id, id)
+		}
+	case http.StatusBadRequest:
+		w.failf("POST %s was accepted and, once more, refused: %s", e.body, a.body)
 	}
 }
 

@@ -51,12 +51,14 @@ type ledger struct {
 	steps    map[string][]*asked // by order id, those that count, in order
 	orders   map[string]*placed
 	second   int             // requests for steps that had been asked for
+	repeats  int             // requests under the Idempotency-Key of one that counts
 	gone     map[string]bool // reports that have nothing to show: void, cancelled, of deleted orders
 }
 
 // asked is a request of a report with its outcome.
 type asked struct {
 	id, account, body string
+	repeated          bool      // under its Idempotency-Key: it cannot be withdrawn any more
 	at                time.Time // when it was written, by the machine's clock
 	after, barrier    vector
 	step              *stepRecord
@@ -120,6 +122,8 @@ func (w *world) ledger() *ledger {
 		return v
 	}
 	ended := make(map[string]bool) // orders
+	withdrawn := make(map[string]bool)
+	keys := make(map[string]string) // the request that an account's Idempotency-Key stands for
 	for _, r := range w.dump(w.topics.Reports) {
 		if r.Value == nil {
 			continue // nothing is compacted: what was swept can still be read
@@ -135,6 +139,7 @@ func (w *world) ledger() *ledger {
 		case "q":
 			var q struct {
 				Account  string      `json:"account"`
+				Key      string      `json:"idempotency_key"`
 				Body     []byte      `json:"body"`
 				Step     *stepRecord `json:"step"`
 				Question struct {
@@ -151,6 +156,15 @@ func (w *world) ledger() *ledger {
 				w.failf("report %s was requested twice", id)
 			}
 			l.requests[id] = a
+			if key := q.Account + "/" + q.Key; q.Key != "" {
+				if first := keys[key]; first == "" || withdrawn[first] {
+					keys[key] = id
+				} else {
+					l.requests[first].repeated = true
+					l.gone[id] = true
+					l.repeats++
+				}
+			}
 			if q.Step == nil {
 				continue
 			}
@@ -171,6 +185,16 @@ func (w *world) ledger() *ledger {
 				}
 			}
 		case "c":
+			var c struct {
+				Withdrawn bool `json:"withdrawn"`
+			}
+			read(&c)
+			if a := l.requests[id]; c.Withdrawn && a != nil {
+				if a.repeated {
+					continue
+				}
+				withdrawn[id] = true
+			}
 			l.gone[id] = true
 		case "o":
 			var o struct {

@@ -304,7 +304,7 @@ type answer struct {
 
 // call asks the process's API; ok is false if it has none at the moment, or
 // breaks off its answer.
-func (p *process) call(method, path, token, body string) (_ answer, ok bool) {
+func (p *process) call(method, path, token, body string, headers ...string) (_ answer, ok bool) {
 	p.mu.Lock()
 	h := p.handler
 	p.mu.Unlock()
@@ -314,7 +314,12 @@ func (p *process) call(method, path, token, body string) (_ answer, ok bool) {
 	req := httptest.NewRequest(method, strings.TrimPrefix(path, publicURL), strings.NewReader(body))
 	req.Header.Set("Content-Type", "application/json")
 	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
+		headers = append(headers, "Authorization", "Bearer "+token)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		if headers[i+1] != "" {
+			req.Header.Set(headers[i], headers[i+1])
+		}
 	}
 	rec := httptest.NewRecorder()
 	defer func() {

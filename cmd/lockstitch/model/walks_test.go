@@ -36,7 +36,7 @@ func (w *world) walk(rng *rand.Rand) {
 	}
 	w.bg.Go(func() {
 		if e != nil {
-			w.request(p, e)
+			w.request(e, p)
 			w.mu.Lock()
 			w.asking--
 			w.mu.Unlock()
@@ -93,7 +93,7 @@ func (w *world) finish(rng *rand.Rand, k *walk) {
 				w.failf("no replica has an API")
 				return
 			}
-			if w.request(p, e); e.answer.status == http.StatusBadRequest {
+			if w.request(e, p); e.answer.status == http.StatusBadRequest {
 				last = false // other columns, then; whether that is right is checked later
 				continue
 			}

@@ -53,6 +53,7 @@ type world struct {
 	clients        []auth.Client
 	replicas       []*replica
 	crashRNG       *rand.Rand
+	keys           *rand.Rand // decides which requests have an Idempotency-Key
 
 	client   *kgo.Client // not subject to faults
 	observer *catalog.View
@@ -78,7 +79,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	w := &world{
 		t: t, seed: seed, begun: time.Now(), topics: kafka.DefaultTopics(),
-		bucket: newBucket(rand.New(rand.NewPCG(seed, 2))), lake: newBucket(rand.New(rand.NewPCG(seed, 4))), crashRNG: rand.New(rand.NewPCG(seed, 3)),
+		bucket: newBucket(rand.New(rand.NewPCG(seed, 2))), lake: newBucket(rand.New(rand.NewPCG(seed, 4))), crashRNG: rand.New(rand.NewPCG(seed, 3)), keys: rand.New(rand.NewPCG(seed, 8)),
 		partitions:     1 + rng.Int32N(3),
 		flushInterval:  []time.Duration{100 * time.Millisecond, 500 * time.Millisecond, 3 * time.Second}[rng.IntN(3)],
 		horizon:        time.Hour,
