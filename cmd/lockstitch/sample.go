@@ -229,15 +229,13 @@ func produceAll(ctx context.Context, cl *kgo.Client, next func() *kgo.Record) er
 }
 
 // sampleClient is a producer with acks=all that partitions by murmur2 of the
-// key, as Kafka's own does. What is called off while the brokers are away is not
-// waited for.
+// key, as Kafka's own does.
 func sampleClient(opts []kgo.Opt) (*kgo.Client, error) {
 	return kgo.NewClient(append(append([]kgo.Opt{}, opts...),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
 		kgo.ProducerLinger(5*time.Millisecond),
 		kgo.MaxBufferedRecords(50_000),
-		kgo.AllowIdempotentProduceCancellation(),
 	)...)
 }
 
@@ -271,23 +269,21 @@ func (t *traffic) stream(ctx context.Context, cl *kgo.Client, perSecond int) err
 			return nil
 		case <-tick.C:
 		}
-		n := max(1, perSecond/10)
+		n, changes := max(1, perSecond/10), t.rng.IntN(10) == 0
 		if err := produceAll(ctx, cl, func() *kgo.Record {
-			if n--; n < 0 {
-				return nil
+			switch n--; {
+			case n >= 0:
+				return t.event()
+			case changes: // a profile does, now and then
+				changes = false
+				return t.profile(t.rng.IntN(t.cfg.Profiles))
 			}
-			return t.event()
+			return nil
 		}); err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
 			return err
-		}
-		if t.rng.IntN(10) == 0 {
-			// A profile changes now and then.
-			if err := cl.ProduceSync(ctx, t.profile(t.rng.IntN(t.cfg.Profiles))).FirstErr(); err != nil && ctx.Err() == nil {
-				return err
-			}
 		}
 	}
 }
