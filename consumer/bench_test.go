@@ -3,6 +3,7 @@ package consumer
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -98,6 +99,65 @@ func BenchmarkLane(b *testing.B) {
 		if err := l.process(in, r); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkFilters compares the CPU time of asking for new keys with the filters with
+// that of asking Pebble for each, as it is done for keys beyond the filters' memory.
+// There are more entries than fit into Pebble's cache. Metrics: ns a key of both, and
+// the ratio (Pebble / filters).
+func BenchmarkFilters(b *testing.B) {
+	const entries, asked, horizon = 5_000_000, 200_000, 7 * 24 * 3600 * 1000
+	const logTime = 1_760_000_000_000
+	db, err := local.Open(b.TempDir(), "c", "g", local.Options{CacheBytes: 32 << 20, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer db.Close()
+	rng := rand.New(rand.NewPCG(1, 2))
+	key := func() (k local.DedupKey) {
+		binary.BigEndian.PutUint64(k[:8], rng.Uint64())
+		binary.BigEndian.PutUint64(k[8:], rng.Uint64())
+		return k
+	}
+	load := db.Lane(0).LoadDedup(entries, horizon)
+	some := make([]local.DedupEntry, 8192)
+	for at := 0; at < entries; at += len(some) {
+		for i := range some {
+			some[i] = local.DedupEntry{Key: key(), Offset: int64(at + i), LogTime: logTime}
+		}
+		if err := load.Add(some); err != nil {
+			b.Fatal(err)
+		}
+	}
+	with := newDedup(db.Lane(0), horizon, enoughForBlooms())
+	if _, err := with.take(b.Context(), load); err != nil {
+		b.Fatal(err)
+	}
+	without := newDedup(db.Lane(0), horizon, &bloomMemory{})
+	without.bloom(local.Generation(logTime, horizon)).add(key())
+	ask := func(d *dedup) float64 {
+		d.lookups = 0
+		before := cpu()
+		for range asked {
+			if again, err := d.duplicate(key(), entries, logTime); err != nil || again {
+				b.Fatalf("a new key: %v, %v", again, err)
+			}
+		}
+		return float64((cpu() - before).Nanoseconds()) / asked
+	}
+	for b.Loop() {
+		filtered := ask(with)
+		if with.lookups > asked/50 {
+			b.Fatalf("%d of %d keys were asked for in Pebble", with.lookups, asked)
+		}
+		pebble := ask(without)
+		if without.lookups < asked {
+			b.Fatalf("%d of %d keys were asked for in Pebble", without.lookups, asked)
+		}
+		b.ReportMetric(filtered, "filters-ns/key")
+		b.ReportMetric(pebble, "pebble-ns/key")
+		b.ReportMetric(pebble/filtered, "ratio")
 	}
 }
 
