@@ -192,8 +192,8 @@ func (t *Table) SubmitStep(ctx context.Context, req *Request) (*Report, error) {
 	switch e := t.view.byID[q.ID]; {
 	case e == nil:
 		return nil, fmt.Errorf("report %s: the stored request cannot be read back", q.ID)
-	case e.original != nil:
-		return e.original.report, nil
+	case e.behind != nil && e.behind.report.Request.Step.Seq == q.Step.Seq:
+		return e.behind.report, nil
 	case !e.void:
 		return e.report, nil
 	}

@@ -196,11 +196,8 @@ func (v *view) step(e *entry) {
 		e.void = true
 		return
 	}
-	if i, there := o.find(s.Seq); i < len(o.steps) {
-		e.void = true
-		if there {
-			e.original = o.steps[i]
-		}
+	if i, _ := o.find(s.Seq); i < len(o.steps) {
+		e.void, e.behind = true, o.steps[i]
 		return
 	}
 	if n := len(o.steps); n > 0 {

@@ -86,6 +86,24 @@ type grave struct {
 	keys      []string
 }
 
+func (e *entry) grave() grave {
+	return grave{e.partition, append([]string{KeyRequest + e.report.Request.ID}, e.keys...)}
+}
+
+// tied tells whether what made a request void is still there.
+func (v *view) tied(e *entry) bool {
+	return e.behind != nil && v.byID[e.behind.report.Request.ID] == e.behind
+}
+
+// unseenFor is how old a request gets that nobody is shown. One too many goes long
+// before those that were withdrawn, which may have been pending before it.
+func (e *entry) unseenFor() time.Duration {
+	if e.withdrawn {
+		return 2 * IdempotencyTime
+	}
+	return IdempotencyTime
+}
+
 // removableOrders are the void orders, and the deleted ones that have no steps
 // left. A void order would come to life without what stood in its way, so
 // orders of an account go only when it has no void ones.
@@ -107,35 +125,34 @@ func (v *view) removableOrders(now time.Time, mine func(id string) bool) (out []
 }
 
 // Sweep removes reports, all their records, from the topic, and with them what
-// was left of others: void and withdrawn requests twice as old as an
-// idempotency key lives, records whose request or order is gone, and standing
-// orders that are void or were deleted. mine tells for the id of a report or an
-// order whether this replica looks after it.
+// was left of others: void and withdrawn requests that are old, records whose request
+// or order is gone, and standing orders that are void or were deleted. mine tells for
+// the id of a report or an order whether this replica looks after it.
 //
-// Requests that are void because of another go first: without the other they
-// would come to life.
+// A request that is void because of another goes with that one and before it: without
+// the other it would come to life, and a repeat keeps the first from being withdrawn.
 func (t *Table) Sweep(ctx context.Context, now time.Time, reports []*Report, mine func(id string) bool) (removed int, err error) {
 	going := make(map[string]bool, len(reports))
 	for _, r := range reports {
 		going[r.Request.ID] = true
 	}
-	var first, then []grave
+	var tied, unseen, then []grave
 	t.view.mu.RLock()
+	unseenAtOnce := len(going) + sweepAtOnce
 	for id, e := range t.view.byID {
-		if e.visible() {
-			continue
-		}
-		// A repeat is what keeps its original from being withdrawn: they go
-		// together.
-		tied := e.original != nil && t.view.byID[e.original.report.Request.ID] == e.original
-		old := len(first) < sweepAtOnce && mine(id) && !tied && now.Sub(e.report.Request.CreatedAt) > 2*IdempotencyTime
-		if old || (tied && going[e.original.report.Request.ID]) {
-			first = append(first, grave{e.partition, append([]string{KeyRequest + id}, e.keys...)})
+		if len(going) < unseenAtOnce && !e.visible() && !t.view.tied(e) && mine(id) && now.Sub(e.report.Request.CreatedAt) > e.unseenFor() {
+			going[id] = true
 		}
 	}
-	for id := range going {
-		if e := t.view.byID[id]; e != nil {
-			then = append(then, grave{e.partition, append([]string{KeyRequest + id}, e.keys...)})
+	for id, e := range t.view.byID {
+		switch {
+		case t.view.tied(e) && going[e.behind.report.Request.ID]:
+			tied = append(tied, e.grave())
+		case !going[id]:
+		case e.visible():
+			then = append(then, e.grave())
+		default:
+			unseen = append(unseen, e.grave())
 		}
 	}
 	for key, o := range t.view.orphans {
@@ -145,7 +162,7 @@ func (t *Table) Sweep(ctx context.Context, now time.Time, reports []*Report, min
 	}
 	orders := t.view.removableOrders(now, mine)
 	t.view.mu.RUnlock()
-	for _, graves := range [][]grave{first, then, orders} {
+	for _, graves := range [][]grave{tied, unseen, then, orders} {
 		for _, g := range graves {
 			recs := make([]*kgo.Record, 0, len(g.keys))
 			for _, k := range g.keys {

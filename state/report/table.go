@@ -247,8 +247,8 @@ func (t *Table) Submit(ctx context.Context, req *Request, maxPending int) (*Repo
 	switch {
 	case e == nil:
 		return nil, fmt.Errorf("report %s: the stored request cannot be read back", q.ID)
-	case e.original != nil:
-		return repeat(e.original.report, &q)
+	case e.behind != nil:
+		return repeat(e.behind.report, &q)
 	case e.void:
 		return nil, ErrTooManyPending
 	}
@@ -265,8 +265,8 @@ func repeat(earlier *Report, q *Request) (*Report, error) {
 // refusal finds what Submit would be answered by the view as it stands; nil,
 // nil if the request would be accepted.
 //
-// A repeat is written nevertheless when the earlier request may still be
-// withdrawn: only a record keeps it.
+// The first repeat is written nevertheless: only a record keeps the earlier request
+// from being withdrawn, by a replica that may have been out of reach for long.
 func (t *Table) refusal(q *Request) (*Report, error) {
 	t.view.mu.RLock()
 	defer t.view.mu.RUnlock()
@@ -275,7 +275,7 @@ func (t *Table) refusal(q *Request) (*Report, error) {
 		return nil, nil
 	}
 	if first := a.remembers(q.IdempotencyKey, q.CreatedAt); first != nil {
-		if first.report.Request.BodyHash != q.BodyHash || first.repeated || q.CreatedAt.Sub(first.report.Request.CreatedAt) > time.Hour {
+		if first.report.Request.BodyHash != q.BodyHash || first.repeated {
 			return repeat(first.report, q)
 		}
 		return nil, nil

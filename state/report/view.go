@@ -24,7 +24,7 @@ type entry struct {
 	keys      []string // of all records of the report but the request's own
 	void      bool     // a repeat, or one too many
 	withdrawn bool
-	original  *entry // void because of this request with the same idempotency key
+	behind    *entry // void because of this one: the first under its idempotency key, its step's number or a later one
 	repeated  bool   // a repeat was answered with this report
 }
 
@@ -224,7 +224,7 @@ func (v *view) request(rec *kgo.Record, id string) error {
 	}
 	if q.IdempotencyKey != "" {
 		if first := a.remembers(q.IdempotencyKey, q.CreatedAt); first != nil {
-			e.void, e.original = true, first
+			e.void, e.behind = true, first
 			if first.report.Request.BodyHash == q.BodyHash {
 				first.repeated = true
 			}
