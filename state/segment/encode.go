@@ -22,6 +22,8 @@ type encoder struct {
 	localSnap   stamps
 	localSource stamps
 	transposer  *transposer
+	snapCodes   []uint32 // per row: 0, or its snapshot's place in snapList + 1
+	snapList    []uint32 // common codes
 
 	rows   []*row
 	codes  [numColumns][]uint32
@@ -91,7 +93,7 @@ func (e *encoder) rankAccounts() {
 	}
 }
 
-// slice appends one slice made of the rows to dst.
+// slice appends one slice made of the rows, which transpose has taken in, to dst.
 func (e *encoder) slice(dst []byte, rows []entry) ([]byte, SliceInfo, error) {
 	e.body, e.blocks, e.rows = e.body[:0], e.blocks[:0], e.rows[:0]
 	for _, r := range rows {
@@ -110,7 +112,7 @@ func (e *encoder) slice(dst []byte, rows []entry) ([]byte, SliceInfo, error) {
 	if err := e.cells(); err != nil {
 		return nil, info, err
 	}
-	shape, err := e.snapshots(rows)
+	shape, err := e.snapshots()
 	if err != nil {
 		return nil, info, err
 	}
@@ -308,28 +310,40 @@ func (e *encoder) cells() error {
 	return nil
 }
 
-// snapshots writes the row→snapshot codes and the snapshots turned into
-// columns, and returns how many there are.
-func (e *encoder) snapshots(rows []entry) (snapShape, error) {
-	codes := make([]uint32, len(rows))
-	var list []uint32
+// transpose turns the snapshots of the rows into columns and answers how many rows it
+// has taken in: all, unless the columns get too many.
+func (e *encoder) transpose(rows []entry) int {
+	e.snapCodes, e.snapList = e.snapCodes[:0], e.snapList[:0]
 	e.localSnap.start()
-	for i, r := range e.rows {
-		common := e.snaps.code(int(rows[i].buffer), r.snap)
+	e.transposer.reset()
+	for i, r := range rows {
+		b := e.buffers[r.buffer]
+		common := e.snaps.code(int(r.buffer), b.row(int(r.row)).snap)
 		if common == 0 {
+			e.snapCodes = append(e.snapCodes, 0)
 			continue
 		}
 		at := &e.localSnap.at[common]
 		if at.epoch != e.localSnap.epoch {
-			list = append(list, common)
-			at.epoch, at.code = e.localSnap.epoch, uint32(len(list))
+			e.transposer.add(uint32(len(e.snapList)), e.snaps.bytes(common))
+			if i > 0 && len(e.transposer.cols) > maxSnapColumns {
+				return e.transpose(rows[:i])
+			}
+			e.snapList = append(e.snapList, common)
+			at.epoch, at.code = e.localSnap.epoch, uint32(len(e.snapList))
 		}
-		codes[i] = at.code
+		e.snapCodes = append(e.snapCodes, at.code)
 	}
-	limit := uint32(len(list)) + 1
-	raw := appendCodes(e.raw[:0], codes, 1, limit)
+	return len(rows)
+}
+
+// snapshots writes the row→snapshot codes and the columns that transpose has made of
+// the snapshots, and returns how many there are.
+func (e *encoder) snapshots() (snapShape, error) {
+	limit := uint32(len(e.snapList)) + 1
+	raw := appendCodes(e.raw[:0], e.snapCodes, 1, limit)
 	if len(raw) > 1 {
-		if other := appendFollow(nil, codes, e.codes[columnProfile], limit); len(other) < len(raw) {
+		if other := appendFollow(nil, e.snapCodes, e.codes[columnProfile], limit); len(other) < len(raw) {
 			raw = append(raw[:0], other...)
 		}
 	}
@@ -337,11 +351,7 @@ func (e *encoder) snapshots(rows []entry) (snapShape, error) {
 		return snapShape{}, err
 	}
 	t := e.transposer
-	t.reset()
-	for i, c := range list {
-		t.add(uint32(i), e.snaps.bytes(c))
-	}
-	directory, pages := t.encode(len(list))
+	directory, pages := t.encode(len(e.snapList))
 	if err := e.block(directory, true); err != nil {
 		return snapShape{}, err
 	}
@@ -350,7 +360,7 @@ func (e *encoder) snapshots(rows []entry) (snapShape, error) {
 			return snapShape{}, err
 		}
 	}
-	shape := snapShape{snapshots: len(list), columns: len(t.cols)}
+	shape := snapShape{snapshots: len(e.snapList), columns: len(t.cols)}
 	for i := range t.cols {
 		shape.values += len(t.cols[i].dict)
 	}

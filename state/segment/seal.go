@@ -20,10 +20,11 @@ const (
 	// catalog record stays below 512 KiB.
 	MaxDirectoryBytes = 400 << 10
 
-	bigHour      = 64 << 10 // rows from which on an hour has an object of its own
-	hourBreak    = 1024     // rows from which on a slice ends with its hour
-	maxSliceText = 16 << 20 // bytes of text after which a slice ends early
-	hourMillis   = 3_600_000
+	bigHour        = 64 << 10 // rows from which on an hour has an object of its own
+	hourBreak      = 1024     // rows from which on a slice ends with its hour
+	maxSliceText   = 16 << 20 // bytes of text after which a slice ends early
+	maxSnapColumns = 32 << 10 // attributes, tags and audiences above which a slice has no second row: half a KiB each
+	hourMillis     = 3_600_000
 )
 
 // Object is one sealed segment, ready to be stored. Data is owned by the
@@ -156,6 +157,7 @@ func (e *encoder) objects(hour time.Time, rows []entry, emit func(Object) error)
 		if err != nil {
 			return err
 		}
+		n = e.transpose(rows[:n])
 		if o.Data == nil {
 			o.Data = appendHeader(nil)
 		}

@@ -381,6 +381,34 @@ func TestObjectsAreBounded(t *testing.T) {
 			}
 		}
 	})
+	t.Run("profiles that share no tag", func(t *testing.T) {
+		b := NewBuffer()
+		var want []testRow
+		next := 1
+		for i, tags := range []int{maxSnapColumns/2 + 1, maxSnapColumns/2 + 1, 3, 2 * maxSnapColumns, 1, 1} {
+			row := simpleRow(i, "a", 1000)
+			text := []byte(`{"account_id":"a","sections":{"s":{"tags":[`)
+			for range tags {
+				text = append(strconv.AppendInt(text, int64(next), 10), ',')
+				next++
+			}
+			var err error
+			if row.snap, _, err = profile.Decode([]byte("p"), append(text[:len(text)-1], "]}}}"...)); err != nil {
+				t.Fatal(err)
+			}
+			row.add(b)
+			want = append(want, row)
+		}
+		objects := seal(t, b)
+		var rows []int
+		for _, s := range openAll(t, objects) {
+			rows = append(rows, s.Rows())
+		}
+		if !slices.Equal(rows, []int{1, 2, 1, 2}) {
+			t.Errorf("slices of %d rows", rows)
+		}
+		checkRows(t, objects, want)
+	})
 }
 
 func checkDirectories(t *testing.T, objects []Object, atLeast int) {
