@@ -151,9 +151,7 @@ func (c *Consumer) tell(ctx context.Context, cmd command) {
 	if len(cmd.lost) == 0 {
 		grace = revokeGrace
 	}
-	if len(cmd.revoked)+len(cmd.lost) > 0 {
-		defer c.cutting.interruptAfter(grace)()
-	}
+	defer c.cutting.interruptAfter(grace)()
 	c.mail.post(func(ctx context.Context) error {
 		defer close(cmd.done)
 		return c.carryOut(ctx, cmd)

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"golang.org/x/time/rate"
 
 	"lockstitch/state/catalog"
 	"lockstitch/state/kafka"
@@ -116,6 +117,7 @@ type Consumer struct {
 	barriers map[partitionOf]int64     // ends that pending requests wait for
 	told     map[kafkaPartition]string // what was logged of partitions that cannot be fetched
 	failing  bool                      // some could not in this turn
+	noEnds   rate.Sometimes            // logs that ends of the profiles are not known
 	lastCut  time.Time
 	retainAt time.Time // when retention is looked after next
 	mail     *mailbox
@@ -145,6 +147,7 @@ func New(cfg Config, deps Deps) (*Consumer, error) {
 		lanes:      make(map[int32]*lane),
 		barriers:   make(map[partitionOf]int64),
 		told:       make(map[kafkaPartition]string),
+		noEnds:     rate.Sometimes{First: 1, Interval: 10 * time.Second},
 		mail:       newMailbox(),
 		quit:       make(chan struct{}),
 		rebuilding: make(chan struct{}, rebuildLanes),

@@ -61,14 +61,22 @@ func (s *cutState) begin(ctx context.Context) (context.Context, func()) {
 // interruptAfter cancels the cut that is under way when d has passed. The
 // returned function calls that off.
 func (s *cutState) interruptAfter(d time.Duration) func() {
-	t := time.AfterFunc(d, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.cancel != nil {
-			s.cancel()
+	ctx, stop := context.WithCancel(context.Background())
+	go func() {
+		for ; ; d = max(d, time.Second) { // another one may begin before the loop comes to the command
+			select {
+			case <-time.After(d):
+			case <-ctx.Done():
+				return
+			}
+			s.mu.Lock()
+			if s.cancel != nil {
+				s.cancel()
+			}
+			s.mu.Unlock()
 		}
-	})
-	return func() { t.Stop() }
+	}()
+	return stop
 }
 
 // cut makes everything that the lanes have processed durable and commits it:

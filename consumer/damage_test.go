@@ -179,6 +179,63 @@ func TestDamagedBatchIsNotPassed(t *testing.T) {
 	}
 }
 
+// TestDamageFoundInATakeoverEndsTheReplica: only a start rebuilds what is damaged, so
+// that whoever would try again for ever would keep a lane that nobody runs.
+func TestDamageFoundInATakeoverEndsTheReplica(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	dir := filepath.Join(t.TempDir(), "d")
+	r := w.start(dir, nil)
+	var records []*kgo.Record
+	for i := range 1000 { // so many that tables have several blocks
+		records = append(records, &kgo.Record{Topic: "email-events", Key: fmt.Appendf(nil, "p%d", i),
+			Value: fmt.Appendf(nil, `{"correlation_id":"c%d","type":"SENT","account_id":"acme","section":"s1"}`, i)})
+	}
+	if err := w.prod.ProduceSync(t.Context(), records...).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	w.settle(r.cat)
+	for range 2 { // a start writes tables of what the logs hold
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+		r = w.start(dir, nil)
+		r.awaitReady(t)
+	}
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "pebble", "*.sst"))
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b[len(b)/3] ^= 1
+		if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r = w.start(dir, nil)
+	select {
+	case <-r.done:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the replica goes on with damaged state")
+	}
+	if err := r.stop(); err == nil || !strings.Contains(err.Error(), "is damaged and will be rebuilt") {
+		t.Errorf("the replica ended with %v", err)
+	}
+	r = w.start(dir, nil)
+	w.event("p1", "c1", "SENT") // a retry
+	w.settle(r.cat)
+	if n := len(w.rows(r.cat)); n != len(records) {
+		t.Errorf("%d rows of %d events", n, len(records))
+	}
+}
+
 // TestFlippedBitsOnDisk flips a bit in a file of each kind of a data directory
 // that a replica has left, or that one uses, and starts again, as often as the
 // replica ends: duplicates are known and events decorated as if nothing had been.

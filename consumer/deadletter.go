@@ -42,6 +42,11 @@ type deadLetter struct {
 }
 
 func newDeadLetter(r *kgo.Record, why *poison.Error) deadLetter {
+	return deadLetter{rec: ownRecord(r), why: why}
+}
+
+// ownRecord is a copy that shares no memory with what was fetched.
+func ownRecord(r *kgo.Record) *kgo.Record {
 	own := *r
 	own.Key, own.Value = bytes.Clone(r.Key), bytes.Clone(r.Value)
 	own.Headers = make([]kgo.RecordHeader, 0, len(r.Headers))
@@ -49,7 +54,7 @@ func newDeadLetter(r *kgo.Record, why *poison.Error) deadLetter {
 		own.Headers = append(own.Headers, kgo.RecordHeader{Key: strings.Clone(h.Key), Value: bytes.Clone(h.Value)})
 	}
 	own.Context = nil
-	return deadLetter{rec: &own, why: why}
+	return &own
 }
 
 func (d *deadLetter) size() int64 {

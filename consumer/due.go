@@ -11,6 +11,15 @@ func (c *Consumer) held() int64 {
 	return n
 }
 
+// deadBytes is what of that are dead letters.
+func (c *Consumer) deadBytes() int64 {
+	var n int64
+	for _, l := range c.lanes {
+		n += l.deadBytes
+	}
+	return n
+}
+
 // full says that nothing more may be processed until the next cut.
 func (c *Consumer) full() bool {
 	for _, l := range c.lanes {

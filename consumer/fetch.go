@@ -51,7 +51,12 @@ func (c *Consumer) poll(ctx context.Context) (moved bool, err error) {
 			}
 		})
 	}
-	fetches := c.profiles.PollRecords(profilesCtx, pollRecords)
+	var fetches kgo.Fetches
+	if c.deadBytes() < c.bufferLimit() {
+		fetches = c.profiles.PollRecords(profilesCtx, pollRecords)
+	} else {
+		<-pctx.Done() // malformed profiles, which no cut takes
+	}
 	fetches.EachError(func(topic string, p int32, ferr error) { c.fetchError(topic, p, ferr) })
 	// A partition may be there twice, when it has moved to another broker.
 	got := make(map[*lane][]*kgo.Record)
@@ -134,10 +139,12 @@ func (c *Consumer) askProfileEnds(ctx context.Context) {
 	defer cancel()
 	topic := c.cfg.Topics.Profiles
 	ends, err := kafka.ListOffsets(rctx, c.profiles, map[string][]int32{topic: ask}, kafka.AtEnd, kafka.HighWatermark)
-	if err != nil {
-		if ctx.Err() == nil {
-			c.log.Warn("cannot ask for the ends of the profiles; the events wait", "err", err)
-		}
+	if err != nil && ctx.Err() == nil {
+		c.noEnds.Do(func() {
+			c.log.Warn("cannot ask for the ends of profile partitions; the events of these lanes wait", "err", err)
+		})
+	}
+	if len(ends[topic]) == 0 {
 		return
 	}
 	infos, err := kafka.Describe(rctx, c.profiles, topic)
@@ -153,9 +160,13 @@ func (c *Consumer) askProfileEnds(ctx context.Context) {
 			c.remade(topic)
 			return
 		}
+		end, ok := ends[topic][n]
+		if !ok {
+			continue
+		}
 		for _, b := range l.waiting {
 			if b.profEnd < 0 {
-				b.profEnd = ends[topic][n]
+				b.profEnd = end
 			}
 		}
 	}
@@ -170,6 +181,9 @@ func (c *Consumer) waitLimit() int64 { return c.bufferLimit() / 2 / int64(max(1,
 // must not fill the memory.
 func (c *Consumer) pauseStalled() {
 	for n, l := range c.lanes {
+		for _, b := range l.waiting {
+			b.stay()
+		}
 		switch {
 		case !l.paused && l.waitBytes > c.waitLimit():
 			l.paused = true

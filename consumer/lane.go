@@ -82,6 +82,19 @@ type batch struct {
 	records []*kgo.Record
 	profEnd int64 // the profiles must have reached this offset; -1: not asked yet
 	bytes   int64
+	turns   int // at whose end it was there
+}
+
+// stay lets a batch wait for one more turn. One that does so a second time gets memory
+// of its own: as its records were fetched they hold all that came with them, that of
+// other lanes too.
+func (b *batch) stay() {
+	if b.turns++; b.turns != 2 {
+		return
+	}
+	for i, r := range b.records {
+		b.records[i] = ownRecord(r)
+	}
 }
 
 func newBatch(in *input, records []*kgo.Record) *batch {

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -82,7 +81,7 @@ func (r *replica) await(t *testing.T, what string, ok func(c *Consumer) bool) {
 		if <-got {
 			return
 		}
-		runtime.Gosched()
+		time.Sleep(time.Millisecond)
 	}
 	t.Fatal(what)
 }

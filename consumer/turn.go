@@ -43,7 +43,7 @@ func (c *Consumer) loop(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := c.deps.Catalog.Err(); err != nil {
+		if err := errors.Join(c.deps.Catalog.Err(), c.db.Err()); err != nil {
 			return err
 		}
 		if err := c.turn(ctx, t); err != nil {

@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -80,6 +81,9 @@ type DB struct {
 	log       *slog.Logger
 	loadBytes int64
 	loaded    atomic.Int64 // files made in loadDir so far, for their names
+
+	mu     sync.Mutex
+	damage error // see Err
 }
 
 // Options tune the database.
@@ -153,7 +157,7 @@ func openLocked(dir string, opt Options) (*DB, error) {
 		if derr := discard(opt.FS, dir); derr != nil {
 			return nil, derr
 		}
-		db.opt = db.options(opt)
+		db.opt, db.damage = db.options(opt), nil
 		db.p, err = pebble.Open(path, db.opt)
 	}
 	if err != nil {
@@ -291,10 +295,23 @@ func (db *DB) Damaged(err error) error {
 	if !pebble.IsCorruptionError(err) && !errors.Is(err, errDamaged) {
 		return err
 	}
-	if werr := writeFile(db.fs, db.fs.PathJoin(db.dir, rebuildFile), []byte(err.Error()+"\n")); werr != nil {
-		return errors.Join(err, werr)
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if db.damage == nil {
+		db.damage = fmt.Errorf("local state in %s is damaged and will be rebuilt at the next start: %w", db.dir, err)
+		if werr := writeFile(db.fs, db.fs.PathJoin(db.dir, rebuildFile), []byte(err.Error()+"\n")); werr != nil {
+			db.damage = errors.Join(err, werr)
+		}
 	}
-	return fmt.Errorf("local state in %s is damaged and will be rebuilt at the next start: %w", db.dir, err)
+	return db.damage
+}
+
+// Err is the damage that was found first, by whoever came upon it, Pebble's own
+// compactions included. Nothing but a new start cures it. Nil: none was.
+func (db *DB) Err() error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return db.damage
 }
 
 var errDamaged = errors.New("damaged value")

@@ -59,5 +59,8 @@ func hasRoom(fs vfs.FS, probe string) bool {
 // the process before the damage was noted down. Whoever reads gets the error,
 // too; Pebble's own compactions have nobody else to tell.
 func (db *DB) onDamage(info pebble.DataCorruptionInfo) {
+	if db.Err() != nil {
+		return // compactions try again
+	}
 	db.log.Error("local state is damaged", "path", info.Path, "err", db.Damaged(info.Details))
 }
