@@ -197,7 +197,8 @@ func (c *Consumer) pauseStalled() {
 }
 
 // probe asks by raw fetches about partitions that somebody waits for and that
-// brought nothing: no record may be left below their end.
+// brought nothing: no record may be left below their end. Where one is, and the
+// broker has not read it yet, the partition waits.
 func (c *Consumer) probe(ctx context.Context, now time.Time) {
 	for _, l := range c.lanes {
 		if l.stage != ready && l.stage != catchingUp {
@@ -233,7 +234,7 @@ func (c *Consumer) probe(ctx context.Context, now time.Time) {
 func (c *Consumer) probeOne(ctx context.Context, cl *kgo.Client, topic string, id [16]byte, n int32, next int64) (int64, error) {
 	pctx, cancel := context.WithTimeout(ctx, requestLimit)
 	defer cancel()
-	past, err := kafka.Probe(pctx, cl, topic, id, n, next)
+	past, err := kafka.Probe(pctx, cl, topic, id, n, next, topic == c.cfg.Topics.Profiles)
 	if errors.Is(err, kerr.OffsetOutOfRange) || errors.Is(err, kerr.UnknownTopicID) {
 		c.fetchError(topic, n, err)
 	}

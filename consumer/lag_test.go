@@ -3,7 +3,6 @@ package consumer
 import (
 	"fmt"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -78,7 +77,7 @@ func (r *replica) awaitLag(t *testing.T, what string, ok func(map[string]float64
 		if time.Now().After(deadline) {
 			t.Fatalf("%s; the lag is %v", what, lag)
 		}
-		runtime.Gosched()
+		time.Sleep(time.Millisecond)
 	}
 }
 

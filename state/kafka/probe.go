@@ -17,7 +17,12 @@ import (
 // It returns the offset up to which nothing is to be read: next itself if a
 // record is there or the last stable offset has not moved beyond next, else an
 // offset past the empty stretch.
-func Probe(ctx context.Context, cl *kgo.Client, topic string, topicID [16]byte, partition int32, next int64) (int64, error) {
+//
+// An answer without a batch shows such a stretch only where records may be gone
+// from the midst, in a compacted topic. Of another one every offset of the log lies
+// in some batch: with tiered storage a broker answers the same while a read from
+// there is throttled (KIP-956) or not ready in time. Compacted topics have no tiers.
+func Probe(ctx context.Context, cl *kgo.Client, topic string, topicID [16]byte, partition int32, next int64, compacted bool) (int64, error) {
 	leader, _, err := cl.PartitionLeader(topic, partition)
 	if err != nil {
 		return next, fmt.Errorf("probing %s/%d: %w", topic, partition, err)
@@ -54,6 +59,9 @@ func Probe(ctx context.Context, cl *kgo.Client, topic string, topicID [16]byte, 
 				return next, fmt.Errorf("probing %s/%d at %d: %w", topic, partition, next, err)
 			}
 			if len(p.RecordBatches) == 0 {
+				if !compacted {
+					return next, nil
+				}
 				return max(next, p.LastStableOffset), nil
 			}
 			fp, past := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{

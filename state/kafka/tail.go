@@ -25,7 +25,7 @@ type TailConfig struct {
 	Log   *slog.Logger
 }
 
-// Tail follows all partitions of a topic from their start, with read_committed
+// Tail follows all partitions of a compacted topic from their start, with read_committed
 // isolation, and knows for each the offset below which everything was applied,
 // also where no record reaches the end (transaction markers, aborted records,
 // compacted stretches).
@@ -306,7 +306,7 @@ func (t *Tail) probe(ctx context.Context, moved map[int32]int64) {
 	t.mu.Unlock()
 	for p, next := range waiting {
 		pctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-		past, err := Probe(pctx, t.cl, t.cfg.Topic, t.id, p, next)
+		past, err := Probe(pctx, t.cl, t.cfg.Topic, t.id, p, next, true)
 		cancel()
 		if errors.Is(err, kerr.OffsetOutOfRange) {
 			t.cfg.Log.Error("the log was cut below the position of a tail", "topic", t.cfg.Topic, "partition", p, "position", next)
