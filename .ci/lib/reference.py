@@ -131,7 +131,7 @@ def decode_event(record, default_account=None):
     for name in ("correlation_id", "type", "account_id", "section"):
         if got[name] is None:
             raise Poison("missing_field")
-    if not 1 <= len(got["correlation_id"].encode()) <= 256:
+    if not 1 <= len(got["correlation_id"].encode()) <= 256 or len(got["account_id"].encode()) > 1024:
         raise Poison("out_of_range")
     kind = got["type"]
     if kind not in TYPES:

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"lockstitch/state/event"
 	"lockstitch/state/kafka"
 )
 
@@ -74,6 +75,15 @@ func oneOf(values ...string) bound {
 			}
 		}
 		return "must be one of " + strings.TrimPrefix(strings.Join(values, ", "), ", ")
+	}
+}
+
+func atMostBytes(n int) bound {
+	return func(v any) string {
+		if len(v.(string)) > n {
+			return fmt.Sprintf("must have at most %d bytes", n)
+		}
+		return ""
 	}
 }
 
@@ -193,7 +203,7 @@ var options = []option{
 	{"data_dir", "lockstitch-data", "directory of the local state; a cache that may be lost", given, scopeReplica, false},
 	{"store_url", "", "object store: file:///path, s3://bucket?region=…, gs://bucket, azblob://container (default: file:// in the data directory)", storeURL, scopeStore, true},
 	{"destinations", []Destination{}, "stores that files of rolling exports may be delivered to: NAME:ACCOUNT|ACCOUNT:URL, separated by commas; in YAML a list of {name, accounts, url}; the same on all replicas", none, scopeReplica, true},
-	{"default_account", "", "account of events that name none (default: such events are set aside)", none, scopeReplica, false},
+	{"default_account", "", "account of events that name none (default: such events are set aside)", atMostBytes(event.MaxAccountID), scopeReplica, false},
 	{"memory_limit", Bytes(512 << 20), "resident memory to stay within; buffers and caches are derived from it", size(128<<20, 1<<40), scopeReplica, false},
 	{"flush_interval", 30 * time.Second, "longest time an event waits before it is made durable; exports do not wait for it", span(100*time.Millisecond, time.Hour), scopeReplica, false},
 	{"dedup_horizon", 7 * 24 * time.Hour, "how long after an event a repeated one is recognised; the same on all replicas", span(time.Minute, 90*24*time.Hour), scopeReplica, false},

@@ -11,11 +11,16 @@ const MaxServerTime = 253402300799999
 // MaxCorrelationID is the greatest length of a correlation id in bytes.
 const MaxCorrelationID = 256
 
+// MaxAccountID is the greatest length of an account id in bytes: it stands in the
+// catalog's record of every segment with rows of the account, JSON-escaped, and a
+// record that is too large could never be committed, nor any cut.
+const MaxAccountID = 1024
+
 // Decoder turns record values into events. It is for one goroutine; its zero
 // value is ready.
 type Decoder struct {
 	// DefaultAccount is the account of events that name none. Empty: every
-	// event must name its account.
+	// event must name its account. At most MaxAccountID bytes.
 	DefaultAccount string
 
 	account []byte // DefaultAccount

@@ -58,7 +58,7 @@ const (
 type Event struct {
 	Type          Type
 	CorrelationID []byte // 1..256 bytes of UTF-8
-	AccountID     []byte
+	AccountID     []byte // 0..1024 bytes of UTF-8
 	Section       []byte
 	ProfileID     []byte           // the record key where the value names none
 	Cells         [NumCells][]byte // empty where absent or not applicable to Type

@@ -225,6 +225,9 @@ func set(f field, raw []byte, ev *Event) *poison.Error {
 		}
 		ev.Type = t
 	case fAccountID:
+		if len(raw) > MaxAccountID {
+			return poison.New(poison.OutOfRange, "account_id has %d bytes, at most %d are allowed", len(raw), MaxAccountID)
+		}
 		ev.AccountID = raw
 	case fSection:
 		ev.Section = raw

@@ -125,7 +125,9 @@ func oracle(key, value []byte, kafkaTime int64, defaultAccount string) (plain, p
 		fail(poison.UnknownType)
 	}
 	if account, ok := str("account_id", false); ok {
-		p.account = account
+		if p.account = account; len(account) > 1024 {
+			fail(poison.OutOfRange)
+		}
 	} else if p.account = defaultAccount; defaultAccount == "" {
 		fail(poison.MissingField)
 	}

@@ -153,6 +153,9 @@ func decodeEvent(r Record) (*event, error) {
 	if n := len(e.correlation); n < 1 || n > 256 {
 		f.fail("correlation_id has %d bytes", n)
 	}
+	if n := len(e.account); n > 1024 {
+		f.fail("account_id has %d bytes", n)
+	}
 	if !slices.Contains(types, e.kind) {
 		f.fail("unknown type %q", e.kind)
 	}
