@@ -57,10 +57,11 @@ func ownRecord(r *kgo.Record) *kgo.Record {
 	return &own
 }
 
+// size is at least what the dead letter takes in the topic.
 func (d *deadLetter) size() int64 {
 	n := len(d.rec.Key) + len(d.rec.Value) + 512
 	for _, h := range d.rec.Headers {
-		n += len(h.Key) + len(h.Value)
+		n += len(h.Key) + len(h.Value) + 10 // their lengths take up to 5 each
 	}
 	return int64(n)
 }

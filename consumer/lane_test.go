@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -214,10 +215,12 @@ func TestDeadLettersAreWhole(t *testing.T) {
 	at := time.UnixMilli(1_790_000_000_123)
 	header := kgo.RecordHeader{Key: "h\xff", Value: []byte("v\x00")}
 	long := strings.Repeat("k", 950_000)
+	many := slices.Repeat([]kgo.RecordHeader{{Key: "h"}}, 400_000) // most of it are lengths
 	for _, rec := range []*kgo.Record{
 		{Key: []byte("k\xff"), Value: []byte("{small"), Headers: []kgo.RecordHeader{header}},
 		{Key: []byte("k\xff"), Value: []byte(strings.Repeat("v", 10_000_000)), Headers: []kgo.RecordHeader{header}},
 		{Key: []byte(long), Value: []byte("{long key"), Headers: []kgo.RecordHeader{header}},
+		{Key: []byte("k\xff"), Value: []byte("{many headers"), Headers: append([]kgo.RecordHeader{header}, many...)},
 	} {
 		rec.Topic, rec.Timestamp = "email-events", at
 		if err := big.ProduceSync(t.Context(), rec).FirstErr(); err != nil {
@@ -226,7 +229,7 @@ func TestDeadLettersAreWhole(t *testing.T) {
 	}
 	w.settle(r.cat)
 	dead := w.deadLetters()
-	if len(dead) != 3 {
+	if len(dead) != 4 {
 		t.Fatalf("%d dead letters", len(dead))
 	}
 	object := func(name string) []byte {
@@ -250,7 +253,7 @@ func TestDeadLettersAreWhole(t *testing.T) {
 		if h[headerTopic] != "email-events" || h[headerPartition] == "" || h[headerOffset] == "" || h[headerTimestamp] != "1790000000123" || h[headerReason] == "" || h[headerDetail] == "" {
 			t.Errorf("headers %v", h)
 		}
-		key, value, first := d.Key, d.Value, d.Headers[0]
+		key, value, first, headers := d.Key, d.Value, d.Headers[0], 1
 		if name := h[headerObject]; name != "" {
 			value = object(name)
 			sum := sha256.Sum256(value)
@@ -263,6 +266,7 @@ func TestDeadLettersAreWhole(t *testing.T) {
 			if err := json.Unmarshal(object(name), &r); err != nil {
 				t.Fatal(err)
 			}
+			headers = len(r.Headers)
 			key, first = r.Key, kgo.RecordHeader{Key: string(r.Headers[0].Key), Value: r.Headers[0].Value}
 		}
 		if first.Key != header.Key || string(first.Value) != string(header.Value) {
@@ -271,7 +275,8 @@ func TestDeadLettersAreWhole(t *testing.T) {
 		switch {
 		case string(value) == "{small" && string(key) == "k\xff" && h[headerObject] == "":
 		case len(value) == 10_000_000 && string(key) == "k\xff" && h[headerReason] == "too_large":
-		case string(value) == "{long key" && string(key) == long:
+		case string(value) == "{long key" && string(key) == long && headers == 1:
+		case string(value) == "{many headers" && string(key) == "k\xff" && headers == 1+len(many):
 		default:
 			t.Errorf("a dead letter of key %.10q and value %.10q, %d and %d bytes, with %v", key, value, len(key), len(value), h)
 		}
