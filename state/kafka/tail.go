@@ -12,6 +12,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/errgroup"
 )
 
 // TailConfig says what a Tail follows.
@@ -126,15 +127,33 @@ func (t *Tail) Client() *kgo.Client { return t.cl }
 // CatchUp reads the high watermarks of partitions (none given: of all) and
 // waits until everything below them has been applied. An open transaction is
 // waited for as long as ctx allows.
+//
+// The high watermarks are asked for by name, so the topic must still be the one that
+// is followed. Its id is asked for at the same time: what was acknowledged before the
+// call both know. Another id is an error of the call and not the end of the Tail, as
+// a broker that has not heard of the others for long may tell it.
 func (t *Tail) CatchUp(ctx context.Context, partitions ...int32) error {
 	if len(partitions) == 0 {
 		for p := range t.Partitions() {
 			partitions = append(partitions, p)
 		}
 	}
-	ends, err := ListOffsets(ctx, t.cl, map[string][]int32{t.cfg.Topic: partitions}, AtEnd, HighWatermark)
-	if err != nil {
+	var infos map[string]TopicInfo
+	var ends map[string]map[int32]int64
+	eg, ectx := errgroup.WithContext(ctx)
+	eg.Go(func() (err error) {
+		infos, err = Describe(ectx, t.cl, t.cfg.Topic)
+		return err
+	})
+	eg.Go(func() (err error) {
+		ends, err = ListOffsets(ectx, t.cl, map[string][]int32{t.cfg.Topic: partitions}, AtEnd, HighWatermark)
+		return err
+	})
+	if err := eg.Wait(); err != nil {
 		return fmt.Errorf("catching up with %s: %w", t.cfg.Topic, err)
+	}
+	if infos[t.cfg.Topic].ID != t.id {
+		return fmt.Errorf("catching up with %s: the topic was made anew; restart the replica", t.cfg.Topic)
 	}
 	for p, end := range ends[t.cfg.Topic] {
 		if err := t.WaitFor(ctx, p, end); err != nil {

@@ -163,6 +163,30 @@ func TestMissingTopic(t *testing.T) {
 	}
 }
 
+// TestCatchUpNoticesATopicMadeAnew: the ends of the new topic lie below what was read
+// of the old one, and all would seem to have been read.
+func TestCatchUpNoticesATopicMadeAnew(t *testing.T) {
+	opts := cluster(t, "x")
+	transact(t, opts, "a", "x", 3, kgo.TryCommit)
+	tl := tail(t, opts, "x", &seen{})
+	if err := tl.CatchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	adm := kadm.NewClient(client(t, opts))
+	if _, err := adm.DeleteTopics(t.Context(), "x"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := adm.CreateTopics(t.Context(), 2, 1, nil, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if err := tl.CatchUp(t.Context()); err == nil || !strings.Contains(err.Error(), "x: the topic was made anew") {
+		t.Errorf("caught up: %v", err)
+	}
+	if err := tl.Err(); err != nil {
+		t.Errorf("the tail has ended: %v", err)
+	}
+}
+
 func TestTailEndsWithWhatIsRefused(t *testing.T) {
 	opts := cluster(t, "x")
 	refused := errors.New("that cannot be")
