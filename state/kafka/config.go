@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"strconv"
 	"strings"
@@ -242,8 +243,10 @@ func (c Config) oauth() (sasl.Mechanism, error) {
 		ClientID: c.OAuthClientID, ClientSecret: secret,
 		TokenURL: c.OAuthTokenURL, Scopes: c.OAuthScopes,
 	}
-	// The source caches the token and renews it shortly before it expires.
-	src := oauth2.ReuseTokenSource(nil, cc.TokenSource(context.Background()))
+	// The source caches the token and renews it shortly before it expires. All new
+	// connections wait for that.
+	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Timeout: dialTimeout})
+	src := oauth2.ReuseTokenSource(nil, cc.TokenSource(ctx))
 	return oauth.Oauth(func(context.Context) (oauth.Auth, error) {
 		t, err := src.Token()
 		if err != nil {

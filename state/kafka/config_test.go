@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -151,6 +152,43 @@ func TestOAuthTokens(t *testing.T) {
 	if got := initial(cfg); !strings.Contains(got, "auth=Bearer from-url\x01") {
 		t.Errorf("first message %q", got)
 	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// TestTokenEndpointHangs: a request for a token that is never answered holds up no
+// connection for good.
+func TestTokenEndpointHangs(t *testing.T) {
+	hangs := true
+	usual := http.DefaultTransport
+	defer func() { http.DefaultTransport = usual }()
+	http.DefaultTransport = roundTripper(func(r *http.Request) (*http.Response, error) {
+		if hangs {
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		}
+		w := httptest.NewRecorder()
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"access_token":"x","token_type":"bearer","expires_in":3600}`)
+		return w.Result(), nil
+	})
+	synctest.Test(t, func(t *testing.T) {
+		m, err := Config{OAuthTokenURL: "http://tokens.example", OAuthClientID: "a", OAuthClientSecret: "b", SASLMechanism: SASLOAuthBearer}.mechanism()
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		// The client of the endpoint tries both ways to send the secret.
+		if _, _, err := m.Authenticate(t.Context(), "broker"); err == nil || time.Since(began) > 2*dialTimeout {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		hangs = false
+		if _, _, err := m.Authenticate(t.Context(), "broker"); err != nil {
+			t.Errorf("the next connection: %v", err)
+		}
+	})
 }
 
 func TestMutualTLSAgainstABroker(t *testing.T) {
