@@ -121,6 +121,14 @@ type flakyStore struct {
 	mu   sync.Mutex
 	down bool
 	n    int
+	left int // objects that it takes before it goes away; 0: it does not
+}
+
+// failAfter lets the store go away when it has taken n objects.
+func (s *flakyStore) failAfter(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.left = n
 }
 
 func (s *flakyStore) fail(down bool) {
@@ -141,6 +149,10 @@ func (s *flakyStore) Put(ctx context.Context, name string, data []byte) error {
 	if s.down {
 		s.n++
 		return errors.New("the store is away")
+	}
+	if s.left > 0 {
+		s.left--
+		s.down = s.left == 0
 	}
 	return s.Store.Put(ctx, name, data)
 }

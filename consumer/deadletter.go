@@ -39,6 +39,9 @@ const maxDeadLetter = 900_000
 type deadLetter struct {
 	rec *kgo.Record
 	why *poison.Error
+	// Names of the objects that hold the value, and key and headers, once they are
+	// stored: a cut that is tried again uses them again.
+	value, rest string
 }
 
 func newDeadLetter(r *kgo.Record, why *poison.Error) deadLetter {
@@ -89,28 +92,16 @@ func (d *deadLetter) record(ctx context.Context, topic string, store objects.Sto
 		out.Headers = append(out.Headers, kgo.RecordHeader{Key: k, Value: []byte(v)})
 	}
 	if d.size() > maxDeadLetter {
-		name := fmt.Sprintf("dead-letters/%s/%d/%d-%s", r.Topic, r.Partition, r.Offset, ulid.Make())
-		if err := store.Put(ctx, name, r.Value); err != nil {
+		if err := d.store(ctx, store); err != nil {
 			return nil, fmt.Errorf("storing a dead letter: %w", err)
 		}
 		sum := sha256.Sum256(r.Value)
 		out.Value = nil
-		if d.size()-int64(len(r.Value)) > maxDeadLetter {
-			rest := rest{Key: r.Key}
-			for _, h := range r.Headers {
-				rest.Headers = append(rest.Headers, restHeader{Key: []byte(h.Key), Value: h.Value})
-			}
-			b, err := json.Marshal(rest)
-			if err != nil {
-				return nil, fmt.Errorf("storing a dead letter: %w", err)
-			}
-			if err := store.Put(ctx, name+".json", b); err != nil {
-				return nil, fmt.Errorf("storing a dead letter: %w", err)
-			}
+		if d.rest != "" {
 			out.Key, out.Headers = nil, nil
-			add(headerRest, name+".json")
+			add(headerRest, d.rest)
 		}
-		add(headerObject, name)
+		add(headerObject, d.value)
 		add(headerSHA256, hex.EncodeToString(sum[:]))
 	}
 	add(headerReason, string(d.why.Reason))
@@ -120,4 +111,34 @@ func (d *deadLetter) record(ctx context.Context, topic string, store objects.Sto
 	add(headerOffset, strconv.FormatInt(r.Offset, 10))
 	add(headerTimestamp, strconv.FormatInt(r.Timestamp.UnixMilli(), 10))
 	return out, nil
+}
+
+// store stores what no record has room for and is not stored yet. A name is used for
+// one attempt: whether one that failed has stored something is not known.
+func (d *deadLetter) store(ctx context.Context, store objects.Store) error {
+	r := d.rec
+	name := fmt.Sprintf("dead-letters/%s/%d/%d-%s", r.Topic, r.Partition, r.Offset, ulid.Make())
+	if d.value == "" {
+		if err := store.Put(ctx, name, r.Value); err != nil {
+			return err
+		}
+		d.value = name
+	}
+	if d.rest != "" || d.size()-int64(len(r.Value)) <= maxDeadLetter {
+		return nil
+	}
+	rest := rest{Key: r.Key}
+	for _, h := range r.Headers {
+		rest.Headers = append(rest.Headers, restHeader{Key: []byte(h.Key), Value: h.Value})
+	}
+	b, err := json.Marshal(rest)
+	if err != nil {
+		return err
+	}
+	name += ".json"
+	if err := store.Put(ctx, name, b); err != nil {
+		return err
+	}
+	d.rest = name
+	return nil
 }

@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -25,6 +26,8 @@ import (
 	"lockstitch/state/catalog"
 	"lockstitch/state/kafka"
 	"lockstitch/state/local"
+	"lockstitch/state/objects"
+	"lockstitch/state/poison"
 )
 
 var quietLog = slog.New(slog.DiscardHandler)
@@ -280,6 +283,42 @@ func TestDeadLettersAreWhole(t *testing.T) {
 		default:
 			t.Errorf("a dead letter of key %.10q and value %.10q, %d and %d bytes, with %v", key, value, len(key), len(value), h)
 		}
+	}
+}
+
+// TestDeadLetterIsStoredOnce: nothing sweeps dead letters, and a cut is tried again
+// for as long as it fails.
+func TestDeadLetterIsStoredOnce(t *testing.T) {
+	t.Parallel()
+	files, err := objects.Open(t.Context(), "file://"+t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer files.Close()
+	store := &flakyStore{Store: files}
+	long := bytes.Repeat([]byte("x"), maxDeadLetter)
+	d := newDeadLetter(&kgo.Record{Topic: "email-events", Key: long, Value: long}, poison.New(poison.NotJSON, "x"))
+	store.failAfter(1) // the value is stored, the key is not
+	if _, err := d.record(t.Context(), "dead", store); err == nil {
+		t.Fatal("nothing failed")
+	}
+	store.fail(false)
+	var first *kgo.Record
+	for range 3 {
+		r, err := d.record(t.Context(), "dead", store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first == nil {
+			first = r
+		}
+		if !slices.EqualFunc(r.Headers, first.Headers, func(a, b kgo.RecordHeader) bool { return a.Key == b.Key && bytes.Equal(a.Value, b.Value) }) {
+			t.Errorf("another attempt is another record: %q, before %q", r.Headers, first.Headers)
+		}
+	}
+	n := 0
+	if err := files.List(t.Context(), "dead-letters/", func(objects.Info) error { n++; return nil }); err != nil || n != 2 {
+		t.Errorf("%d objects, want one of the value and one of the key: %v", n, err)
 	}
 }
 
