@@ -20,7 +20,7 @@ const (
 // cleanLoop removes the files of expired and cancelled reports of this
 // replica's slots, and much later the reports.
 func (r *Runner) cleanLoop(ctx context.Context) {
-	remove := time.NewTicker(removeEvery)
+	remove := time.NewTimer(removeEvery)
 	defer remove.Stop()
 	for {
 		changed, moved := r.deps.Reports.Changed(), r.slots.Changed()
@@ -38,8 +38,14 @@ func (r *Runner) cleanLoop(ctx context.Context) {
 		case <-moved:
 		case <-late.C:
 		case <-remove.C:
-			if err := r.remove(ctx); err != nil && ctx.Err() == nil {
+			more, err := r.remove(ctx)
+			if err != nil && ctx.Err() == nil {
 				r.log.Warn("removing old reports", "err", err)
+			}
+			if more { // the rest behind the next look at the files, which is not to wait for it
+				remove.Reset(0)
+			} else {
+				remove.Reset(removeEvery)
 			}
 		case <-ctx.Done():
 		}
@@ -124,15 +130,16 @@ func (r *Runner) removeFiles(ctx context.Context, rep *report.Report) error {
 	return nil
 }
 
-// remove removes reports that have long been over, with what is left of them: by
-// Kafka's clock too, which is asked when this machine's says so.
-func (r *Runner) remove(ctx context.Context) error {
+// remove removes reports that have long been over, with what is left of them, a
+// bounded number; more says that there may be others. By Kafka's clock too, which
+// is asked when this machine's says so.
+func (r *Runner) remove(ctx context.Context) (more bool, err error) {
 	now := time.Now()
 	mine := r.removable(now)
 	if len(mine) > 0 {
 		at, err := r.time(ctx, mine[0])
 		if err != nil {
-			return err
+			return false, err
 		}
 		if at.Before(now) {
 			now, mine = at, r.removable(at)
@@ -143,20 +150,15 @@ func (r *Runner) remove(ctx context.Context) error {
 		// before it took it away. Steps without rows make none.
 		if rep.Request.Step == nil || rep.MadeFile() {
 			if err := r.removeFiles(ctx, rep); err != nil {
-				return err
+				return false, err
 			}
 		}
 	}
-	_, err := r.deps.Reports.Sweep(ctx, now, mine, r.slots.Mine)
-	return err
+	removed, err := r.deps.Reports.Sweep(ctx, now, mine, r.slots.Mine)
+	return err == nil && removed >= report.SweepAtOnce, err
 }
 
 // removable are those of this replica's reports that have long been over.
-func (r *Runner) removable(now time.Time) (mine []*report.Report) {
-	for _, rep := range r.deps.Reports.Removable(now, r.cfg.Retention) {
-		if r.slots.Mine(rep.Request.ID) {
-			mine = append(mine, rep)
-		}
-	}
-	return mine
+func (r *Runner) removable(now time.Time) []*report.Report {
+	return r.deps.Reports.Removable(now, r.cfg.Retention, r.slots.Mine)
 }

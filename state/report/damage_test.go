@@ -65,7 +65,7 @@ func TestTableEndsAtWhatItCannotRead(t *testing.T) {
 			}
 			mine := func(string) bool { return true }
 			due, _ := tb.HavingFiles(time.Now().Add(1000 * time.Hour))
-			if len(tb.Pending()) != 0 || len(tb.Orders(mine)) != 0 || len(due) != 0 || len(tb.Removable(time.Now().Add(1e6*time.Hour), 0)) != 0 {
+			if len(tb.Pending()) != 0 || len(tb.Orders(mine)) != 0 || len(due) != 0 || len(tb.Removable(time.Now().Add(1e6*time.Hour), 0, mine)) != 0 {
 				t.Error("there still is something to be done")
 			}
 			if _, err := tb.WriteResult(t.Context(), "acme", q.ID, result("x")); err == nil {

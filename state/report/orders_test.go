@@ -387,7 +387,7 @@ func TestSweepOfOrdersAndSteps(t *testing.T) {
 	}
 	sweep := func(now time.Time) {
 		t.Helper()
-		if _, err := tb.Sweep(t.Context(), now, tb.Removable(now, 24*time.Hour), all); err != nil {
+		if _, err := tb.Sweep(t.Context(), now, tb.Removable(now, 24*time.Hour, all), all); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -427,8 +427,8 @@ func TestAStepThatWasSweptIsNotMadeAgain(t *testing.T) {
 	o := create(t, tb, newOrder("acme", "x"))
 	makeStep(t, tb, o, 1, 0, "")
 	makeStep(t, tb, o, 2, 0, "exports/2")
-	now := time.Now()
-	if _, err := tb.Sweep(t.Context(), now, tb.Removable(now, time.Hour), func(string) bool { return true }); err != nil {
+	now, all := time.Now(), func(string) bool { return true }
+	if _, err := tb.Sweep(t.Context(), now, tb.Removable(now, time.Hour, all), all); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := tb.SubmitStep(t.Context(), stepOf(o, 1, 0)); !errors.Is(err, ErrVoid) {

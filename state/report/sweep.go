@@ -7,8 +7,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// sweepAtOnce bounds the number of reports that one Sweep removes.
-const sweepAtOnce = 1000
+// SweepAtOnce bounds the number of reports that one Sweep removes.
+const SweepAtOnce = 1000
 
 // HavingFiles returns the reports that were cancelled or have expired and whose
 // files are still to be removed, and the time at which the next report expires
@@ -45,20 +45,21 @@ func (v *view) held(e *entry) bool {
 }
 
 // Removable returns reports that have been over for longer than retention and
-// could be removed altogether. Steps of standing orders can be as soon as their
-// files are gone and a later step tells where the order stands. Requests that
-// were never shown to anybody are not among them; Sweep knows them itself.
-func (t *Table) Removable(now time.Time, retention time.Duration) []*Report {
+// could be removed altogether, of those that mine picks by their ids, SweepAtOnce
+// at most. Steps of standing orders can be as soon as their files are gone and a
+// later step tells where the order stands. Requests that were never shown to
+// anybody are not among them; Sweep knows them itself.
+func (t *Table) Removable(now time.Time, retention time.Duration, mine func(id string) bool) []*Report {
 	if t.Err() != nil {
 		return nil
 	}
 	t.view.mu.RLock()
 	defer t.view.mu.RUnlock()
 	var out []*Report
-	for _, e := range t.view.byID {
-		if t.view.removable(e, now, retention) {
+	for id, e := range t.view.byID {
+		if mine(id) && t.view.removable(e, now, retention) {
 			out = append(out, e.report)
-			if len(out) == sweepAtOnce {
+			if len(out) == SweepAtOnce {
 				break
 			}
 		}
@@ -117,7 +118,7 @@ func (v *view) removableOrders(now time.Time, mine func(id string) bool) (out []
 	for id, o := range v.orders {
 		c := o.standing.Order
 		gone := o.standing.Deleted && len(o.steps) == 0 && !void[c.Account]
-		if (o.void || gone) && mine(id) && now.Sub(c.CreatedAt) > IdempotencyTime && len(out) < sweepAtOnce {
+		if (o.void || gone) && mine(id) && now.Sub(c.CreatedAt) > IdempotencyTime && len(out) < SweepAtOnce {
 			out = append(out, grave{o.partition, append([]string{KeyOrder + id}, o.keys...)})
 		}
 	}
@@ -138,7 +139,7 @@ func (t *Table) Sweep(ctx context.Context, now time.Time, reports []*Report, min
 	}
 	var tied, unseen, then []grave
 	t.view.mu.RLock()
-	unseenAtOnce := len(going) + sweepAtOnce
+	unseenAtOnce := len(going) + SweepAtOnce
 	for id, e := range t.view.byID {
 		if len(going) < unseenAtOnce && !e.visible() && !t.view.tied(e) && mine(id) && now.Sub(e.report.Request.CreatedAt) > e.unseenFor() {
 			going[id] = true
@@ -156,7 +157,7 @@ func (t *Table) Sweep(ctx context.Context, now time.Time, reports []*Report, min
 		}
 	}
 	for key, o := range t.view.orphans {
-		if _, id, err := splitKey(key); err == nil && mine(id) && now.Sub(o.written) > IdempotencyTime && len(then) < 2*sweepAtOnce {
+		if _, id, err := splitKey(key); err == nil && mine(id) && now.Sub(o.written) > IdempotencyTime && len(then) < 2*SweepAtOnce {
 			then = append(then, grave{o.partition, []string{key}})
 		}
 	}

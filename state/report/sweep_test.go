@@ -29,16 +29,15 @@ func TestSweepRemovesAllRecords(t *testing.T) {
 	orphan := ulid.Make().String()
 	raw(t, tb, "acme", KeyProgress+orphan, &Progress{Version: Version})
 
-	all := func(string) bool { return true }
 	later := time.Now().Add(40 * 24 * time.Hour)
-	gone := tb.Removable(later, 30*24*time.Hour)
+	gone := tb.Removable(later, 30*24*time.Hour, everybodys)
 	if len(gone) != 1 || gone[0].Request.ID != old.ID {
 		t.Fatalf("removable: %d", len(gone))
 	}
-	if len(tb.Removable(later, 60*24*time.Hour)) != 0 {
+	if len(tb.Removable(later, 60*24*time.Hour, everybodys)) != 0 {
 		t.Error("removable before its time")
 	}
-	n, err := tb.Sweep(t.Context(), later, gone, all)
+	n, err := tb.Sweep(t.Context(), later, gone, everybodys)
 	if err != nil || n != 3 {
 		t.Errorf("Sweep removed %d, %v; want the report, its repeat and the orphan", n, err)
 	}
@@ -62,7 +61,7 @@ func everybodys(string) bool { return true }
 // sweep removes what can be removed at a time; 30 days are what reports are kept.
 func sweep(t *testing.T, tb *Table, at time.Time) int {
 	t.Helper()
-	n, err := tb.Sweep(t.Context(), at, tb.Removable(at, 30*24*time.Hour), everybodys)
+	n, err := tb.Sweep(t.Context(), at, tb.Removable(at, 30*24*time.Hour, everybodys), everybodys)
 	if err != nil {
 		t.Fatal(err)
 	}

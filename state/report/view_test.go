@@ -65,6 +65,31 @@ func TestWhatDidNotCountIsRemovedLast(t *testing.T) {
 	}
 }
 
+// A replica's own reports are found among however many there are of others.
+func TestRemovableAreOnesOwn(t *testing.T) {
+	t.Parallel()
+	v, own := newView(), make(map[string]bool)
+	for i := range int64(4 * SweepAtOnce) {
+		q := request("a")
+		q.Version, own[q.ID] = Version, i%4 == 0
+		if err := v.apply(stamped(t, 2*i, KeyRequest+q.ID, q)); err != nil {
+			t.Fatal(err)
+		}
+		if err := v.apply(stamped(t, 2*i+1, KeyCancel+q.ID+"/"+q.ID, &Cancel{Version: Version, At: time.UnixMilli(1)})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := (&Table{view: v}).Removable(time.Now(), time.Hour, func(id string) bool { return own[id] })
+	for _, r := range got {
+		if !own[r.Request.ID] {
+			t.Fatal("another's report is among them")
+		}
+	}
+	if len(got) != SweepAtOnce {
+		t.Errorf("%d reports, want %d", len(got), SweepAtOnce)
+	}
+}
+
 // Two views that read the same records agree on everything, wherever one of
 // them began: the indexes of one that saw every change equal those of one that
 // was opened later.
