@@ -73,12 +73,11 @@ type external struct {
 	http *http.Client
 	now  func() time.Time
 
-	mu    sync.Mutex // held while keys are read: others wait for the same answer
-	keys  keyfunc.Keyfunc
-	kids  map[string]bool
-	read  time.Time // when the keys were read
-	tried time.Time // when reading was last tried
-	err   error     // what came of it
+	mu    sync.Mutex                 // held while keys are read: others wait for the same answer
+	keys  map[string]keyfunc.Keyfunc // by key id; nil: none were read yet
+	read  time.Time                  // when the keys were read
+	tried time.Time                  // when reading was last tried
+	err   error                      // what came of it
 }
 
 func newExternal(cfg Issuer, client *http.Client, now func() time.Time) *external {
@@ -96,12 +95,15 @@ func (e *external) verify(ctx context.Context, token string) (Identity, error) {
 		if kid == "" {
 			return nil, errors.New("no kid")
 		}
-		keys, err := e.keysFor(ctx, kid)
+		key, err := e.keyOf(ctx, kid)
 		if err != nil {
 			unavailable = err
 			return nil, err
 		}
-		return keys.KeyfuncCtx(ctx)(t)
+		if key == nil {
+			return nil, errors.New("unknown kid")
+		}
+		return key.KeyfuncCtx(ctx)(t)
 	},
 		jwt.WithValidMethods(e.cfg.Algorithms),
 		jwt.WithIssuer(e.cfg.Name), jwt.WithAudience(e.cfg.Audience),
@@ -122,22 +124,22 @@ func (e *external) verify(ctx context.Context, token string) (Identity, error) {
 	return Identity{Account: account, Subject: sub}, nil
 }
 
-// keysFor gives the issuer's keys, read anew when they are old or do not hold
-// the key id. An error if nothing can be said of the key id: there are no keys,
-// or it is not among old ones and new ones cannot be read.
-func (e *external) keysFor(ctx context.Context, kid string) (keyfunc.Keyfunc, error) {
+// keyOf gives the issuer's key of an id, nil if it has none. The keys are read anew
+// when they are old or do not hold the id. An error if nothing can be said of the
+// id: there are no keys, or it is not among old ones and new ones cannot be read.
+func (e *external) keyOf(ctx context.Context, kid string) (keyfunc.Keyfunc, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := e.now()
-	wanted := e.keys == nil || now.Sub(e.read) >= jwksMaxAge || !e.kids[kid]
+	wanted := e.keys == nil || now.Sub(e.read) >= jwksMaxAge || e.keys[kid] == nil
 	if wanted && (e.tried.IsZero() || now.Sub(e.tried) >= jwksMinAge) {
 		e.tried = now
 		e.err = e.fetch(ctx, now)
 	}
-	if e.keys == nil || now.Sub(e.read) >= jwksMaxStale || (e.err != nil && !e.kids[kid]) {
+	if e.keys == nil || now.Sub(e.read) >= jwksMaxStale || (e.err != nil && e.keys[kid] == nil) {
 		return nil, e.err
 	}
-	return e.keys, nil
+	return e.keys[kid], nil
 }
 
 func (e *external) fetch(ctx context.Context, now time.Time) error {
@@ -164,20 +166,27 @@ func (e *external) fetch(ctx context.Context, now time.Time) error {
 		return fmt.Errorf("reading %s: more than %d bytes", e.cfg.JWKSURL, jwksMaxBytes)
 	}
 	var set struct {
-		Keys []struct {
-			ID string `json:"kid"`
-		} `json:"keys"`
+		Keys []json.RawMessage `json:"keys"`
 	}
 	if err := json.Unmarshal(raw, &set); err != nil {
 		return fmt.Errorf("reading %s: %w", e.cfg.JWKSURL, err)
 	}
-	keys, err := keyfunc.NewJWKSetJSON(raw)
-	if err != nil {
-		return fmt.Errorf("reading %s: %w", e.cfg.JWKSURL, err)
+	if set.Keys == nil {
+		return fmt.Errorf("reading %s: it holds no keys", e.cfg.JWKSURL)
 	}
-	e.keys, e.read, e.kids = keys, now, make(map[string]bool, len(set.Keys))
+	// Each alone: one of a kind that is not known here is to be ignored (RFC 7517,
+	// section 5) and must not spoil the others.
+	e.keys, e.read = make(map[string]keyfunc.Keyfunc, len(set.Keys)), now
 	for _, k := range set.Keys {
-		e.kids[k.ID] = true
+		var named struct {
+			ID string `json:"kid"`
+		}
+		if json.Unmarshal(k, &named) != nil {
+			continue
+		}
+		if key, err := keyfunc.NewJWKSetJSON(fmt.Appendf(nil, `{"keys":[%s]}`, k)); err == nil {
+			e.keys[named.ID] = key
+		}
 	}
 	return nil
 }
