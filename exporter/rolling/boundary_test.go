@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"lockstitch/exporter/retained"
 	"lockstitch/internal/seed"
 	"lockstitch/state/catalog"
 	"lockstitch/state/kafka"
@@ -240,6 +241,20 @@ func TestBoundaryIsNotBelowTheOneBefore(t *testing.T) {
 		fmt.Sprintf("a/%s/0", id): 2, fmt.Sprintf("a/%s/1", id): 0, fmt.Sprintf("a/%s/2", id): 0,
 		fmt.Sprintf("a/%s/7", id): 5, fmt.Sprintf("removed/%s/1", gone): 4,
 	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("boundary %v\nwant     %v", got, want)
+	}
+}
+
+// TestBoundaryNamesTheTopicsOfAFloor: a floor has no names of topics. By its name a
+// step that waits for an end learns that the topic was made anew.
+func TestBoundaryNamesTheTopicsOfAFloor(t *testing.T) {
+	l := newLogs(t, "a")
+	l.put("a", 0, midnight.UnixMilli(), midnight.Add(time.Hour).UnixMilli())
+	id := l.id("a")
+	floor := catalog.Floor{Ends: []catalog.FloorEnd{{TopicID: id, Partition: 0, Next: 1}}}
+	got := l.boundary(midnight.Add(2*time.Hour), retained.Beginning(floor)...)
+	want := map[string]int64{fmt.Sprintf("a/%s/0", id): 2, fmt.Sprintf("a/%s/1", id): 0, fmt.Sprintf("a/%s/2", id): 0}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("boundary %v\nwant     %v", got, want)
 	}

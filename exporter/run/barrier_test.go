@@ -3,6 +3,7 @@ package run
 import (
 	"testing"
 
+	"lockstitch/exporter/retained"
 	"lockstitch/state/catalog"
 	"lockstitch/state/report"
 	"lockstitch/state/segment"
@@ -18,7 +19,8 @@ func TestStepDoesNotWaitForWhatIsLostWithItsTopic(t *testing.T) {
 		t.Fatal(err)
 	}
 	anew := segment.TopicID{2}
-	barrier := []report.End{{Topic: "events", TopicID: topicID, Offset: 10}}
+	floor := catalog.Floor{Ends: []catalog.FloorEnd{{TopicID: topicID, Next: 3}}} // that the order began at
+	barrier := report.Later([]report.End{{Topic: "events", TopicID: topicID, Offset: 10}}, retained.Beginning(floor))
 	step := &report.Report{Request: &report.Request{Step: &report.Step{}, Question: report.Question{Barrier: barrier}}}
 	plain := &report.Report{Request: &report.Request{Question: report.Question{Barrier: barrier}}}
 	waits := func(when string, wantStep, wantPlain int) {

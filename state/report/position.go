@@ -29,6 +29,7 @@ func Later(a, b []End) []End {
 				continue
 			}
 			out[i].Offset = max(out[i].Offset, e.Offset)
+			out[i].Topic = cmp.Or(out[i].Topic, e.Topic) // a floor and a cursor have no names
 		}
 	}
 	slices.SortFunc(out, func(x, y End) int {
