@@ -135,9 +135,9 @@ func (s *Standing) Seq() int64 {
 // Undelivered tells whether the last file is still to go to the order's
 // destination. No step is made before it is there, so there is never more than
 // one. A file that was made before the order had a destination stays where it
-// is.
+// is, and one that expired while it had none is gone.
 func (s *Standing) Undelivered() bool {
-	return s.Last != nil && s.Last.MadeFile() && s.Last.Request.Step.Deliver &&
+	return s.Last != nil && s.Last.MadeFile() && !s.Last.Expired && s.Last.Request.Step.Deliver &&
 		s.Settings.Destination != "" && s.Delivered < s.Last.Files()
 }
 

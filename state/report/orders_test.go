@@ -466,6 +466,48 @@ func TestAFileIsKeptUntilItIsDelivered(t *testing.T) {
 	}
 }
 
+// An order without its destination holds no file for it; one that has gone so is not
+// waited for when the order has a destination again.
+func TestAFileThatIsGoneIsNotToBeDelivered(t *testing.T) {
+	tb := open(t, cluster(t))
+	c := newOrder("acme", "x")
+	c.Settings.Destination = "lake"
+	o := create(t, tb, c)
+	q := stepOf(o, 1, 0)
+	q.Step.Deliver = true
+	r, err := tb.SubmitStep(t.Context(), q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tb.WriteResult(t.Context(), "acme", r.Request.ID, result("exports/1")); err != nil {
+		t.Fatal(err)
+	}
+	to := func(destination string) *Standing {
+		t.Helper()
+		s := settings(time.Minute)
+		s.Destination = destination
+		if err := tb.ChangeOrder(t.Context(), "acme", o.Order.ID, s); err != nil {
+			t.Fatal(err)
+		}
+		now, _ := tb.Order(o.Order.ID)
+		return now
+	}
+	to("")
+	if due, _ := tb.HavingFiles(time.Now().Add(48 * time.Hour)); len(due) != 1 {
+		t.Fatalf("%d files of an order without a destination would be removed, want 1", len(due))
+	}
+	if !to("lake").Undelivered() {
+		t.Error("a file that is there is not to be delivered")
+	}
+	to("")
+	if err := tb.WriteExpired(t.Context(), "acme", r.Request.ID); err != nil {
+		t.Fatal(err)
+	}
+	if to("lake").Undelivered() {
+		t.Error("a file that is gone is to be delivered")
+	}
+}
+
 func TestListOrders(t *testing.T) {
 	tb := open(t, cluster(t))
 	for _, n := range []string{"c", "a", "b"} {
