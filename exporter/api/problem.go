@@ -44,8 +44,6 @@ type kind struct {
 func (k kind) uri() string { return "/problems/" + k.word }
 
 var (
-	kindInvalid = kind{"invalid-request", 400, "The request is not valid",
-		"The body or a parameter breaks a rule. `errors` names each place. Sending it again unchanged will fail again."}
 	kindUnauthorized = kind{"unauthorized", 401, "A valid access token is needed",
 		"The Authorization header is missing, or its token is malformed, expired, forged or of an issuer that is not accepted. At `/oauth/token`: no such client, or a wrong secret."}
 	kindForbidden = kind{"invalid-download-credential", 403, "The download credential is not valid",
@@ -79,6 +77,10 @@ var (
 	kindUnavailable = kind{"unavailable", 503, "Not available at the moment",
 		"Kafka or the object store cannot be reached, so that no answer could be trusted. Try again after `Retry-After`."}
 )
+
+// What is said of a call and of a rolling export alike.
+var kindInvalid = kind{report.Invalid.Word, report.Invalid.Status, report.Invalid.Title,
+	"The body or a parameter breaks a rule. `errors` names each place. Sending it again unchanged will fail again."}
 
 // What is said of a call, of a report and of a rolling export alike.
 var kindNoLongerKept = kind{report.NoLongerKept.Word, report.NoLongerKept.Status, report.NoLongerKept.Title,

@@ -113,8 +113,13 @@ func (s *server) putRolling(c *call) error {
 	if n := len(acc.Sections()); n > s.cfg.Limits.Sections {
 		return kindSections.problem(fmt.Sprintf("The account has %d sections; exports are possible up to %d.", n, s.cfg.Limits.Sections))
 	}
-	if _, err := resolve(req.export(), acc); err != nil {
+	q, err := resolve(req.export(), acc)
+	if err != nil {
 		return err
+	}
+	// Each step is such a request, with the positions between which it lies.
+	if _, err := (&report.Request{Body: body, Question: q}).Encode(); errors.Is(err, report.ErrTooLarge) {
+		return tooLarge()
 	}
 	// Others may create and delete the name at the same time.
 	for range rollingTries {

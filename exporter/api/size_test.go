@@ -73,16 +73,25 @@ func TestLargestRequests(t *testing.T) {
 	if st.Request == nil || len(st.Request.Attributes) != 75 || len(st.Request.Tags) != 25 || len(st.Request.SegmentFilter.Discriminators) != 100 {
 		t.Fatalf("echo %+v", st.Request)
 	}
-	p := r.problem(r.do("POST", "/emails/reports", "a", r.largest(75, 25, 5000)), 400, "invalid-request")
-	if len(p.Errors) != 1 || !strings.Contains(p.Detail, fmt.Sprint(report.MaxRequest)) {
-		t.Fatalf("%+v", p)
+	standing := strings.NewReplacer(`"start_at":"2027-01-01T00:00:00Z"`, `"start":"now"`, `"end_at":"2027-04-01T00:00:00Z"`, `"every":"PT1M"`)
+	r.put("a", "long", standing.Replace(r.largest(75, 25, 1000)), 201)
+	body := r.largest(75, 25, 5000)
+	for _, a := range []answer{
+		r.do("POST", "/emails/reports", "a", body),
+		r.do("PUT", "/emails/rolling-exports/long", "a", standing.Replace(body)),
+		r.do("PUT", "/emails/rolling-exports/longer", "a", standing.Replace(body)),
+	} {
+		p := r.problem(a, 400, "invalid-request")
+		if len(p.Errors) != 1 || !strings.Contains(p.Detail, fmt.Sprint(report.MaxRequest)) {
+			t.Fatalf("%+v", p)
+		}
 	}
 	if n := len(r.list("a")); n != 1 {
 		t.Fatalf("%d reports", n)
 	}
 
 	// A body of exactly the bound, too.
-	body := recently()
+	body = recently()
 	r.request("a", body+strings.Repeat(" ", 100_000-len(body)))
 	r.problem(r.do("POST", "/emails/reports", "a", body+strings.Repeat(" ", 100_001-len(body))), 413, "body-too-large")
 }

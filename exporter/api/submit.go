@@ -174,7 +174,7 @@ func (s *server) write(c *call, req *report.Request) (*report.Report, error) {
 		case errors.Is(err, report.ErrIdempotencyClash):
 			refused = kindIdempotency.problem("The Idempotency-Key was used within the last 24 hours with another body.")
 		case errors.Is(err, report.ErrTooLarge):
-			refused = invalid(FieldError{Detail: fmt.Sprintf("the request, with the names of all that it asks for, would be larger than the %d bytes that can be stored; ask for fewer attributes, tags and segments", report.MaxRequest)})
+			refused = tooLarge()
 		default:
 			return err
 		}
@@ -184,4 +184,9 @@ func (s *server) write(c *call, req *report.Request) (*report.Report, error) {
 		return nil, err
 	}
 	return rep, refused
+}
+
+// tooLarge refuses what a record of the table cannot hold.
+func tooLarge() error {
+	return invalid(FieldError{Detail: fmt.Sprintf("the request, with the names of all that it asks for, would be larger than the %d bytes that can be stored; ask for fewer attributes, tags and segments", report.MaxRequest)})
 }

@@ -190,6 +190,24 @@ func TestErrorAndGoingOn(t *testing.T) {
 	w.onceEach(o.Order.ID)
 }
 
+// Names of definitions may have grown since an order was accepted, until the next
+// request cannot be stored. The order says so instead of trying for ever.
+func TestARequestThatCannotBeStored(t *testing.T) {
+	w := newWorld(t)
+	w.runner(w.table, nil)
+	w.generator(w.table, func(d *Deps) {
+		d.Resolve = func(context.Context, string, []byte) (report.Question, error) {
+			return report.Question{Tags: []report.TagColumn{{Section: "s", VersionID: "1", Name: strings.Repeat("x", report.MaxRequest)}}}, nil
+		}
+	})
+	o := w.order(time.Minute, nil)
+	w.clock.set(noon.Add(time.Minute + Grace))
+	s := w.await(o.Order.ID, "its trouble", func(s *report.Standing) bool { return s.Trouble != nil || s.Newest != nil })
+	if s.Trouble == nil || s.Trouble.Problem.Type != "/problems/invalid-request" || !strings.Contains(s.Trouble.Problem.Detail, fmt.Sprint(report.MaxRequest)) || s.Newest != nil {
+		t.Errorf("%d steps, trouble %+v", s.Seq(), s.Trouble)
+	}
+}
+
 // Too big a period is divided: its files follow each other and have one period.
 func TestTooBigAPeriodBecomesSeveralFiles(t *testing.T) {
 	w := newWorld(t)

@@ -66,8 +66,11 @@ func (g *Generator) step(ctx context.Context, s *report.Standing) error {
 			PeriodStart: p.Start, PeriodEnd: p.End, EmptyFiles: s.Settings.EmptyFiles, Deliver: s.Settings.Destination != "",
 		},
 	})
-	if errors.Is(err, report.ErrVoid) {
+	switch {
+	case errors.Is(err, report.ErrVoid):
 		return nil // the table knows more than was known here
+	case errors.Is(err, report.ErrTooLarge):
+		return g.trouble(ctx, s, *report.Invalid.Problem(fmt.Sprintf("The request for the next file, with the names of all that it asks for, would be larger than the %d bytes that can be stored. Ask for fewer attributes, tags and segments.", report.MaxRequest)))
 	}
 	return err
 }

@@ -176,15 +176,20 @@ var ErrVoid = errors.New("the step does not count")
 
 // SubmitStep stores the request of a step. The step returned is the one that
 // counts: another replica's if that came first. ErrVoid if none of this number
-// counts. On any other error it is unknown whether the request was stored; the
-// step may be submitted again, under another id.
+// counts, ErrTooLarge if the request has more than MaxRequest bytes. On any other
+// error it is unknown whether the request was stored; the step may be submitted
+// again, under another id.
 func (t *Table) SubmitStep(ctx context.Context, req *Request) (*Report, error) {
 	if !ValidID(req.ID) || req.Account == "" || req.Step == nil {
 		return nil, fmt.Errorf("report id %.80q or account %.80q is not valid, or it is no step", req.ID, req.Account)
 	}
 	q := *req
 	q.Version = Version
-	if _, err := t.write(ctx, t.partition(q.Account), KeyRequest+q.ID, &q); err != nil {
+	data, err := q.Encode()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := t.store(ctx, t.partition(q.Account), KeyRequest+q.ID, data); err != nil {
 		return nil, fmt.Errorf("step %d of standing order %s: it is unknown whether it was stored: %w", q.Step.Seq, q.Step.Order, err)
 	}
 	t.view.mu.RLock()

@@ -27,6 +27,10 @@ var (
 	// NoLongerKept: retention has removed some of what the report begins with.
 	NoLongerKept = ProblemKind{"no-longer-kept", 410, "What it begins with is no longer kept"}
 
+	// Invalid is the failure of a standing order that asks for what cannot be had.
+	Invalid = ProblemKind{"invalid-request", 400, "The request is not valid"}
+
+	// ProblemKinds are those of reports.
 	ProblemKinds = []ProblemKind{TooLarge, Barrier, Damaged, NoLongerKept}
 )
 

@@ -16,6 +16,8 @@
 package report
 
 import (
+	"encoding/json"
+	"fmt"
 	"time"
 
 	"lockstitch/state/segment"
@@ -60,6 +62,19 @@ type Request struct {
 	// Step is set if the request is a step of a standing order. Such requests
 	// are not listed, do not count as pending and have no BarrierDeadline.
 	Step *Step `json:"step,omitempty"`
+}
+
+// Encode is the request as it is stored. ErrTooLarge if it has more than MaxRequest
+// bytes.
+func (q *Request) Encode() ([]byte, error) {
+	data, err := json.Marshal(q)
+	if err != nil {
+		return nil, fmt.Errorf("encoding report %s: %w", q.ID, err)
+	}
+	if len(data) > MaxRequest {
+		return nil, fmt.Errorf("report %s: %w: %d bytes, at most %d", q.ID, ErrTooLarge, len(data), MaxRequest)
+	}
+	return data, nil
 }
 
 // End is a position in one event partition, in a barrier the end as read when

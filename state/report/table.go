@@ -230,12 +230,9 @@ func (t *Table) Submit(ctx context.Context, req *Request, maxPending int) (*Repo
 	if r, err := t.refusal(&q); r != nil || err != nil {
 		return r, err
 	}
-	data, err := json.Marshal(&q)
+	data, err := q.Encode()
 	if err != nil {
-		return nil, fmt.Errorf("encoding report %s: %w", q.ID, err)
-	}
-	if len(data) > MaxRequest {
-		return nil, fmt.Errorf("report %s: %w: %d bytes, at most %d", q.ID, ErrTooLarge, len(data), MaxRequest)
+		return nil, err
 	}
 	if _, err := t.store(ctx, p, KeyRequest+q.ID, data); err != nil {
 		t.withdraw(p, q.ID)
