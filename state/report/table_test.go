@@ -286,6 +286,26 @@ func TestTheFileOfAWithdrawnRequestGoes(t *testing.T) {
 	}
 }
 
+// A replica whose clock is ahead takes a file for expired that others still give
+// away: a deletion that it acknowledges holds for them too.
+func TestADeletionIsWrittenWhateverTheClockShows(t *testing.T) {
+	tb := open(t, cluster(t))
+	q := request("acme")
+	submit(t, tb, q, 0)
+	over := result("x")
+	over.Expires = over.At.Add(-time.Hour)
+	if won, err := tb.WriteResult(t.Context(), "acme", q.ID, over); !won || err != nil {
+		t.Fatal(won, err)
+	}
+	mustStatus(t, tb, q, StatusExpired)
+	if err := tb.Cancel(t.Context(), "acme", q.ID); err != nil {
+		t.Fatal(err)
+	}
+	if r := mustStatus(t, tb, q, StatusExpired); r.Status(over.Expires.Add(-time.Hour)) != StatusExpired {
+		t.Error("by another clock the file is still there")
+	}
+}
+
 func TestUnknownOutcomeIsWithdrawn(t *testing.T) {
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, topic))
 	if err != nil {
