@@ -147,8 +147,8 @@ func (r *Runner) remove(ctx context.Context) (more bool, err error) {
 	}
 	for _, rep := range mine {
 		// A runner may have stored a file after the others were removed, and died
-		// before it took it away. Steps without rows make none.
-		if rep.Request.Step == nil || rep.MadeFile() {
+		// before it took it away. Steps that have succeeded without rows make none.
+		if rep.Request.Step == nil || rep.MadeFile() || !rep.Succeeded() {
 			if err := r.removeFiles(ctx, rep); err != nil {
 				return false, err
 			}

@@ -388,44 +388,71 @@ func TestCrashAtEveryStepOfCleaning(t *testing.T) {
 
 // TestFileStoredAfterCleaning lets a runner stand still before it stores its file,
 // until the report was cancelled and cleaned, then store it and die: the file goes
-// when the report does.
+// when the report does. So does that of a step whose order was deleted.
 func TestFileStoredAfterCleaning(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newVirtualWorld(t)
-		w.commit(5)
-		tab := w.table()
-		m := w.mortal(StepResult, false)
-		m.pause = StepStore
-		stop := m.start(w, func(*Config) {})
-		id := w.submit(tab, 5, time.Hour).Request.ID
-		w.happens("the runner is about to store the file", m.paused)
-		m.sever(true)
-		w.runner(tab, w.store, func(c *Config) { c.Retention = time.Hour })
-		if err := tab.Cancel(t.Context(), "acme", id); err != nil {
-			t.Fatal(err)
-		}
-		w.awaitGone(tab, id)
-		close(m.resumed)
-		w.happens("the runner dies with the file stored", m.died)
-		stop()
-		if n := w.files(); n != 1 {
-			t.Fatalf("%d files were stored too late, want 1", n)
-		}
-		for begun := time.Now(); ; {
-			changed := tab.Changed()
-			if _, known := tab.Get("acme", id); !known {
-				break
+	for name, begin := range map[string]func(*world, *report.Table) (id string, end func() error){
+		"report": func(w *world, tab *report.Table) (string, func() error) {
+			id := w.submit(tab, 5, time.Hour).Request.ID
+			return id, func() error { return tab.Cancel(w.t.Context(), "acme", id) }
+		},
+		"step": func(w *world, tab *report.Table) (string, func() error) {
+			order := ulid.Make().String()
+			if _, err := tab.CreateOrder(w.t.Context(), &report.Order{
+				ID: order, Account: "acme", Name: "o", CreatedAt: time.Now(),
+				Settings: report.Settings{Revision: "r", Every: time.Minute, Body: []byte("{}")},
+			}, 0); err != nil {
+				w.t.Fatal(err)
 			}
-			select {
-			case <-changed:
-			case <-time.After(time.Hour):
+			step, err := tab.SubmitStep(w.t.Context(), &report.Request{
+				ID: ulid.Make().String(), Account: "acme", CreatedAt: time.Now(), Body: []byte("{}"),
+				Question: report.Question{Rolling: true, Barrier: []report.End{{Topic: "events", TopicID: topicID, Offset: 5}}},
+				Step:     &report.Step{Order: order, Name: "o", Seq: 1},
+			})
+			if err != nil {
+				w.t.Fatal(err)
 			}
-			if time.Since(begun) > 24*time.Hour {
-				t.Fatal("the report is not removed")
-			}
-		}
-		if n := w.files(); n != 0 {
-			t.Errorf("%d files are left of a report that is not known any more", n)
-		}
-	})
+			return step.Request.ID, func() error { return tab.DeleteOrder(w.t.Context(), "acme", order) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newVirtualWorld(t)
+				w.commit(5)
+				tab := w.table()
+				m := w.mortal(StepResult, false)
+				m.pause = StepStore
+				stop := m.start(w, func(*Config) {})
+				id, end := begin(w, tab)
+				w.happens("the runner is about to store the file", m.paused)
+				m.sever(true)
+				w.runner(tab, w.store, func(c *Config) { c.Retention = time.Hour })
+				if err := end(); err != nil {
+					t.Fatal(err)
+				}
+				w.awaitGone(tab, id)
+				close(m.resumed)
+				w.happens("the runner dies with the file stored", m.died)
+				stop()
+				if n := w.files(); n != 1 {
+					t.Fatalf("%d files were stored too late, want 1", n)
+				}
+				for begun := time.Now(); ; {
+					changed := tab.Changed()
+					if _, known := tab.Get("acme", id); !known {
+						break
+					}
+					select {
+					case <-changed:
+					case <-time.After(time.Hour):
+					}
+					if time.Since(begun) > 24*time.Hour {
+						t.Fatal("the report is not removed")
+					}
+				}
+				if n := w.files(); n != 0 {
+					t.Errorf("%d files are left of a report that is not known any more", n)
+				}
+			})
+		})
+	}
 }
