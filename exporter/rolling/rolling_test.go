@@ -315,6 +315,39 @@ func TestEveryEventIsInExactlyOneFile(t *testing.T) {
 	}
 }
 
+// A replica that does not know yet that an order was paused or changed makes no step
+// of it as it was: it reads what was acknowledged before.
+func TestAPauseOrAChangeHoldsForAStepUnderWay(t *testing.T) {
+	w := newWorld(t)
+	g, err := New(Deps{Reports: w.table, Slots: all{}, Boundary: w.boundary, Resolve: w.resolve, Clock: w.clock, Log: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := w.open()
+	for name, act := range map[string]func(id string) error{
+		"as it was": func(string) error { return nil },
+		"paused":    func(id string) error { return elsewhere.PauseOrder(t.Context(), account, id, true) },
+		"changed": func(id string) error {
+			return elsewhere.ChangeOrder(t.Context(), account, id, report.Settings{Revision: ulid.Make().String(), Every: time.Minute, Body: []byte("{}")})
+		},
+	} {
+		s := w.order(time.Minute, func(o *report.Order) { o.Name = strings.ReplaceAll(name, " ", "-") })
+		if err := elsewhere.CatchUpAll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := act(s.Order.ID); err != nil {
+			t.Fatal(err)
+		}
+		w.clock.set(Next(s).End.Add(Grace))
+		if err := g.step(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		if now, _ := w.table.Order(s.Order.ID); (now.Newest != nil) != (name == "as it was") {
+			t.Errorf("%s: the newest step is %d", name, now.Seq())
+		}
+	}
+}
+
 // Two replicas that both think the order theirs, at the same moment: one of two
 // steps counts, whoever comes late.
 func TestTwoOwnersSubmitTheSameStep(t *testing.T) {

@@ -21,12 +21,16 @@ const tryLimit = 30 * time.Second
 func (g *Generator) step(ctx context.Context, s *report.Standing) error {
 	ctx, cancel := context.WithTimeout(ctx, tryLimit)
 	defer cancel()
-	// Nothing would go wrong without: what another replica has done before
-	// makes this step void.
+	// What another replica has done before makes this step void; that the order was
+	// paused or changed before does not.
 	if err := g.deps.Reports.CatchUp(ctx, s.Order.Account); err != nil {
 		return err
 	}
-	if now, ok := g.deps.Reports.Order(s.Order.ID); !ok || now.Deleted || now.Seq() != s.Seq() {
+	now, ok := g.deps.Reports.Order(s.Order.ID)
+	if !ok {
+		return nil
+	}
+	if w, _ := due(now, g.deps.Clock.Now()); w != (work{kind: step, revision: s.Settings.Revision, seq: s.Seq()}) {
 		return nil
 	}
 	q, err := g.deps.Resolve(ctx, s.Order.Account, s.Settings.Body)
