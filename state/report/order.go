@@ -83,7 +83,7 @@ type Delivered struct {
 // Deletion ends an order.
 type Deletion struct {
 	Version int       `json:"v"`
-	At      time.Time `json:"at"`
+	At      time.Time `json:"at"` // in a view: by Kafka's clock
 }
 
 // Step makes a request a step of a standing order.

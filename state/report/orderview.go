@@ -116,6 +116,9 @@ func (v *view) applyOrder(rec *kgo.Record, kind, id string) error {
 		if err := json.Unmarshal(rec.Value, d); err != nil {
 			return err
 		}
+		if !rec.Timestamp.IsZero() {
+			d.At = rec.Timestamp.UTC()
+		}
 		v.end(o, d)
 		next.Deleted = true
 	}

@@ -174,7 +174,7 @@ type Result struct {
 // Cancel is the wish to cancel (before a result) or to remove the file (after).
 type Cancel struct {
 	Version int       `json:"v"`
-	At      time.Time `json:"at"`
+	At      time.Time `json:"at"` // in a view: by Kafka's clock
 	// Withdrawn: taken back by the replica that wrote the request, because it
 	// could not learn whether the request was stored and answered an error; the
 	// report is shown to nobody. It has no effect once a repeat of the request

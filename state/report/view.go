@@ -177,6 +177,9 @@ func (v *view) read(rec *kgo.Record) error {
 		if err := json.Unmarshal(rec.Value, c); err != nil {
 			return err
 		}
+		if !rec.Timestamp.IsZero() {
+			c.At = rec.Timestamp.UTC()
+		}
 		switch {
 		case c.Withdrawn:
 			withdrawn = withdrawn || !e.repeated

@@ -65,6 +65,37 @@ func TestWhatDidNotCountIsRemovedLast(t *testing.T) {
 	}
 }
 
+// A report is over at the time of Kafka's at which it was cancelled, and a step at
+// that at which its order was deleted, whatever the clock of who wrote it showed.
+func TestCancelledInKafkasTime(t *testing.T) {
+	t.Parallel()
+	v, offset := newView(), int64(0)
+	apply := func(key string, value any) (at time.Time) {
+		t.Helper()
+		offset++
+		rec := stamped(t, offset, key, value)
+		if err := v.apply(rec); err != nil {
+			t.Fatal(err)
+		}
+		return rec.Timestamp
+	}
+	ahead := time.Now().Add(30 * 24 * time.Hour)
+	q, o := request("a"), newOrder("a", "x")
+	step := stepOf(&Standing{Order: o, Settings: o.Settings}, 1, 0)
+	q.Version, o.Version, step.Version = Version, Version, Version
+	apply(KeyRequest+q.ID, q)
+	apply(KeyOrder+o.ID, o)
+	apply(KeyRequest+step.ID, step)
+	for id, want := range map[string]time.Time{
+		q.ID:    apply(KeyCancel+q.ID+"/1", &Cancel{Version: Version, At: ahead}),
+		step.ID: apply(KeyDeletion+o.ID+"/1", &Deletion{Version: Version, At: ahead}),
+	} {
+		if r := v.byID[id].report; !r.Cancelled || !r.over().Equal(want) {
+			t.Errorf("cancelled %v, over at %v, want %v", r.Cancelled, r.over(), want)
+		}
+	}
+}
+
 // A replica's own reports are found among however many there are of others.
 func TestRemovableAreOnesOwn(t *testing.T) {
 	t.Parallel()
