@@ -70,9 +70,9 @@ type loaded struct {
 	unknown []string          // variables with our prefix that name no setting
 }
 
-// loadSettings reads and validates the options in scope; options out of scope
-// may stand in file and environment, so that all commands can share them, and
-// are not judged.
+// loadSettings reads and validates the options in scope. Options out of scope
+// may stand in file and environment, so that all commands can share them; they
+// are not judged, and have their defaults: dev must not take the store of serve.
 func loadSettings(fs *pflag.FlagSet, environ []string, in scope) (*Settings, *loaded, error) {
 	l, err := read(fs, environ)
 	if err != nil {
@@ -80,17 +80,13 @@ func loadSettings(fs *pflag.FlagSet, environ []string, in scope) (*Settings, *lo
 	}
 	var errs []error
 	for _, o := range options {
-		v, err := coerce(o.def, l.k.Get(o.key))
-		if err == nil && o.bound != nil && o.scope&in != 0 {
-			if wrong := o.bound(v); wrong != "" {
-				err = errors.New(wrong)
-			}
-		}
-		if err != nil {
-			if o.scope&in != 0 {
+		v := o.def
+		if o.scope&in != 0 {
+			var err error
+			if v, err = o.judge(l.k.Get(o.key)); err != nil {
 				errs = append(errs, l.fault(o, err))
+				v = o.def
 			}
-			v = o.def
 		}
 		if err := l.k.Set(o.key, v); err != nil {
 			return nil, nil, fmt.Errorf("setting %s: %w", o.key, err)
@@ -105,6 +101,17 @@ func loadSettings(fs *pflag.FlagSet, environ []string, in scope) (*Settings, *lo
 		return nil, l, errors.Join(errs...)
 	}
 	return s, l, nil
+}
+
+// judge makes of v, as coerce does, a value of the option, within its bound.
+func (o option) judge(v any) (any, error) {
+	v, err := coerce(o.def, v)
+	if err == nil && o.bound != nil {
+		if wrong := o.bound(v); wrong != "" {
+			err = errors.New(wrong)
+		}
+	}
+	return v, err
 }
 
 // fault names key, value, place and bound; of a secret, not the value.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -290,6 +291,31 @@ func TestExampleFileShowsEverySettingWithItsDefault(t *testing.T) {
 		if err != nil || fmt.Sprint(v) != fmt.Sprint(o.def) {
 			t.Errorf("%s is %v (%v), its default is %v", o.key, v, err, o.def)
 		}
+	}
+}
+
+// A file and an environment that serve and other commands share change nothing of
+// the options that a command does not have: dev would sweep the store of serve.
+func TestWhatACommandDoesNotHaveIsNotSet(t *testing.T) {
+	load := func(in scope, environ ...string) *Settings {
+		t.Helper()
+		fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
+		addFlags(fs, in)
+		s, _, err := loadSettings(fs, environ, in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	shared := []string{"LOCKSTITCH_CONFIG=" + writeFile(t, "c.yaml", "store_url: s3://production\nkafka_tls: true\nissuer_jwks_url: https://issuer/jwks\nissuer_algorithms: [HS256]\n"),
+		"LOCKSTITCH_STORE_URL=file:///production", "LOCKSTITCH_KAFKA_SASL_MECHANISM=PLAIN", "LOCKSTITCH_INSTANCE_ID=a", "LOCKSTITCH_GROUP=production"}
+	if got, want := load(devScope, shared...), load(devScope); !reflect.DeepEqual(got, want) {
+		t.Errorf("dev has\n%+v, and on its own\n%+v", got, want)
+	}
+	// segments looks where serve stores, also when that is its data directory.
+	dir := t.TempDir()
+	if got, err := storeAddress(load(scopeStore, "LOCKSTITCH_DATA_DIR="+dir).Replica); err != nil || got != "file://"+filepath.ToSlash(dir)+"/objects" {
+		t.Errorf("segments looks at %s, %v", got, err)
 	}
 }
 

@@ -200,7 +200,7 @@ var options = []option{
 
 	{"group", "lockstitch", "consumer group; replicas of one group share the work", given, scopeServe, false},
 	{"instance_id", "", "unique, stable name of this replica in the group: it then keeps its partitions over a restart shorter than session_timeout (default: none; it leaves the group when it stops)", none, scopeServe, false},
-	{"data_dir", "lockstitch-data", "directory of the local state; a cache that may be lost", given, scopeReplica, false},
+	{"data_dir", "lockstitch-data", "directory of the local state; a cache that may be lost", given, scopeReplica | scopeStore, false},
 	{"store_url", "", "object store: file:///path, s3://bucket?region=…, gs://bucket, azblob://container (default: file:// in the data directory)", storeURL, scopeStore, true},
 	{"destinations", []Destination{}, "stores that files of rolling exports may be delivered to: NAME:ACCOUNT|ACCOUNT:URL, separated by commas; in YAML a list of {name, accounts, url}; the same on all replicas", none, scopeReplica, true},
 	{"default_account", "", "account of events that name none (default: such events are set aside)", atMostBytes(event.MaxAccountID), scopeReplica, false},
