@@ -57,6 +57,8 @@ server accepts. Secrets are best given as a file or a variable:
   --client-secret-file   LOCKSTITCH_CLIENT_SECRET   LOCKSTITCH_CLIENT_SECRET_FILE
   --token-file           LOCKSTITCH_TOKEN           LOCKSTITCH_TOKEN_FILE
 
+Flags count before variables, and a token before a client.
+
 Exit status 0: the file is whole and verified. 1: failed. 2: wrong usage.
 130: interrupted.`,
 		Example: `  lockstitch export --url http://localhost:8080 --client-id demo --client-secret demo-secret \
@@ -175,14 +177,22 @@ func (o *exportOptions) connect(a *app, command string, missing ...string) (*exp
 	if o.url == "" {
 		o.url = a.env("URL")
 	}
-	if o.id == "" {
-		o.id = a.env("CLIENT_ID")
+	// It is one that asks: whom flags name, else whom variables name, and with a
+	// token nobody else.
+	if o.tokenFile != "" || o.id == "" && o.secret == "" && o.secretFile == "" {
+		if err := a.credential(&o.token, o.tokenFile, "token", "TOKEN"); err != nil {
+			return nil, err
+		}
 	}
-	if err := a.credential(&o.secret, o.secretFile, "client-secret", "CLIENT_SECRET"); err != nil {
-		return nil, err
-	}
-	if err := a.credential(&o.token, o.tokenFile, "token", "TOKEN"); err != nil {
-		return nil, err
+	if o.token != "" {
+		o.id, o.secret = "", ""
+	} else {
+		if o.id == "" {
+			o.id = a.env("CLIENT_ID")
+		}
+		if err := a.credential(&o.secret, o.secretFile, "client-secret", "CLIENT_SECRET"); err != nil {
+			return nil, err
+		}
 	}
 	need := func(name, value string) {
 		if value == "" {

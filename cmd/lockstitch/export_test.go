@@ -165,6 +165,38 @@ func TestExportWithATokenAndASecretFile(t *testing.T) {
 	}
 }
 
+// Variables name somebody else than the flags, or a client beside a token.
+func TestOnlyOneAsks(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	y := startPulling(t)
+	y.must("create", "x", "--every", "P1D", "--start", "now")
+	x := &exportClient{url: y.r.localURL(), id: "demo", secret: "demo-secret"}
+	if err := x.authorize(ctx); err != nil {
+		t.Fatal(err)
+	}
+	strange := writeFile(t, "token", "strange")
+	client, token := y.environ[1:], []string{"LOCKSTITCH_TOKEN=" + x.token}
+	pull := "rolling pull x --dir " + t.TempDir()
+	for _, tc := range []struct {
+		line    string
+		environ []string
+		status  int
+	}{
+		{pull + " --client-id demo --client-secret wrong", token, 1},
+		{pull + " --client-id demo --client-secret demo-secret", []string{"LOCKSTITCH_TOKEN=strange"}, 0},
+		{pull + " --client-id demo", append(token, "LOCKSTITCH_CLIENT_SECRET=wrong"), 1},
+		{pull + " --token-file " + strange, client, 1},
+		{pull + " --token-file " + strange, token, 1},
+		{pull, append(client, token...), 0},
+	} {
+		status, _, errs := command(ctx, append(tc.environ, y.environ[0]), strings.Fields(tc.line)...)
+		if status != tc.status || status == 1 && !strings.Contains(errs, "401") {
+			t.Errorf("%s with %v: exit %d, %s", tc.line, tc.environ, status, errs)
+		}
+	}
+}
+
 // Whoever interrupts an export is told how to go on, and can.
 func TestInterruptedExportGoesOn(t *testing.T) {
 	t.Parallel()
