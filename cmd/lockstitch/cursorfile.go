@@ -3,14 +3,31 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // beginning is the cursor of who has none yet.
 const beginning = "beginning"
+
+// lockCursor takes the file of a cursor for this process, from before it is read
+// until after it is written: two at a time would bring the same rows twice.
+func lockCursor(path string) (io.Closer, error) {
+	lock, err := vfs.Default.Lock(filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".lock"))
+	var local *fs.PathError
+	switch {
+	case errors.As(err, &local):
+		return nil, usage(fmt.Errorf("--cursor-file: the file cannot be written: %w", err))
+	case err != nil:
+		return nil, fmt.Errorf("--cursor-file: another export goes on from %s: %w", path, err)
+	}
+	return lock, nil
+}
 
 // readCursor is the cursor that a file keeps; without the file, the beginning.
 func readCursor(path string) (string, error) {
@@ -44,5 +61,8 @@ func writeCursor(path, cursor string) (err error) {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), path)
+	if err = os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
 }

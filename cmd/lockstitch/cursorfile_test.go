@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/csv"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -102,7 +103,39 @@ func TestAnEmptyCursorFileIsNotTheBeginning(t *testing.T) {
 		t.Error("a cursor was written below a file")
 	}
 	left, err := filepath.Glob(filepath.Join(filepath.Dir(path), "*"))
-	if fmt.Sprint(left) != fmt.Sprint([]string{path}) || err != nil {
+	if fmt.Sprint(left) != fmt.Sprint([]string{filepath.Join(filepath.Dir(path), ".c.lock"), path}) || err != nil {
 		t.Errorf("left: %v %v", left, err)
+	}
+}
+
+// Two cron lines overlap: the rows of the first are not brought once more by the
+// second, which asks for nothing.
+func TestACursorFileServesOneAtATime(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	y.produce(ctx, 30, 100)
+	dir := t.TempDir()
+	export := func(base string) (status int, errs string) {
+		status, _, errs = command(ctx, nil, "export", "--url", base, "--client-id", "demo", "--client-secret", "demo-secret",
+			"--cursor-file", filepath.Join(dir, "acme.cursor"), "-o", "-")
+		return status, errs
+	}
+	base, count := files(t, y, func(_ int, w http.ResponseWriter, _ *http.Request, pass func(http.ResponseWriter)) {
+		if status, errs := export(y.r.localURL()); status != 1 || !strings.Contains(errs, "another export goes on from "+dir) {
+			t.Errorf("the second: exit %d: %s", status, errs)
+		}
+		pass(w)
+	})
+	if status, errs := export(base); status != 0 || count() != 1 {
+		t.Errorf("the first: exit %d after %d downloads: %s", status, count(), errs)
+	}
+	if status, errs := export(y.r.localURL()); status != 0 || !strings.Contains(errs, "-: 0 rows") {
+		t.Errorf("the next: exit %d: %s", status, errs)
+	}
+	// Where it cannot be kept is found before anything is asked: nobody answers there.
+	dir = filepath.Join(dir, "no")
+	if status, errs := export("http://localhost:1"); status != 2 || !strings.Contains(errs, "--cursor-file: the file cannot be written") {
+		t.Errorf("no directory: exit %d: %s", status, errs)
 	}
 }

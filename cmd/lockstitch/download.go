@@ -10,6 +10,7 @@ import (
 	"hash"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/cenkalti/backoff/v5"
 
@@ -94,7 +95,10 @@ func (s *fileSink) keep() error {
 	if err := s.f.Sync(); err != nil {
 		return err
 	}
-	return os.Rename(s.f.Name(), s.name)
+	if err := os.Rename(s.f.Name(), s.name); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(s.name)) // before a cursor says that the file is there
 }
 
 func (s *fileSink) drop() error { return os.Remove(s.f.Name()) }

@@ -47,7 +47,8 @@ standard output. Progress is shown on a terminal only, on standard error.
 With --after the file holds everything kept since a cursor, however late it came,
 and the cursor to go on with is printed (on standard error with "-o -"). --cursor-file keeps it between calls: each
 file begins where the one before ended, at first with the oldest event that is kept. The cursor
-is written when the file is whole, so that a call that fails loses nothing.
+is written when the file is whole, so that a call that fails loses nothing; of two
+calls at a time the second says so and ends.
 
 Ctrl-C ends this command, not the report: it says how to go on.
 
@@ -283,6 +284,13 @@ func (a *app) export(ctx context.Context, o exportOptions) error {
 	x, err := o.client(a)
 	if err != nil {
 		return err
+	}
+	if o.cursorFile != "" {
+		lock, err := lockCursor(o.cursorFile)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = lock.Close() }()
 	}
 	var req api.ExportRequest
 	if o.report == "" {
