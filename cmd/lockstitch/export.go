@@ -41,7 +41,7 @@ func (a *app) exportCommand() *cobra.Command {
 		Long: `Requests an export, shows its progress, downloads the file and verifies its
 SHA-256. A download that breaks off is resumed; it is given up after ` + giveUpAfter.String() + `
 without a byte. What has arrived lies in FILE.part until the file is whole; a later
-call with --report and the same FILE goes on from there. "-o -" writes the file to
+call with --report and the same FILE goes on from there, any other begins anew. "-o -" writes the file to
 standard output. Progress is shown on a terminal only, on standard error.
 
 With --after the file holds everything kept since a cursor, however late it came,
@@ -306,8 +306,8 @@ func (a *app) export(ctx context.Context, o exportOptions) error {
 	var st *api.Status
 	if o.report != "" {
 		st, err = x.find(ctx, o.report)
-	} else {
-		st, err = x.request(ctx, req)
+	} else if st, err = x.request(ctx, req); err == nil {
+		err = to.restart() // what an earlier call has left is of another report
 	}
 	var p *problemError
 	if o.cursorFile != "" && errors.As(err, &p) && p.status == http.StatusGone {

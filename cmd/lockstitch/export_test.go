@@ -304,6 +304,22 @@ func TestDamagedDownloadIsNotKept(t *testing.T) {
 	}
 }
 
+// What is left of one report does not damage the file of the next.
+func TestOnlyItsOwnReportIsResumed(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	y.produce(ctx, 16, 300)
+	out := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(out+".part", []byte("of another report"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := append([]string{"export", "--url", y.r.localURL(), "--client-id", "demo", "--client-secret", "demo-secret", "-o", out}, anything...)
+	if status, _, errs := command(ctx, nil, args...); status != 0 {
+		t.Errorf("exit %d: %s", status, errs)
+	}
+}
+
 // An answer to the request that gets lost is asked for again, and is about the
 // same report.
 func TestExportRequestWhoseAnswerIsLost(t *testing.T) {
