@@ -169,7 +169,7 @@ func sayStatus(c *cobra.Command) {
 		c.Long = c.Short + "."
 	}
 	if !c.HasSubCommands() && !strings.Contains(c.Long, "Exit status") {
-		c.Long += "\n\nExit status 0: done. 1: failed. 2: wrong usage or configuration."
+		c.Long += "\n\nExit status 0: done. 1: failed. 2: wrong usage or configuration.\n130: interrupted before it was done."
 	}
 	for _, child := range c.Commands() {
 		sayStatus(child)

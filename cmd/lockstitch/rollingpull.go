@@ -47,7 +47,8 @@ whatever moment is made good by the next.
 server cannot be reached. Without it, call pull from cron; two at a time on one
 directory do not hurt each other: the second says so and ends.
 
-Exit status 0: DIR has all that there is. 1: something is missing or failed.`,
+Exit status 0: DIR has all that there is; with --follow, stopped by a signal. 1:
+something is missing or failed. 2: wrong usage. 130: interrupted.`,
 		Example: `  lockstitch rolling pull hourly --dir /srv/events
 
   # crontab: every five minutes
@@ -182,7 +183,7 @@ func (p *puller) run(ctx context.Context) error {
 		}
 		var stop *backoff.PermanentError
 		switch {
-		case ctx.Err() != nil:
+		case ctx.Err() != nil && p.follow:
 			return nil // stopped: the directory is as it should be
 		case err != nil && (!p.follow || errors.As(permanent(err), &stop)):
 			return err

@@ -317,6 +317,27 @@ func TestPullFollows(t *testing.T) {
 	}
 }
 
+// Whoever goes on behind a pull must not take half of the files for all.
+func TestInterruptedPullIsNotDone(t *testing.T) {
+	y := startPulling(t)
+	y.must("create", "x", "--every", "P1D", "--start", "now")
+	y.make(time.Hour)
+	y.make(time.Hour)
+	ctx, interrupt := context.WithCancel(t.Context())
+	base, _ := files(t, y.system, func(n int, w http.ResponseWriter, r *http.Request, pass func(http.ResponseWriter)) {
+		if n == 2 {
+			interrupt()
+			<-r.Context().Done()
+		}
+		pass(w)
+	})
+	y.environ[0] = "LOCKSTITCH_URL=" + base
+	if status, _, errs := y.rolling(ctx, "pull", "x", "--dir", y.dir); status != 130 || !strings.Contains(errs, "interrupted") {
+		t.Errorf("exit %d, %s", status, errs)
+	}
+	y.whole(1)
+}
+
 func TestRollingCommands(t *testing.T) {
 	y := startPulling(t)
 	out := y.must("create", "x", "--every", "PT15M", "--start", "beginning", "--empty-files", "--spreadsheet-safe")
