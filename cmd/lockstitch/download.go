@@ -35,8 +35,12 @@ func (a *app) openSink(out string) (sink, error) {
 	if out == "-" {
 		return &streamSink{w: a.out, hash: sha256.New()}, nil
 	}
-	if info, err := os.Stat(out); err == nil && info.IsDir() {
+	switch info, err := os.Stat(out); {
+	case err != nil || info.Mode().IsRegular():
+	case info.IsDir():
 		return nil, usage(fmt.Errorf("--output %s: is a directory; name a file in it", out))
+	default: // a device would be replaced by the file
+		return nil, usage(fmt.Errorf("--output %s: is no regular file; \"-o -\" writes to standard output", out))
 	}
 	s, err := openFile(out)
 	if err != nil {
