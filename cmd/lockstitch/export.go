@@ -209,7 +209,7 @@ func (o *exportOptions) connect(a *app, command string, missing ...string) (*exp
 		return nil, usage(fmt.Errorf("missing: %s (see `lockstitch %s --help`)", strings.Join(missing, ", "), command))
 	}
 	if bad := httpURL(o.url); bad != "" {
-		return nil, usage(fmt.Errorf("--url %q: %s", o.url, bad))
+		return nil, usage(fmt.Errorf("--url %q: %s", withoutPassword(o.url), bad))
 	}
 	x := &exportClient{url: strings.TrimSuffix(o.url, "/"), id: o.id, secret: o.secret, token: o.token}
 	if o.caFile != "" {

@@ -45,7 +45,8 @@ func addFlags(fs *pflag.FlagSet, in scope) {
 		case []string:
 			fs.StringSlice(o.flag(), d, o.help)
 		case []Client, []SigningKey, []Destination:
-			fs.StringSlice(o.flag(), nil, o.help)
+			// list splits it, and shows no secret when that fails.
+			fs.StringArray(o.flag(), nil, o.help)
 		default:
 			fs.String(o.flag(), text(d), o.help)
 		}
@@ -116,7 +117,7 @@ func (o option) judge(v any) (any, error) {
 
 // fault names key, value, place and bound; of a secret, not the value.
 func (l *loaded) fault(o option, err error) error {
-	value := fmt.Sprintf("%v", l.k.Get(o.key))
+	value := withoutPassword(fmt.Sprint(l.k.Get(o.key)))
 	if o.hidden {
 		value = "[secret]"
 	} else if len(value) > 100 {
@@ -126,6 +127,20 @@ func (l *loaded) fault(o option, err error) error {
 		return fmt.Errorf("%s is not set: %w (--%s, %s, or %s in the configuration file)", o.key, err, o.flag(), o.variable(), o.key)
 	}
 	return fmt.Errorf("%s is %q: %w (from %s)", o.key, value, err, l.from(o.key))
+}
+
+// withoutPassword cuts user and password out of what may be an address, well
+// formed or not.
+func withoutPassword(s string) string {
+	at := strings.LastIndex(s, "@")
+	if at < 0 {
+		return s
+	}
+	scheme, _, ok := strings.Cut(s[:at], "://")
+	if !ok {
+		return "…" + s[at:]
+	}
+	return scheme + "://…" + s[at:]
 }
 
 func (l *loaded) from(key string) string {
@@ -186,7 +201,11 @@ func read(fs *pflag.FlagSet, environ []string) (*loaded, error) {
 			return "", nil
 		}
 		l.origin[key] = "--" + f.Name
-		return key, posflag.FlagVal(fs, f)
+		v := posflag.FlagVal(fs, f)
+		if vs, ok := v.([]string); ok && f.Value.Type() == "stringArray" {
+			v = strings.Join(vs, ",") // as in a variable
+		}
+		return key, v
 	})
 	if err := l.k.Load(flags, nil); err != nil {
 		return nil, fmt.Errorf("reading the flags: %w", err)

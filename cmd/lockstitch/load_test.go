@@ -244,6 +244,31 @@ func TestAllMistakesAreReportedAtOnce(t *testing.T) {
 	}
 }
 
+// No error shows a secret, however it is written wrong.
+func TestErrorsShowNoSecret(t *testing.T) {
+	export := "export --start-at 2026-01-01T00:00:00Z --client-id a --client-secret b -o f --url "
+	for _, line := range []string{
+		`serve --clients a:"hush":b`,
+		`serve --signing-keys k1:"hush`,
+		`serve --destinations lake:a:s3://hush"@bucket`,
+		"serve --public-url https://user:hush@example.com",
+		"serve --kafka-oauth-token-url https://user:hush@example.com/%zz",
+		"serve --issuer-jwks-url user:hush@example.com",
+		"serve --brokers user:hush@localhost:9092",
+		export + "https://user:hush@example.com",
+		export + "https://user:hush%@example.com",
+	} {
+		if status, _, errs := command(t.Context(), nil, strings.Fields(line)...); status != 2 || strings.Contains(errs, "hush") {
+			t.Errorf("%s: exit %d, %s", line, status, errs)
+		}
+	}
+	// What a flag gives once more is added, and commas separate.
+	s, _, err := loadSettings(flagsOf(t, append(least, "--clients=a:s:b,c:s:d", "--clients=e:s:f")...), nil, serveScope)
+	if err != nil || len(s.Auth.Clients) != 3 {
+		t.Errorf("%v, %v", s, err)
+	}
+}
+
 func TestBytes(t *testing.T) {
 	for text, want := range map[string]Bytes{"0": 0, "7": 7, "7B": 7, "2kB": 2000, "2 KiB": 2048, "512MiB": 512 << 20, "1TB": 1e12, "3TiB": 3 << 40} {
 		got, err := ParseBytes(text)
