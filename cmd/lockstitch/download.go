@@ -166,6 +166,9 @@ func (x *exportClient) file(st *api.Status) remoteFile {
 	}}
 }
 
+// errNothing is an answer as it should be, without a byte of the file.
+var errNothing = errors.New("the server has answered and sent nothing of the file")
+
 // fetch downloads a file into to, resuming what is there, and verifies it. As
 // long as bytes arrive it goes on, however long that takes.
 func (x *exportClient) fetch(ctx context.Context, f remoteFile, to sink, b *bar) error {
@@ -179,8 +182,11 @@ func (x *exportClient) fetch(ctx context.Context, f remoteFile, to sink, b *bar)
 			before := to.size()
 			err := x.fetchOnce(ctx, f, to, b)
 			var local *backoff.PermanentError
-			if err != nil && to.size() > before && !errors.As(err, &local) {
-				err = nil // it moves: the time to give up starts anew
+			switch moved := to.size() > before; {
+			case err == nil && !moved:
+				err = errNothing
+			case moved && !errors.As(err, &local):
+				err = nil // the time to give up starts anew
 			}
 			return struct{}{}, permanent(err)
 		}, backoff.WithMaxElapsedTime(cmp.Or(x.giveUp, giveUpAfter)))

@@ -268,6 +268,29 @@ func TestDownloadThatStallsIsResumed(t *testing.T) {
 	}
 }
 
+// A server, or what stands before it, that answers without a byte is not asked
+// again without end.
+func TestDownloadWithoutAByteIsGivenUp(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	y.produce(ctx, 17, 100)
+	base, count := files(t, y, func(n int, w http.ResponseWriter, r *http.Request, pass func(http.ResponseWriter)) {
+		if n > 10 {
+			pass(w)
+		}
+	})
+	x := &exportClient{url: base, id: "demo", secret: "demo-secret", giveUp: time.Nanosecond}
+	st := completed(ctx, t, x)
+	to, err := (&app{out: io.Discard}).openSink("-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := x.fetch(ctx, x.file(st), to, &bar{}); !errors.Is(err, errNothing) || count() != 1 {
+		t.Errorf("%d downloads, %v", count(), err)
+	}
+}
+
 // A full disk is not cured by trying again.
 func TestDownloadThatCannotBeWrittenEnds(t *testing.T) {
 	t.Parallel()
