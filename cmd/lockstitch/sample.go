@@ -263,13 +263,16 @@ func (t *traffic) basics(ctx context.Context, cl *kgo.Client) error {
 func (t *traffic) stream(ctx context.Context, cl *kgo.Client, perSecond int) error {
 	tick := time.NewTicker(time.Second / 10)
 	defer tick.Stop()
+	due := 0 // tenths of records
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
-		n, changes := max(1, perSecond/10), t.rng.IntN(10) == 0
+		due += perSecond
+		n, changes := due/10, t.rng.IntN(10) == 0
+		due %= 10
 		if err := produceAll(ctx, cl, func() *kgo.Record {
 			switch n--; {
 			case n >= 0:

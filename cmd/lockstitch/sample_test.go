@@ -4,9 +4,11 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"lockstitch/state/kafka"
@@ -44,5 +46,34 @@ func TestSampleEndsWhenItIsCalledOff(t *testing.T) {
 		}
 	case <-time.After(30 * time.Second):
 		t.Error("sample does not end")
+	}
+}
+
+// As many records as --sample-rate says, whether a tick's share is whole or not.
+func TestTrafficKeepsItsRate(t *testing.T) {
+	for _, rate := range []int{1, 19, 100} {
+		synctest.Test(t, func(t *testing.T) {
+			topics := kafka.DefaultTopics()
+			n := &kfake.VirtualNetwork{}
+			c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(9092), kfake.ListenFn(n.Listen), kfake.SeedTopics(1, topics.Profiles, topics.Events[0]))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			cl, err := sampleClient([]kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...), kgo.Dialer(n.DialContext)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer cl.Close()
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second+50*time.Millisecond)
+			defer cancel()
+			tr := newTraffic(trafficConfig{Topics: topics, Account: "a", Profiles: 10, Seed: 1})
+			if err := tr.stream(ctx, cl, rate); err != nil {
+				t.Fatal(err)
+			}
+			if got := tr.counts.Records; got != 10*rate {
+				t.Errorf("%d records in 10 s at %d a second", got, rate)
+			}
+		})
 	}
 }
