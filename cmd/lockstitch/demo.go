@@ -10,6 +10,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -51,6 +53,10 @@ HTTP API, shows what was dropped and the first rows, and removes everything.`,
 
 func (a *app) demo(ctx context.Context, log *slog.Logger, events int) (err error) {
 	begun := time.Now()
+	// Whoever reads may have seen enough (demo | head): that must not kill, and leave
+	// the directory behind.
+	signal.Ignore(syscall.SIGPIPE)
+	defer signal.Reset(syscall.SIGPIPE)
 	dir, err := os.MkdirTemp("", "lockstitch-demo-")
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -461,6 +462,27 @@ func TestDemoAddsUp(t *testing.T) {
 		if !strings.Contains(out, want) {
 			t.Errorf("demo does not show %q:\n%s", want, out)
 		}
+	}
+}
+
+func TestDemoWithoutAReaderLeavesNothing(t *testing.T) {
+	dir := t.TempDir()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	var errs strings.Builder
+	c := exec.CommandContext(testContext(t), os.Args[0], "demo", "--events", "100")
+	c.Env, c.Stdout, c.Stderr = append(os.Environ(), commandEnv+"=1", "TMPDIR="+dir), w, &errs
+	if err := c.Run(); err == nil || !strings.Contains(errs.String(), "broken pipe") {
+		t.Errorf("%v: %s", err, errs.String())
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -12,7 +13,15 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// commandEnv makes the test binary the command itself, for what needs a process.
+const commandEnv = "LOCKSTITCH_TEST_COMMAND"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(commandEnv) != "" {
+		main()
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // command runs one command line in this process.
 func command(ctx context.Context, environ []string, args ...string) (status int, out, errs string) {
