@@ -45,19 +45,24 @@ func checkDestinations(list []Destination, store string) (errs []error) {
 			errs = append(errs, fmt.Errorf("%s: accounts must name those that may use it, none of them empty", at))
 		case d.URL == "" || wrong != "":
 			errs = append(errs, fmt.Errorf("%s: url must be file:///path, s3://bucket, gs://bucket or azblob://container", at))
-		case samePlace(d.URL, store):
-			errs = append(errs, fmt.Errorf("%s: url is that of the store itself, where files of an account could be taken for segments and swept; add a path of its own to it", at))
+		case within(d.URL, store) || within(store, d.URL):
+			errs = append(errs, fmt.Errorf("%s: url is that of the store itself, or lies within or around it, where files of an account could be taken for segments and swept; give each a path of its own", at))
 		}
 		names[d.Name] = true
 	}
 	return errs
 }
 
-// samePlace tells whether two store URLs name the same directory or prefix.
-func samePlace(a, b string) bool {
+// within tells whether the store at URL a lies in the directory or prefix of b,
+// or is the same.
+func within(a, b string) bool {
 	ua, err := url.Parse(a)
 	ub, berr := url.Parse(b)
-	return err == nil && berr == nil && a != "" && ua.Scheme == ub.Scheme && ua.Host == ub.Host && path.Clean("/"+ua.Path) == path.Clean("/"+ub.Path)
+	if err != nil || berr != nil || a == "" || ua.Scheme != ub.Scheme || ua.Scheme != "file" && ua.Host != ub.Host {
+		return false
+	}
+	inside := strings.TrimSuffix(path.Clean("/"+ub.Path), "/") + "/"
+	return strings.HasPrefix(path.Clean("/"+ua.Path)+"/", inside)
 }
 
 // destinations are the stores of a replica that files may be delivered to.

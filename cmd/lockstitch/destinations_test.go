@@ -61,6 +61,35 @@ func TestDestinationsRefused(t *testing.T) {
 	}
 }
 
+// What lies in the store is the store's: below segments/ a delivered file would be
+// swept after a day, and below a destination around it an account of the store's
+// name could have an order "segments".
+func TestDestinationsAndTheStoreAreApart(t *testing.T) {
+	for _, c := range []struct {
+		store, destination string
+		apart              bool
+	}{
+		{"s3://b", "s3://b/segments?region=x", false},
+		{"s3://b/store?region=x", "s3://b/store/exports/", false},
+		{"s3://b/acme", "s3://b", false},
+		{"s3://b/store", "s3://b/stores", true},
+		{"s3://b/store", "s3://b/lake", true},
+		{"s3://b", "s3://c/segments", true},
+		{"s3://b", "gs://b/segments", true},
+		{"file:///srv/objects", "file:///srv/./objects/segments", false},
+		{"file:///srv/objects", "file://localhost/srv", false},
+		{"file:///srv/objects", "file:///srv/objects-out", true},
+		{"", "file:///srv/data/objects/segments", false},
+		{"", "file:///srv/data/out", true},
+	} {
+		args := append(least, "--data-dir=/srv/data", "--store-url="+c.store, "--destinations=lake:acme:"+c.destination)
+		_, _, err := loadSettings(flagsOf(t, args...), nil, serveScope)
+		if (err == nil) != c.apart || err != nil && !strings.Contains(err.Error(), "a path of its own") {
+			t.Errorf("store %q, destination %q: %v", c.store, c.destination, err)
+		}
+	}
+}
+
 // A file goes to the destination that the settings name, for the accounts that
 // they name, and for no others.
 func TestDeliveryToAConfiguredDestination(t *testing.T) {
