@@ -435,6 +435,40 @@ func TestReplicaStartsWhileABrokerGoesAway(t *testing.T) {
 	}
 }
 
+// A broker that takes connections and never answers is waited for as long as
+// start_timeout says, and not once the replica is told to stop.
+func TestSilentBrokerIsNotWaitedFor(t *testing.T) {
+	start := func(ctx context.Context, timeout string, accepted func()) (int, string) {
+		t.Helper()
+		silent, err := net.Listen("tcp", "localhost:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer silent.Close()
+		go func() {
+			if c, err := silent.Accept(); err == nil {
+				t.Cleanup(func() { c.Close() })
+				accepted()
+			}
+		}()
+		begun := time.Now()
+		status, _, errs := command(ctx, nil, "serve", "--brokers", silent.Addr().String(), "--start-timeout", timeout, "--signing-keys", testKey,
+			"--http-listen", "localhost:0", "--admin-listen", "localhost:0", "--store-url", "file://"+filepath.ToSlash(t.TempDir()), "--data-dir", t.TempDir())
+		if took := time.Since(begun); took > 9*time.Second { // the library itself gives up after 10 s, and tries again
+			t.Errorf("with start_timeout %s it took %s", timeout, took)
+		}
+		return status, errs
+	}
+	status, errs := start(t.Context(), "1s", func() {})
+	if status != 1 || !strings.Contains(errs, "none has answered for 1s (start_timeout)") || !strings.Contains(errs, "check --brokers") {
+		t.Errorf("exit %d: %s", status, errs)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if status, errs := start(ctx, "1m", cancel); status != statusInterrupted {
+		t.Errorf("exit %d: %s", status, errs)
+	}
+}
+
 // pipe passes on what either side sends, until one of them ends.
 func pipe(c net.Conn, addr string) {
 	defer c.Close()

@@ -188,14 +188,18 @@ func storeAddress(s ReplicaSettings) (string, error) {
 // reach sees whether any broker can be used with the settings, and waits up to
 // start_timeout for one: all may be on their way down or up.
 func reach(ctx context.Context, s *Settings, opts []kgo.Opt, log *slog.Logger) error {
-	cl, err := kgo.NewClient(append(slices.Clip(opts), kgo.RequestRetries(0))...)
+	limit, cancel := context.WithTimeoutCause(ctx, s.Replica.StartTimeout, fmt.Errorf("none has answered for %s (start_timeout)", s.Replica.StartTimeout))
+	defer cancel()
+	// The client greets a broker under its own context: one that takes the
+	// connection and says nothing held up a start, and its end, for 20 s.
+	cl, err := kgo.NewClient(append(slices.Clip(opts), kgo.RequestRetries(0), kgo.WithContext(limit))...)
 	if err != nil {
 		return usage(fmt.Errorf("kafka client: %w", err))
 	}
 	defer cl.Close()
 	// Wrong settings look alike: whoever watches is told at once.
-	_, err = backoff.Retry(ctx, func() (struct{}, error) {
-		return struct{}{}, cl.Ping(ctx)
+	_, err = backoff.Retry(limit, func() (struct{}, error) {
+		return struct{}{}, cl.Ping(limit)
 	}, backoff.WithMaxElapsedTime(s.Replica.StartTimeout), backoff.WithNotify(func(err error, _ time.Duration) {
 		log.Warn("no broker can be used", "brokers", s.Kafka.Brokers, "err", err)
 	}))
