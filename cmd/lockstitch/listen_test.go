@@ -132,7 +132,7 @@ func TestHealthcheckOfNobody(t *testing.T) {
 	}
 }
 
-// What is valid and rarely meant is said; what the store's URL gets wrong is
+// What is valid and rarely meant is said; what the URLs of stores get wrong is
 // found without a connection; no secret shows anywhere.
 func TestCheckConfigAdvisesAndLooksAtTheStore(t *testing.T) {
 	const secret = "hush-0123456789abcdef0123456789abcdef"
@@ -160,9 +160,13 @@ func TestCheckConfigAdvisesAndLooksAtTheStore(t *testing.T) {
 	if _, err := os.Stat(dir); err == nil {
 		t.Error("checking made the store's directory")
 	}
-	for _, store := range []string{"s3://bucket?regoin=hush", "s3://?region=hush", "s3://u:hush@bucket?use_path_style=maybe&x=hush"} {
-		if status, said := check(store); status != 2 || !strings.Contains(said, "store_url") {
-			t.Errorf("%s: exit %d: %s", store, status, said)
+	for _, url := range []string{"s3://bucket?regoin=hush", "s3://?region=hush", "s3://u:hush@bucket?use_path_style=maybe&x=hush",
+		"file:relative", "file://host/directory", "file:///directory?x=hush"} {
+		if status, said := check(url); status != 2 || !strings.Contains(said, "store_url") {
+			t.Errorf("%s: exit %d: %s", url, status, said)
+		}
+		if status, said := check("", "--destinations=lake:acme:"+url); status != 2 || !strings.Contains(said, "lake") {
+			t.Errorf("%s: exit %d: %s", url, status, said)
 		}
 	}
 }

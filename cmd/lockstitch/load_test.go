@@ -159,7 +159,8 @@ func TestEveryRefusal(t *testing.T) {
 		{"--issuer=me", "issuer", "nothing to verify"},
 		{"--issuer-account-claim=", "issuer_account_claim", "must not be empty"},
 		{"--issuer-algorithms=HS256", "issuer_algorithms", "asymmetric"},
-		{"--window-months=0", "window_months", "must be at least 1"},
+		{"--window-months=0", "window_months", "between 1 and 1200"},
+		{"--window-months=5000", "window_months", "between 1 and 1200"}, // in hours it would be a negative number
 		{"--max-attributes=0", "max_attributes", "must be at least 1"},
 		{"--max-tags=0", "max_tags", "must be at least 1"},
 		{"--max-sections=0", "max_sections", "must be at least 1"},

@@ -49,6 +49,15 @@ func atLeast(n int) bound {
 	}
 }
 
+func between(lo, hi int) bound {
+	return func(v any) string {
+		if n := v.(int); n < lo || n > hi {
+			return fmt.Sprintf("must be between %d and %d", lo, hi)
+		}
+		return ""
+	}
+}
+
 func span(lo, hi time.Duration) bound {
 	return func(v any) string {
 		if d := v.(time.Duration); d < lo || d > hi {
@@ -160,7 +169,7 @@ func storeURL(v any) string {
 		return ""
 	}
 	u, err := url.Parse(s)
-	if err != nil {
+	if err != nil || u.Opaque != "" {
 		return "must be a URL: file:///path, s3://bucket, gs://bucket or azblob://container"
 	}
 	switch u.Scheme {
@@ -230,7 +239,7 @@ var options = []option{
 	{"issuer_account_claim", "account_id", "claim that holds the account", given, scopeServe, false},
 	{"issuer_algorithms", []string{"RS256", "ES256"}, "signature algorithms accepted from it", given, scopeServe, false},
 
-	{"window_months", 3, "longest window of an export, calendar months", atLeast(1), scopeReplica, false},
+	{"window_months", 3, "longest window of an export, calendar months", between(1, 1200), scopeReplica, false},
 	{"max_attributes", 75, "attribute columns of one export", atLeast(1), scopeReplica, false},
 	{"max_tags", 25, "tag columns of one export", atLeast(1), scopeReplica, false},
 	{"max_sections", 25, "sections an account may have and still export", atLeast(1), scopeReplica, false},

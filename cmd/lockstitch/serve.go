@@ -2,9 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -55,7 +55,7 @@ started.`,
 			}
 			s.advise(log)
 			if check {
-				if err := checkStore(c.Context(), s.Replica); err != nil {
+				if err := checkStores(c.Context(), s.Replica); err != nil {
 					return usage(err)
 				}
 				_, err := fmt.Fprintln(a.out, "the configuration is valid")
@@ -73,17 +73,21 @@ started.`,
 	return c
 }
 
-// checkStore opens a bucket, which contacts nothing but looks at the URL and its
-// parameters. A directory is not opened: that would make it.
-func checkStore(ctx context.Context, s ReplicaSettings) error {
-	if s.StoreURL == "" || strings.HasPrefix(s.StoreURL, "file:") {
-		return nil
+// checkStores looks at the URLs of the store and the destinations as closely as
+// a replica that opens them, and contacts nothing.
+func checkStores(ctx context.Context, s ReplicaSettings) error {
+	var errs []error
+	if s.StoreURL != "" {
+		if err := objects.Check(ctx, s.StoreURL); err != nil {
+			errs = append(errs, fmt.Errorf("store_url: %w", err))
+		}
 	}
-	store, err := objects.Open(ctx, s.StoreURL)
-	if err != nil {
-		return fmt.Errorf("store_url: %w", err)
+	for _, d := range s.Destinations {
+		if err := objects.Check(ctx, d.URL); err != nil {
+			errs = append(errs, fmt.Errorf("destination %s: %w", d.Name, err))
+		}
 	}
-	return store.Close()
+	return errors.Join(errs...)
 }
 
 // advise warns of settings that are valid and rarely meant.

@@ -36,17 +36,26 @@ type fileStore struct {
 	sync func(*os.File) error
 }
 
-func openFile(u *url.URL) (*fileStore, error) {
+// fileRoot is the directory that a URL names.
+func fileRoot(u *url.URL) (string, error) {
 	if u.Host != "" && u.Host != "localhost" {
-		return nil, fmt.Errorf("a file URL has three slashes (file:///directory), this one names the host %q", u.Host)
+		return "", fmt.Errorf("a file URL has three slashes (file:///directory), this one names the host %q", u.Host)
 	}
 	if !filepath.IsAbs(u.Path) {
-		return nil, fmt.Errorf("directory %q is not absolute", u.Path)
+		return "", fmt.Errorf("directory %q is not absolute", u.Path)
 	}
 	if u.RawQuery != "" {
-		return nil, errors.New("a file URL takes no parameters")
+		return "", errors.New("a file URL takes no parameters")
 	}
-	s := &fileStore{root: filepath.Clean(u.Path), url: "file://" + u.Path, sync: (*os.File).Sync}
+	return filepath.Clean(u.Path), nil
+}
+
+func openFile(u *url.URL) (*fileStore, error) {
+	root, err := fileRoot(u)
+	if err != nil {
+		return nil, err
+	}
+	s := &fileStore{root: root, url: "file://" + u.Path, sync: (*os.File).Sync}
 	if err := s.makeDirs(filepath.Join(s.root, tempDir), "/"); err != nil {
 		return nil, err
 	}

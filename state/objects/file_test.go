@@ -190,6 +190,9 @@ func TestOpenRefuses(t *testing.T) {
 		if strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("the error tells the secret: %v", err)
 		}
+		if cerr := Check(context.Background(), url); cerr == nil || cerr.Error() != err.Error() {
+			t.Errorf("Check(%q): %v; Open: %v", url, cerr, err)
+		}
 	}
 }
 

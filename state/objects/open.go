@@ -33,7 +33,6 @@ func Open(ctx context.Context, rawURL string) (Store, error) {
 		// The parser's message repeats the URL with everything in it.
 		return nil, fmt.Errorf("opening the object store: the URL cannot be parsed")
 	}
-	shown := u.Scheme + "://" + u.Host + u.Path
 	var s Store
 	switch u.Scheme {
 	case "file":
@@ -44,10 +43,27 @@ func Open(ctx context.Context, rawURL string) (Store, error) {
 		err = fmt.Errorf("scheme %q is none of file, s3, gs, azblob", u.Scheme)
 	}
 	if err != nil {
-		return nil, &storeError{op: "opening", store: shown, cause: err}
+		return nil, &storeError{op: "opening", store: shown(u), cause: err}
 	}
 	return s, nil
 }
+
+// Check finds what Open would refuse a URL for, and makes no directory.
+func Check(ctx context.Context, rawURL string) error {
+	if u, err := url.Parse(rawURL); err == nil && u.Scheme == "file" {
+		if _, err := fileRoot(u); err != nil {
+			return &storeError{op: "opening", store: shown(u), cause: err}
+		}
+		return nil
+	}
+	s, err := Open(ctx, rawURL)
+	if err != nil {
+		return err
+	}
+	return s.Close()
+}
+
+func shown(u *url.URL) string { return u.Scheme + "://" + u.Host + u.Path }
 
 // storeError is a failure with the place it happened at. Its text is cleaned
 // of what URLs may carry after "?" (signatures, tokens) or before "@".
