@@ -249,7 +249,7 @@ func TestSegmentsVerifyFindsDamage(t *testing.T) {
 	}
 	// A wrong address is not a store that has lost everything.
 	none := filepath.Join(dir, "none")
-	for _, line := range []string{"ls", "verify", "dump x"} {
+	for _, line := range []string{"verify", "dump x"} {
 		args := append([]string{"segments", "--store-url", "file://" + none}, strings.Fields(line)...)
 		if status, out, errs := command(ctx, env, args...); status != 2 || !strings.Contains(errs, "no object store at "+none) || strings.Contains(out, "BAD") {
 			t.Errorf("%s: exit %d: %s%s", line, status, out, errs)
@@ -257,6 +257,13 @@ func TestSegmentsVerifyFindsDamage(t *testing.T) {
 	}
 	if _, err := os.Stat(none); err == nil {
 		t.Error("looking for a store has made it")
+	}
+	// What is live the catalog knows alone.
+	if status, out, errs := command(ctx, nil, "segments", "ls", "--brokers", y.b.addr); status != 0 || !strings.Contains(out, segs[0].Object) {
+		t.Errorf("ls: exit %d: %s%s", status, out, errs)
+	}
+	if status, _, errs := command(ctx, nil, "segments", "ls", "--brokers", y.b.addr, "--catalog-topic", "none"); status != 1 || !strings.Contains(errs, "there is no topic none") || !strings.Contains(errs, "topics create") {
+		t.Errorf("ls without a catalog: exit %d: %s", status, errs)
 	}
 	if status, out, errs := command(ctx, env, "segments", "verify"); status != 0 {
 		t.Errorf("verify of what is whole: exit %d: %s%s", status, out, errs)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kerr"
 
 	"lockstitch/state/catalog"
 	"lockstitch/state/objects"
@@ -30,7 +31,7 @@ func (a *app) segmentsCommand() *cobra.Command {
 		Short: "List, verify and dump what is stored",
 		Long: `The segments in the object store, as the catalog topic knows them.
 
-  ls       one line for each live segment
+  ls       one line for each live segment; it does not look into the store
   verify   reads every live segment and checks it against the catalog
   dump     prints the rows of one object as lines of JSON
 
@@ -43,8 +44,8 @@ that failed; it is not live and is removed after a day.`,
 	return c
 }
 
-// withCatalog runs fn with the store and the catalog caught up.
-func (a *app) withCatalog(c *cobra.Command, fn func(ctx context.Context, store objects.Store, v *catalog.View) error) error {
+// withCatalog runs fn with the catalog caught up.
+func (a *app) withCatalog(c *cobra.Command, fn func(ctx context.Context, v *catalog.View, s *Settings) error) error {
 	s, log, err := a.settings(c, scopeKafka|scopeTopics|scopeStore)
 	if err != nil {
 		return err
@@ -54,15 +55,13 @@ func (a *app) withCatalog(c *cobra.Command, fn func(ctx context.Context, store o
 		return usage(err)
 	}
 	ctx := c.Context()
-	store, err := openExisting(ctx, s.Replica)
-	if err != nil {
-		return err
-	}
-	defer store.Close()
 	askCtx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	v, err := catalog.Open(askCtx, catalog.Config{Opts: opts, Topic: s.Topics.Catalog, Log: log})
-	if err != nil {
+	switch {
+	case errors.Is(err, kerr.UnknownTopicOrPartition):
+		return fmt.Errorf("there is no topic %s: name the one that serve has with --catalog-topic, or make it with `lockstitch topics create`", s.Topics.Catalog)
+	case err != nil:
 		return unreachable(s, err)
 	}
 	defer v.Close()
@@ -72,7 +71,7 @@ func (a *app) withCatalog(c *cobra.Command, fn func(ctx context.Context, store o
 	if err := v.Err(); err != nil {
 		return err
 	}
-	return fn(ctx, store, v)
+	return fn(ctx, v, s)
 }
 
 // openExisting opens the store to look at it. A directory that is not there is
@@ -98,7 +97,7 @@ func (a *app) segmentsListCommand() *cobra.Command {
 		Example: `  lockstitch segments ls --brokers localhost:9092`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return a.withCatalog(c, func(_ context.Context, _ objects.Store, v *catalog.View) error {
+			return a.withCatalog(c, func(_ context.Context, v *catalog.View, _ *Settings) error {
 				w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 				fmt.Fprintln(w, "OBJECT\tBYTES\tSLICES\tROWS\tFROM\tTO")
 				var rows, bytes int64
@@ -144,7 +143,12 @@ must be right. Exit status 1 if anything is wrong; all segments are looked at.`,
 		Example: `  lockstitch segments verify --brokers localhost:9092 --store-url file:///var/lib/lockstitch/objects`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return a.withCatalog(c, func(ctx context.Context, store objects.Store, v *catalog.View) error {
+			return a.withCatalog(c, func(ctx context.Context, v *catalog.View, s *Settings) error {
+				store, err := openExisting(ctx, s.Replica)
+				if err != nil {
+					return err
+				}
+				defer store.Close()
 				bad, gone := 0, 0
 				segs := v.Segments()
 				for _, s := range segs {
@@ -167,7 +171,7 @@ must be right. Exit status 1 if anything is wrong; all segments are looked at.`,
 				if bad > 0 {
 					return fmt.Errorf("segments verify: %d of %d segments are damaged or missing", bad, len(segs))
 				}
-				_, err := fmt.Fprintf(a.out, "%d segments are as the catalog says\n", len(segs)-gone)
+				_, err = fmt.Fprintf(a.out, "%d segments are as the catalog says\n", len(segs)-gone)
 				return err
 			})
 		},
