@@ -3,11 +3,9 @@ package main
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -20,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"lockstitch/state/kafka"
+	"lockstitch/state/local"
 )
 
 // broker is the embedded broker of dev and demo: it speaks the Kafka protocol,
@@ -54,12 +53,9 @@ func startBroker(dir, listen string) (*broker, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("the data directory cannot be made: %w; choose another --data-dir", err)
 	}
-	lock, err := vfs.Default.Lock(filepath.Join(dir, "LOCK"))
-	switch {
-	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("the data directory %s cannot be written: %w; choose another --data-dir", filepath.Dir(dir), err)
-	case err != nil:
-		return nil, fmt.Errorf("the data directory %s is in use: %w; stop the other process, or choose another --data-dir", filepath.Dir(dir), err)
+	lock, err := local.Lock(vfs.Default, filepath.Join(dir, "LOCK"))
+	if err != nil {
+		return nil, fmt.Errorf("the data directory %s %w; choose another --data-dir", filepath.Dir(dir), err)
 	}
 	c, err := kfake.NewCluster(
 		kfake.NumBrokers(1),

@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"lockstitch/exporter/api"
+	"lockstitch/state/local"
 )
 
 // followWait is how long a call waits for the next file. Below callTimeout.
@@ -131,8 +132,8 @@ func (p *puller) path(number int64, suffix string) string {
 
 // open takes the directory for this process and finds out what it has.
 func (p *puller) open(after int64) (err error) {
-	if p.lock, err = vfs.Default.Lock(filepath.Join(p.dir, "."+p.name+".lock")); err != nil {
-		return fmt.Errorf("another pull works on %s: %w", p.dir, err)
+	if p.lock, err = local.Lock(vfs.Default, filepath.Join(p.dir, "."+p.name+".lock")); err != nil {
+		return fmt.Errorf("%s %w", p.dir, err)
 	}
 	entries, err := os.ReadDir(p.dir)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -243,14 +244,22 @@ func TestPullSaysWhatItCannotMakeGood(t *testing.T) {
 		t.Errorf("an order that is stopped: exit %d, %s", status, errs)
 	}
 
-	lock, err := vfs.Default.Lock(filepath.Join(y.dir, ".x.lock"))
+	taken := filepath.Join(y.dir, ".x.lock")
+	lock, err := vfs.Default.Lock(taken)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if status, errs = y.pull(); status != 1 || !strings.Contains(errs, "another pull") {
+	if status, errs = y.pull(); status != 1 || !strings.Contains(errs, y.dir+" is in use") {
 		t.Errorf("two at a time: exit %d, %s", status, errs)
 	}
-	if err := lock.Close(); err != nil {
+	// Nobody holds what cannot be opened; a directory is not, for root either.
+	if err := errors.Join(lock.Close(), os.Remove(taken), os.Mkdir(taken, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if status, errs = y.pull(); status != 1 || !strings.Contains(errs, y.dir+" cannot be written") || strings.Contains(errs, "in use") {
+		t.Errorf("a lock that cannot be opened: exit %d, %s", status, errs)
+	}
+	if err := os.Remove(taken); err != nil {
 		t.Fatal(err)
 	}
 

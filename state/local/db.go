@@ -74,7 +74,7 @@ func (e *ForeignError) Error() string {
 type DB struct {
 	p         *pebble.DB
 	opt       *pebble.Options
-	lock      *pebble.Lock
+	lock      io.Closer
 	fs        vfs.FS
 	dir       string
 	id        Identity
@@ -113,9 +113,9 @@ func Open(dir, cluster, group string, opt Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	lock, err := pebble.LockDirectory(dir, opt.FS)
+	lock, err := Lock(opt.FS, opt.FS.PathJoin(dir, "LOCK"))
 	if err != nil {
-		return nil, fmt.Errorf("data directory %s is in use by another process: %w", dir, err)
+		return nil, fmt.Errorf("data directory %s %w", dir, err)
 	}
 	if stale != "" {
 		opt.Log.Warn("discarding local state; it is rebuilt from Kafka and the segments", "dir", dir, "why", stale)
