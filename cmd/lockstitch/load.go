@@ -272,13 +272,11 @@ func coerce(def, v any) (any, error) {
 	s, isString := v.(string)
 	switch def.(type) {
 	case string:
-		switch v := v.(type) {
-		case string:
-			return v, nil
-		case int, int64, bool, float64:
-			return fmt.Sprint(v), nil
+		// YAML reads 00123 as the number 83: what was meant is not known any more.
+		if isString {
+			return s, nil
 		}
-		return nil, errors.New("must be text")
+		return nil, errors.New("must be text (put it in quotes)")
 	case kafka.Secret:
 		if sec, ok := v.(kafka.Secret); ok {
 			return sec, nil

@@ -221,6 +221,9 @@ func TestFilesAreReadStrictly(t *testing.T) {
 		"clients: [{id: a, account: c}]\n":                "exactly one of secret",
 		"max_pending: [1]\n":                              "must be a whole number",
 		"kafka_password: 12345\n":                         "quotes",
+		"default_account: 00123\n":                        `default_account is "83": must be text (put it in quotes)`,
+		"instance_id: 1e3\n":                              "instance_id",
+		"group: true\n":                                   "group",
 		"kafka_password: hush\nkafka_password_file: /x\nkafka_sasl_mechanism: PLAIN\nkafka_username: u\n": "both set",
 	} {
 		_, _, err := loadSettings(flagsOf(t, append(least, "--config="+writeFile(t, "c.yaml", content))...), nil, serveScope)
