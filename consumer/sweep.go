@@ -2,10 +2,12 @@ package consumer
 
 import (
 	"context"
+	"errors"
 	"path"
 	"time"
 
 	"lockstitch/state/objects"
+	"lockstitch/state/segment"
 )
 
 // sweepLoop removes what failed cuts and retention have left in the store. Every
@@ -45,9 +47,11 @@ const maxOrphans = 100_000
 // committed is in it. What is not, and older by the store's clock than any cut may
 // be late, is nobody's. The store's clock may have been set ahead meanwhile, which
 // makes what was just uploaded old: hence the second look, later by our own clock,
-// that cannot be set.
+// that cannot be set. Of a topic that the catalog has never known nothing is taken:
+// it is a live segment of another system whose store this is.
 func (s *sweeper) sweep(ctx context.Context) (int, error) {
 	var orphans []objects.Info
+	var strangers []string
 	var newest time.Time
 	err := s.deps.Store.List(ctx, "segments/", func(i objects.Info) error {
 		if i.ModTime.After(newest) {
@@ -86,6 +90,14 @@ func (s *sweeper) sweep(ctx context.Context) (int, error) {
 			}
 			continue
 		}
+		strange, err := s.strange(ctx, i.Name)
+		if err != nil {
+			return n, err
+		}
+		if strange {
+			strangers = append(strangers, i.Name)
+			continue
+		}
 		if err := s.deps.Store.Delete(ctx, i.Name); err != nil {
 			return n, err
 		}
@@ -93,5 +105,34 @@ func (s *sweeper) sweep(ctx context.Context) (int, error) {
 		n++
 	}
 	s.seen = seen
+	if len(strangers) > 0 {
+		s.log.Error("the store holds segments of topics that this catalog has never known; they are left alone: is store_url that of another system?",
+			"count", len(strangers), "one", strangers[0])
+	}
 	return n, nil
+}
+
+// strange tells whether a segment is of a topic that the catalog has never known, or
+// of a newer build. What is damaged is not.
+func (s *sweeper) strange(ctx context.Context, object string) (bool, error) {
+	r, err := s.deps.Store.Open(ctx, object, 0, -1)
+	if errors.Is(err, objects.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer r.Close()
+	sources, err := segment.Origin(object, r)
+	var corrupt *segment.CorruptError
+	var version *segment.VersionError
+	switch {
+	case errors.As(err, &corrupt):
+		return false, nil
+	case errors.As(err, &version):
+		return true, nil
+	case err != nil:
+		return false, err
+	}
+	return !s.deps.Catalog.Knows(sources[0].TopicID), nil
 }

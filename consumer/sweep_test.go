@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"strings"
 	"testing"
@@ -146,5 +147,59 @@ func TestSweeperTakesOldOrphansOnly(t *testing.T) {
 	}
 	if !names()[young] {
 		t.Error("an object is gone")
+	}
+}
+
+// TestSweeperSparesAnotherSystem whose store it was given: to its catalog, all that
+// lies there is nobody's. Orphans of its own go.
+func TestSweeperSparesAnotherSystem(t *testing.T) {
+	t.Parallel()
+	production, staging := newWorld(t), newWorld(t)
+	aged := &agedStore{Store: production.store, young: make(map[string]bool)}
+	production.store, staging.store = aged, aged
+	var said strings.Builder
+	staging.log = slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelError}))
+	var replicas []*replica
+	for _, w := range []*world{production, staging} {
+		r := w.start(t.TempDir()+"/d", nil)
+		w.event("p1", "c1", "SENT")
+		w.settle(r.cat)
+		replicas = append(replicas, r)
+	}
+	for _, r := range replicas {
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	live := production.caughtUp().Segments()[0].Object
+	own := staging.caughtUp().Segments()[0].Object
+	aged.young[own] = true
+	r, err := staging.store.Open(t.Context(), own, 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := io.ReadAll(r)
+	if err := errors.Join(err, r.Close()); err != nil {
+		t.Fatal(err)
+	}
+	orphan := "segments/493200/" + ulid.Make().String()
+	if err := staging.store.Put(t.Context(), orphan, data); err != nil {
+		t.Fatal(err)
+	}
+	c, err := New(Config{Kafka: staging.opts, Topics: staging.topics, DataDir: t.TempDir() + "/e"}, Deps{Store: staging.store, Catalog: staging.catalog(),
+		Reports: replicas[1].c.deps.Reports, Log: staging.log, Registerer: prometheus.NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := sweepTwice(t, c); n != 1 {
+		t.Errorf("swept %d", n)
+	}
+	for name, want := range map[string]error{live: nil, own: nil, orphan: objects.ErrNotExist} {
+		if _, err := staging.store.Stat(t.Context(), name); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", name, err, want)
+		}
+	}
+	if !strings.Contains(said.String(), "is store_url that of another system?") || !strings.Contains(said.String(), live) {
+		t.Errorf("said: %s", said.String())
 	}
 }

@@ -158,6 +158,18 @@ func (v *View) Adopted(topic string) []segment.TopicID {
 	return nil
 }
 
+// Knows tells whether an input topic has the id or had it.
+func (v *View) Knows(id segment.TopicID) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	for _, a := range v.st.adopted {
+		if slices.Contains(a.IDs, id) {
+			return true
+		}
+	}
+	return false
+}
+
 // GivenUp is the offset below which an operator has given up what the log of a
 // partition of the topic in use has lost unread; 0: nothing is.
 func (v *View) GivenUp(topic string, partition int32) int64 {

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"lockstitch/state/event"
@@ -107,6 +108,12 @@ func TestTruncationIsFound(t *testing.T) {
 		if err := Verify("test", o.Data[:n], o.Slices); !isDamage(err) {
 			t.Fatalf("%d bytes of %d: %v", n, len(o.Data), err)
 		}
+		if from, err := Origin("test", bytes.NewReader(o.Data[:n])); !isDamage(err) && !slices.Equal(from, o.Slices[0].Sources) {
+			t.Fatalf("origin of %d bytes of %d: %v, %v", n, len(o.Data), from, err)
+		}
+	}
+	if from, err := Origin("test", bytes.NewReader(o.Data)); err != nil || !slices.Equal(from, o.Slices[0].Sources) {
+		t.Fatalf("origin: %v, %v", from, err)
 	}
 	if err := Verify("test", append(bytes.Clone(o.Data), 0), o.Slices); !isDamage(err) {
 		t.Fatalf("a byte too many: %v", err)
@@ -141,6 +148,9 @@ func TestUnknownVersionIsRefused(t *testing.T) {
 	data[4] = 2
 	if _, err := Directory("test", data); !errors.As(err, &v) || v.Version != 2 {
 		t.Fatalf("object: %v", err)
+	}
+	if _, err := Origin("test", bytes.NewReader(data)); !errors.As(err, &v) || v.Version != 2 {
+		t.Fatalf("origin: %v", err)
 	}
 	info := &o.Slices[0]
 	part := bytes.Clone(o.Data[info.Offset : info.Offset+info.Length])

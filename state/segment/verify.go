@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 )
 
 // Directory reads the directory of an object from its footer. Errors:
@@ -45,6 +47,40 @@ func Directory(object string, data []byte) ([]SliceInfo, error) {
 		return nil, corrupt(start, "directory: %v", err)
 	}
 	return list, nil
+}
+
+// maxOrigin bounds the directory of a slice that Origin reads.
+const maxOrigin = 4 << 20
+
+// Origin reads the beginning of an object and tells where the rows of its first
+// slice come from. Errors: those of r, *CorruptError, *VersionError.
+func Origin(object string, r io.Reader) ([]OffsetRange, error) {
+	s := &Slice{object: object}
+	head := make([]byte, objectHead+sliceHead)
+	n, err := io.ReadFull(r, head)
+	switch {
+	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+		return nil, s.corrupt(int64(n), "%d bytes are too few for an object", n)
+	case err != nil:
+		return nil, err
+	case string(head[:4]) != objectMagic || head[5]|head[6]|head[7] != 0:
+		return nil, s.corrupt(0, "it does not begin as an object does")
+	case head[4] != version:
+		return nil, &VersionError{Object: object, Offset: 4, Version: int(head[4])}
+	}
+	s.info.Offset = objectHead
+	size := binary.LittleEndian.Uint32(head[objectHead+8:])
+	if size > maxOrigin {
+		return nil, s.corrupt(8, "a directory of %d bytes does not fit", size)
+	}
+	dir, err := io.ReadAll(io.LimitReader(r, int64(size)))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.head(append(head[objectHead:], dir...)); err != nil {
+		return nil, err
+	}
+	return s.info.Sources, nil
 }
 
 func takeDirectory(p []byte, end int64) ([]SliceInfo, error) {
