@@ -87,4 +87,10 @@ func TestImageHasNoRootAndNoShell(t *testing.T) {
 	if !ok || !strings.Contains(last, "USER 65532") || !strings.Contains(string(b), "CGO_ENABLED=0") {
 		t.Error("the image must be built from scratch, with a static binary and a user that is not root")
 	}
+	// Of the whole image that user can write to the volume alone.
+	for _, line := range []string{"VOLUME /data\n", "ENV LOCKSTITCH_DATA_DIR=/data TMPDIR=/data\n", "--chown=65532:65532 /data /data\n"} {
+		if !strings.Contains(last, line) {
+			t.Errorf("the image lacks %q: it would write where it may not", line)
+		}
+	}
 }
