@@ -45,24 +45,40 @@ func checkDestinations(list []Destination, store string) (errs []error) {
 			errs = append(errs, fmt.Errorf("%s: accounts must name those that may use it, none of them empty", at))
 		case d.URL == "" || wrong != "":
 			errs = append(errs, fmt.Errorf("%s: url must be file:///path, s3://bucket, gs://bucket or azblob://container", at))
-		case within(d.URL, store) || within(store, d.URL):
-			errs = append(errs, fmt.Errorf("%s: url is that of the store itself, or lies within or around it, where files of an account could be taken for segments and swept; give each a path of its own", at))
+		case d.collides(store):
+			errs = append(errs, fmt.Errorf("%s: url is that of the store itself, or of a place where files of an account and those of the store meet: they could be taken for segments and swept; give each a path of its own", at))
 		}
 		names[d.Name] = true
 	}
 	return errs
 }
 
-// within tells whether the store at URL a lies in the directory or prefix of b,
-// or is the same.
-func within(a, b string) bool {
+// storesOwn are the directories that a replica makes in its store.
+var storesOwn = []string{"segments", "exports", "dead-letters"}
+
+// collides tells whether the destination is the store, or one of its directories, or
+// has the store where the files of an account go.
+func (d Destination) collides(store string) bool {
+	if rest, ok := below(d.URL, store); ok {
+		first, _, _ := strings.Cut(rest, "/")
+		return rest == "" || slices.Contains(storesOwn, first)
+	}
+	rest, ok := below(store, d.URL)
+	first, _, _ := strings.Cut(rest, "/")
+	return ok && slices.ContainsFunc(d.Accounts, func(account string) bool { return objects.Part(account) == first })
+}
+
+// below is the path of the store at URL a within the directory or prefix of b; empty:
+// they are the same. ok is false if it is not there.
+func below(a, b string) (rest string, ok bool) {
 	ua, err := url.Parse(a)
 	ub, berr := url.Parse(b)
 	if err != nil || berr != nil || a == "" || ua.Scheme != ub.Scheme || ua.Scheme != "file" && ua.Host != ub.Host {
-		return false
+		return "", false
 	}
 	inside := strings.TrimSuffix(path.Clean("/"+ub.Path), "/") + "/"
-	return strings.HasPrefix(path.Clean("/"+ua.Path)+"/", inside)
+	rest, ok = strings.CutPrefix(path.Clean("/"+ua.Path)+"/", inside)
+	return strings.Trim(rest, "/"), ok
 }
 
 // destinations are the stores of a replica that files may be delivered to.
