@@ -88,7 +88,7 @@ func TestImageHasNoRootAndNoShell(t *testing.T) {
 		t.Error("the image must be built from scratch, with a static binary and a user that is not root")
 	}
 	// Of the whole image that user can write to the volume alone.
-	for _, line := range []string{"VOLUME /data\n", "ENV LOCKSTITCH_DATA_DIR=/data TMPDIR=/data\n", "--chown=65532:65532 /data /data\n"} {
+	for _, line := range []string{"VOLUME /data\n", "WORKDIR /data\n", "ENV TMPDIR=/data\n", "--chown=65532:65532 /data /data\n"} {
 		if !strings.Contains(last, line) {
 			t.Errorf("the image lacks %q: it would write where it may not", line)
 		}

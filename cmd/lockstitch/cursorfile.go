@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"lockstitch/state/local"
 )
 
 // beginning is the cursor of who has none yet.
@@ -18,13 +20,9 @@ const beginning = "beginning"
 // lockCursor takes the file of a cursor for this process, from before it is read
 // until after it is written: two at a time would bring the same rows twice.
 func lockCursor(path string) (io.Closer, error) {
-	lock, err := vfs.Default.Lock(filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".lock"))
-	var local *fs.PathError
-	switch {
-	case errors.As(err, &local):
-		return nil, usage(fmt.Errorf("--cursor-file: the file cannot be written: %w", err))
-	case err != nil:
-		return nil, fmt.Errorf("--cursor-file: another export goes on from %s: %w", path, err)
+	lock, err := local.Lock(vfs.Default, filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".lock"))
+	if err != nil {
+		return nil, fmt.Errorf("--cursor-file: %s %w", path, err)
 	}
 	return lock, nil
 }

@@ -84,6 +84,9 @@ func (a *app) demo(ctx context.Context, log *slog.Logger, events int) (err error
 	if rerr := <-done; err == nil {
 		err = rerr
 	}
+	if errors.Is(err, syscall.EPIPE) {
+		return nil
+	}
 	if err == nil {
 		fmt.Fprintf(a.out, "\nAll of this took %.1f s. Next: `lockstitch dev --data-dir DIR --sample=true`, or --help.\n", time.Since(begun).Seconds())
 	}

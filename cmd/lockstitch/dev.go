@@ -44,7 +44,8 @@ func (a *app) devCommand() *cobra.Command {
 Kafka protocol, a directory as object store, and one replica. All of it lies in
 --data-dir; started again on the same directory it continues where it was, after
 a kill -9 too. Not for production: the broker is a single one that never
-compacts or expires anything.
+compacts or expires anything. Of a file or variables shared with serve, what dev has
+no flag for (store_url, group, brokers and others) is left aside.
 
 Prints its addresses, the credentials and a request to try. Stops on SIGTERM.`,
 		Example: `  lockstitch dev --data-dir /tmp/lockstitch --sample=true

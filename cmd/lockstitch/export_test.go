@@ -18,7 +18,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -109,14 +108,10 @@ func TestExportToStandardOutput(t *testing.T) {
 func TestExportFindsMistakesBeforeItAsks(t *testing.T) {
 	dir := t.TempDir()
 	secret, empty := writeFile(t, "secret", "s\n"), writeFile(t, "empty", "\n")
-	fifo := filepath.Join(t.TempDir(), "fifo")
-	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
-		t.Fatal(err)
-	}
 	for line, want := range map[string]string{
 		"--client-secret s -o " + dir + "/no/such/f":                           "cannot be written",
 		"--client-secret s -o " + dir:                                          "is a directory",
-		"--client-secret s -o " + fifo:                                         `is no regular file; "-o -"`,
+		"--client-secret s -o " + os.DevNull:                                   `is no regular file; "-o -"`,
 		"--client-secret s -o f --report r --attribute 1":                      "without --attribute, --start-at",
 		"--client-secret s -o f --ca-file " + secret:                           "holds no PEM certificate",
 		"--client-secret s -o f --client-secret-file " + secret:                "use one of them",

@@ -129,18 +129,22 @@ func (l *loaded) fault(o option, err error) error {
 	return fmt.Errorf("%s is %q: %w (from %s)", o.key, value, err, l.from(o.key))
 }
 
-// withoutPassword cuts user and password out of what may be an address, well
-// formed or not.
+// withoutPassword cuts user, password and parameters out of what may be an address,
+// well formed or not.
 func withoutPassword(s string) string {
 	at := strings.LastIndex(s, "@")
+	rest, _, cut := strings.Cut(s[max(at, 0):], "?")
+	if cut {
+		rest += "?…"
+	}
 	if at < 0 {
-		return s
+		return rest
 	}
 	scheme, _, ok := strings.Cut(s[:at], "://")
 	if !ok {
-		return "…" + s[at:]
+		return "…" + rest
 	}
-	return scheme + "://…" + s[at:]
+	return scheme + "://…" + rest
 }
 
 func (l *loaded) from(key string) string {

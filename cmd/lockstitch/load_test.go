@@ -259,6 +259,8 @@ func TestErrorsShowNoSecret(t *testing.T) {
 		"serve --kafka-oauth-token-url https://user:hush@example.com/%zz",
 		"serve --issuer-jwks-url user:hush@example.com",
 		"serve --brokers user:hush@localhost:9092",
+		"serve --issuer-jwks-url https://example.com/keys?code=hush",
+		export + "https://example.com?token=hush",
 		export + "https://user:hush@example.com",
 		export + "https://user:hush%@example.com",
 	} {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"syscall"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -16,10 +17,12 @@ func Lock(in vfs.FS, file string) (io.Closer, error) {
 	lock, err := in.Lock(file)
 	var unopened *fs.PathError
 	switch {
+	case err == nil:
+		return lock, nil
 	case errors.As(err, &unopened):
 		return nil, fmt.Errorf("cannot be written: %w", err)
-	case err != nil:
-		return nil, fmt.Errorf("is in use: %w", err)
+	case errors.Is(err, syscall.ENOLCK):
+		return nil, fmt.Errorf("is where files cannot be locked: %w", err)
 	}
-	return lock, nil
+	return nil, fmt.Errorf("is in use by another process: %w", err)
 }
