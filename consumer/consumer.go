@@ -117,7 +117,8 @@ type Consumer struct {
 	barriers map[partitionOf]int64     // ends that pending requests wait for
 	told     map[kafkaPartition]string // what was logged of partitions that cannot be fetched
 	failing  bool                      // some could not in this turn
-	noEnds   rate.Sometimes            // logs that ends of the profiles are not known
+	endless  bool                      // the end of some profile partition was not told last
+	noEnds   rate.Sometimes            // logs that
 	lastCut  time.Time
 	retainAt time.Time // when retention is looked after next
 	mail     *mailbox

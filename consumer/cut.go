@@ -70,7 +70,7 @@ func (s *cutState) interruptAfter(d time.Duration) func() {
 				return
 			}
 			s.mu.Lock()
-			if s.cancel != nil {
+			if s.cancel != nil && ctx.Err() == nil {
 				s.cancel()
 			}
 			s.mu.Unlock()

@@ -135,10 +135,15 @@ func (c *Consumer) askProfileEnds(ctx context.Context) {
 	if len(ask) == 0 {
 		return
 	}
-	rctx, cancel := context.WithTimeout(ctx, requestLimit)
-	defer cancel()
+	limit := requestLimit
+	if c.endless { // the others are told at once
+		limit = endlessLimit
+	}
+	lctx, lcancel := context.WithTimeout(ctx, limit)
+	defer lcancel()
 	topic := c.cfg.Topics.Profiles
-	ends, err := kafka.ListOffsets(rctx, c.profiles, map[string][]int32{topic: ask}, kafka.AtEnd, kafka.HighWatermark)
+	ends, err := kafka.ListOffsets(lctx, c.profiles, map[string][]int32{topic: ask}, kafka.AtEnd, kafka.HighWatermark)
+	c.endless = err != nil
 	if err != nil && ctx.Err() == nil {
 		c.noEnds.Do(func() {
 			c.log.Warn("cannot ask for the ends of profile partitions; the events of these lanes wait", "err", err)
@@ -147,6 +152,8 @@ func (c *Consumer) askProfileEnds(ctx context.Context) {
 	if len(ends[topic]) == 0 {
 		return
 	}
+	rctx, cancel := context.WithTimeout(ctx, requestLimit) // of lctx nothing may be left
+	defer cancel()
 	infos, err := kafka.Describe(rctx, c.profiles, topic)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -179,10 +186,10 @@ func (c *Consumer) waitLimit() int64 { return c.bufferLimit() / 2 / int64(max(1,
 // pauseStalled stops the fetching of events for lanes that have many waiting,
 // until all those have been processed: a transaction that hangs on the profiles
 // must not fill the memory.
-func (c *Consumer) pauseStalled() {
+func (c *Consumer) pauseStalled(now time.Time) {
 	for n, l := range c.lanes {
 		for _, b := range l.waiting {
-			b.stay()
+			b.stay(now)
 		}
 		switch {
 		case !l.paused && l.waitBytes > c.waitLimit():

@@ -63,9 +63,11 @@ func TestEventsInARemoteTier(t *testing.T) {
 		if n := asked.Load(); n > 100 {
 			t.Errorf("the broker was asked %d times within some 5 s", n)
 		}
+		log.mu.Lock()
 		if log.b.Len() > 0 {
 			t.Errorf("logged:\n%s", log.b.String())
 		}
+		log.mu.Unlock()
 		throttled.Store(false)
 		w.settle(r.cat)
 		if got := w.rows(r.cat); len(got) != 4 {

@@ -82,16 +82,23 @@ type batch struct {
 	records []*kgo.Record
 	profEnd int64 // the profiles must have reached this offset; -1: not asked yet
 	bytes   int64
-	turns   int // at whose end it was there
+	since   time.Time // when it was first left to wait
+	own     bool      // the records have memory of their own
 }
 
-// stay lets a batch wait for one more turn. One that does so a second time gets memory
-// of its own: as its records were fetched they hold all that came with them, that of
-// other lanes too.
-func (b *batch) stay() {
-	if b.turns++; b.turns != 2 {
+// stayLimit is how long a batch waits on the memory that it was fetched in.
+const stayLimit = time.Second
+
+// stay lets a batch wait. After a while it gets memory of its own: as its records were
+// fetched they hold all that came with them, that of other lanes too.
+func (b *batch) stay(now time.Time) {
+	if b.since.IsZero() {
+		b.since = now
+	}
+	if b.own || now.Sub(b.since) < stayLimit {
 		return
 	}
+	b.own = true
 	for i, r := range b.records {
 		b.records[i] = ownRecord(r)
 	}

@@ -76,8 +76,8 @@ func TestWhatWaitsHoldsNoWholeAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		answer := []byte("key value name header")
 		b := newBatch(nil, []*kgo.Record{{Key: answer[:3], Value: answer[4:9], Headers: []kgo.RecordHeader{{Key: "name", Value: answer[15:]}}}})
-		b.stay()
-		b.stay()
+		b.stay(time.Now())
+		b.stay(time.Now().Add(stayLimit))
 		clear(answer)
 		if r := b.records[0]; string(r.Key) != "key" || string(r.Value) != "value" || string(r.Headers[0].Value) != "header" {
 			t.Errorf("a record that waits is %q, %q, %q once its answer is gone", r.Key, r.Value, r.Headers)
@@ -96,7 +96,7 @@ func TestWhatWaitsHoldsNoWholeAnswer(t *testing.T) {
 		w.event("p1", "c1", "SENT")
 		r.await(t, "no event waits on memory of its own", func(c *Consumer) bool {
 			l := c.lanes[partitionOfKey("p1")]
-			return len(l.waiting) > 0 && l.waiting[0].turns >= 2
+			return len(l.waiting) > 0 && l.waiting[0].own
 		})
 		if err := hanging.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
 			t.Fatal(err)

@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"path"
@@ -17,9 +18,11 @@ func (c *Consumer) sweepLoop(ctx context.Context) {
 	defer tick.Stop()
 	s := sweeper{Consumer: c, apart: c.cfg.SweepEvery / 2}
 	for {
-		if n, err := s.sweep(ctx); err != nil && ctx.Err() == nil {
+		n, err := s.sweep(ctx)
+		if err != nil && ctx.Err() == nil {
 			c.log.Warn("sweeping the store", "err", err)
-		} else if n > 0 {
+		}
+		if n > 0 {
 			c.log.Info("removed orphaned objects", "count", n)
 		}
 		select {
@@ -52,6 +55,7 @@ const maxOrphans = 100_000
 func (s *sweeper) sweep(ctx context.Context) (int, error) {
 	var orphans []objects.Info
 	var strangers []string
+	var unread error // the first of those that cannot be read, which stay
 	var newest time.Time
 	err := s.deps.Store.List(ctx, "segments/", func(i objects.Info) error {
 		if i.ModTime.After(newest) {
@@ -92,7 +96,8 @@ func (s *sweeper) sweep(ctx context.Context) (int, error) {
 		}
 		strange, err := s.strange(ctx, i.Name)
 		if err != nil {
-			return n, err
+			unread = cmp.Or(unread, err)
+			continue
 		}
 		if strange {
 			strangers = append(strangers, i.Name)
@@ -106,10 +111,10 @@ func (s *sweeper) sweep(ctx context.Context) (int, error) {
 	}
 	s.seen = seen
 	if len(strangers) > 0 {
-		s.log.Error("the store holds segments of topics that this catalog has never known; they are left alone: is store_url that of another system?",
+		s.log.Error("the store holds segments of topics that this catalog has never known, or of a newer version; they are left alone: is store_url that of another system?",
 			"count", len(strangers), "one", strangers[0])
 	}
-	return n, nil
+	return n, unread
 }
 
 // strange tells whether a segment is of a topic that the catalog has never known, or

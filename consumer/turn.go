@@ -17,6 +17,7 @@ const (
 	probeAfter   = 50 * time.Millisecond  // silence after which a raw fetch decides whether anything is left
 	touchEvery   = time.Minute            // how often the profiles' markers say that they are current
 	requestLimit = 10 * time.Second
+	endlessLimit = 500 * time.Millisecond // for the ends of profiles, while some are not told
 )
 
 // turnState is what the loop remembers between turns.
@@ -80,8 +81,8 @@ func (c *Consumer) turn(ctx context.Context, t *turnState) error {
 	if err := c.becomeReady(); err != nil {
 		return err
 	}
-	c.pauseStalled()
-	if !moved && now.Sub(t.silentAt) > probeAfter && now.Sub(t.probedAt) > probeAfter {
+	c.pauseStalled(now)
+	if !moved && !c.full() && now.Sub(t.silentAt) > probeAfter && now.Sub(t.probedAt) > probeAfter {
 		t.probedAt = now
 		c.probe(ctx, now)
 	}

@@ -176,7 +176,7 @@ func (e *external) fetch(ctx context.Context, now time.Time) error {
 	}
 	// Each alone: one of a kind that is not known here is to be ignored (RFC 7517,
 	// section 5) and must not spoil the others.
-	e.keys, e.read = make(map[string]keyfunc.Keyfunc, len(set.Keys)), now
+	keys := make(map[string]keyfunc.Keyfunc, len(set.Keys))
 	for _, k := range set.Keys {
 		var named struct {
 			ID string `json:"kid"`
@@ -185,8 +185,12 @@ func (e *external) fetch(ctx context.Context, now time.Time) error {
 			continue
 		}
 		if key, err := keyfunc.NewJWKSetJSON(fmt.Appendf(nil, `{"keys":[%s]}`, k)); err == nil {
-			e.keys[named.ID] = key
+			keys[named.ID] = key
 		}
 	}
+	if len(keys) == 0 && len(set.Keys) > 0 {
+		return fmt.Errorf("reading %s: none of its %d keys can be read", e.cfg.JWKSURL, len(set.Keys))
+	}
+	e.keys, e.read = keys, now
 	return nil
 }

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"sort"
+	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -47,11 +49,24 @@ type TopicInfo struct {
 	Partitions int32
 }
 
+// describeLimit is how long the first broker is waited for that Describe asks.
+const describeLimit = 500 * time.Millisecond
+
 // Describe asks for the ids and partition counts of topics. A topic that does
-// not exist is an error that wraps kerr.UnknownTopicOrPartition.
+// not exist is an error that wraps kerr.UnknownTopicOrPartition. A broker that stands
+// still is not waited for: the client library asks another one each time.
 func Describe(ctx context.Context, cl *kgo.Client, topics ...string) (map[string]TopicInfo, error) {
-	req := metadataOf(topics)
-	resp, err := req.RequestWith(ctx, cl)
+	limit := describeLimit
+	resp, err := backoff.Retry(ctx, func() (*kmsg.MetadataResponse, error) {
+		one, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		limit *= 2
+		resp, err := metadataOf(topics).RequestWith(one, cl)
+		if err != nil && one.Err() == nil {
+			err = backoff.Permanent(err)
+		}
+		return resp, err
+	}, backoff.WithMaxElapsedTime(0), backoff.WithBackOff(&backoff.ZeroBackOff{}))
 	if err != nil {
 		return nil, fmt.Errorf("reading the metadata of %v: %w", topics, err)
 	}

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -76,10 +77,7 @@ func askLeaders(ctx context.Context, cl *kgo.Client, placed map[partition][]int3
 
 // askLeadersOnce asks once; out has the offsets of those that answered.
 func askLeadersOnce(ctx context.Context, cl *kgo.Client, placed map[partition][]int32, timestamp int64, iso Isolation, out map[string]map[int32]int64) error {
-	leaders, err := newestLeaders(ctx, cl, placed)
-	if err != nil {
-		return err
-	}
+	leaders, failed := newestLeaders(ctx, cl, placed)
 	asks := make(map[int32]map[string][]kmsg.ListOffsetsRequestTopicPartition)
 	for p, l := range leaders {
 		rp := kmsg.NewListOffsetsRequestTopicPartition()
@@ -100,7 +98,6 @@ func askLeadersOnce(ctx context.Context, cl *kgo.Client, placed map[partition][]
 		}
 		go func() { answers <- ask[*kmsg.ListOffsetsResponse](ctx, cl, broker, req) }()
 	}
-	var failed error
 	got := 0
 	for range asks {
 		a := <-answers
@@ -118,7 +115,8 @@ func askLeadersOnce(ctx context.Context, cl *kgo.Client, placed map[partition][]
 }
 
 // newestLeaders asks the replicas of partitions for the leaders that they know,
-// until most of those of each have told.
+// until most of those of each have told. The error is of partitions of which they
+// have not, the others' leaders are returned beside it.
 func newestLeaders(ctx context.Context, cl *kgo.Client, placed map[partition][]int32) (map[partition]leader, error) {
 	brokers, names := make(map[int32]bool), make(map[string]bool)
 	for p, replicas := range placed {
@@ -166,13 +164,15 @@ func newestLeaders(ctx context.Context, cl *kgo.Client, placed map[partition][]i
 			return leaders, nil
 		}
 	}
+	var untold error
 	for p, replicas := range placed {
 		if l := leaders[p]; l.told < most(len(replicas)) {
-			return nil, fmt.Errorf("%d of the %d replicas of %s/%d tell who leads it, which takes %d: %w", l.told, len(replicas), p.topic, p.n, most(len(replicas)),
-				errors.Join(failed, kerr.LeaderNotAvailable))
+			delete(leaders, p)
+			untold = cmp.Or(untold, fmt.Errorf("%d of the %d replicas of %s/%d tell who leads it, which takes %d: %w", l.told, len(replicas), p.topic, p.n, most(len(replicas)),
+				errors.Join(failed, kerr.LeaderNotAvailable)))
 		}
 	}
-	return leaders, nil
+	return leaders, untold
 }
 
 // most is how many of n replicas must tell: more than half, so that one of them is

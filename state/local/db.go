@@ -84,6 +84,7 @@ type DB struct {
 
 	mu     sync.Mutex
 	damage error // see Err
+	noted  bool  // for the next start
 }
 
 // Options tune the database.
@@ -157,7 +158,7 @@ func openLocked(dir string, opt Options) (*DB, error) {
 		if derr := discard(opt.FS, dir); derr != nil {
 			return nil, derr
 		}
-		db.opt, db.damage = db.options(opt), nil
+		db.opt, db.damage, db.noted = db.options(opt), nil, false
 		db.p, err = pebble.Open(path, db.opt)
 	}
 	if err != nil {
@@ -299,9 +300,12 @@ func (db *DB) Damaged(err error) error {
 	defer db.mu.Unlock()
 	if db.damage == nil {
 		db.damage = fmt.Errorf("local state in %s is damaged and will be rebuilt at the next start: %w", db.dir, err)
+	}
+	if !db.noted {
 		if werr := writeFile(db.fs, db.fs.PathJoin(db.dir, rebuildFile), []byte(err.Error()+"\n")); werr != nil {
-			db.damage = errors.Join(err, werr)
+			return errors.Join(db.damage, werr)
 		}
+		db.noted = true
 	}
 	return db.damage
 }

@@ -57,7 +57,7 @@ func (t *Table) Removable(now time.Time, retention time.Duration, mine func(id s
 	defer t.view.mu.RUnlock()
 	var out []*Report
 	for id, e := range t.view.byID {
-		if mine(id) && t.view.removable(e, now, retention) {
+		if t.view.removable(e, now, retention) && mine(id) {
 			out = append(out, e.report)
 			if len(out) == SweepAtOnce {
 				break
@@ -132,16 +132,17 @@ func (v *view) removableOrders(now time.Time, mine func(id string) bool) (out []
 //
 // A request that is void because of another goes with that one and before it: without
 // the other it would come to life, and a repeat keeps the first from being withdrawn.
+// Should it have come while that one was removed it goes at once.
 func (t *Table) Sweep(ctx context.Context, now time.Time, reports []*Report, mine func(id string) bool) (removed int, err error) {
 	going := make(map[string]bool, len(reports))
 	for _, r := range reports {
 		going[r.Request.ID] = true
 	}
-	var tied, unseen, then []grave
+	var tied, unseen, withdrawn, then []grave
 	t.view.mu.RLock()
 	unseenAtOnce := len(going) + SweepAtOnce
 	for id, e := range t.view.byID {
-		if len(going) < unseenAtOnce && !e.visible() && !t.view.tied(e) && mine(id) && now.Sub(e.report.Request.CreatedAt) > e.unseenFor() {
+		if len(going) < unseenAtOnce && !e.visible() && !t.view.tied(e) && mine(id) && (e.behind != nil || now.Sub(e.report.Request.CreatedAt) > e.unseenFor()) {
 			going[id] = true
 		}
 	}
@@ -152,6 +153,8 @@ func (t *Table) Sweep(ctx context.Context, now time.Time, reports []*Report, min
 		case !going[id]:
 		case e.visible():
 			then = append(then, e.grave())
+		case e.withdrawn:
+			withdrawn = append(withdrawn, e.grave())
 		default:
 			unseen = append(unseen, e.grave())
 		}
@@ -163,7 +166,7 @@ func (t *Table) Sweep(ctx context.Context, now time.Time, reports []*Report, min
 	}
 	orders := t.view.removableOrders(now, mine)
 	t.view.mu.RUnlock()
-	for _, graves := range [][]grave{tied, unseen, then, orders} {
+	for _, graves := range [][]grave{tied, unseen, withdrawn, then, orders} {
 		for _, g := range graves {
 			recs := make([]*kgo.Record, 0, len(g.keys))
 			for _, k := range g.keys {
