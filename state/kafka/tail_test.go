@@ -257,6 +257,12 @@ func TestTailDoesNotPassADamagedBatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tl.Close()
+	// The client may begin with another partition, and wait for that for 5 s.
+	for begun := time.Now(); hits.Load() == 0; time.Sleep(time.Millisecond) {
+		if time.Since(begun) > 30*time.Second {
+			t.Fatal("the batch is not fetched")
+		}
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	err = tl.CatchUp(ctx)
