@@ -92,6 +92,7 @@ func TestAnAnswerWithoutKeys(t *testing.T) {
 		{`{"keys":[` + p.jwk + `]}`, nil},
 		{`{"message":"maintenance"}`, nil},
 		{`{"keys":null}`, nil},
+		{`{"keys":[{"kty":"AKP"},7]}`, nil},
 		{`{"keys":[]}`, ErrInvalid},
 	} {
 		p.answer.Store(c.answer)

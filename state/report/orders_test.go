@@ -439,9 +439,9 @@ func TestAStepThatWasSweptIsNotMadeAgain(t *testing.T) {
 	}
 }
 
-// A destination may be away for longer than files live.
-func TestAFileIsKeptUntilItIsDelivered(t *testing.T) {
-	tb := open(t, cluster(t))
+// undelivered makes an order whose first file is still to go to its destination.
+func undelivered(t *testing.T, tb *Table) (*Standing, *Report) {
+	t.Helper()
 	c := newOrder("acme", "x")
 	c.Settings.Destination = "lake"
 	o := create(t, tb, c)
@@ -454,6 +454,13 @@ func TestAFileIsKeptUntilItIsDelivered(t *testing.T) {
 	if _, err := tb.WriteResult(t.Context(), "acme", r.Request.ID, result("exports/1")); err != nil {
 		t.Fatal(err)
 	}
+	return o, r
+}
+
+// A destination may be away for longer than files live.
+func TestAFileIsKeptUntilItIsDelivered(t *testing.T) {
+	tb := open(t, cluster(t))
+	o, _ := undelivered(t, tb)
 	expired := time.Now().Add(48 * time.Hour)
 	if due, _ := tb.HavingFiles(expired); len(due) != 0 {
 		t.Error("the file would be removed before it is delivered")
@@ -470,18 +477,7 @@ func TestAFileIsKeptUntilItIsDelivered(t *testing.T) {
 // waited for when the order has a destination again.
 func TestAFileThatIsGoneIsNotToBeDelivered(t *testing.T) {
 	tb := open(t, cluster(t))
-	c := newOrder("acme", "x")
-	c.Settings.Destination = "lake"
-	o := create(t, tb, c)
-	q := stepOf(o, 1, 0)
-	q.Step.Deliver = true
-	r, err := tb.SubmitStep(t.Context(), q)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := tb.WriteResult(t.Context(), "acme", r.Request.ID, result("exports/1")); err != nil {
-		t.Fatal(err)
-	}
+	o, r := undelivered(t, tb)
 	to := func(destination string) *Standing {
 		t.Helper()
 		s := settings(time.Minute)

@@ -145,6 +145,36 @@ func TestOneTooManyStaysVoid(t *testing.T) {
 	}
 }
 
+// TestVoidGoesBeforeWithdrawn where one sweep removes both, as after days without any.
+func TestVoidGoesBeforeWithdrawn(t *testing.T) {
+	opts := cluster(t)
+	tb := open(t, opts)
+	old := time.Now().UTC().Add(-3 * IdempotencyTime)
+	void := make(map[string]string) // key of a withdrawn request → of the one too many behind it
+	for range 8 {                   // else chance could have them in order
+		first, second := request("acme"), request("acme")
+		for _, q := range []*Request{first, second} {
+			q.Account, q.Version, q.MaxPending, q.CreatedAt = first.ID, Version, 1, old
+			raw(t, tb, q.Account, KeyRequest+q.ID, q)
+		}
+		raw(t, tb, first.Account, KeyCancel+first.ID+"/"+ulid.Make().String(), &Cancel{Version: Version, At: old, Withdrawn: true})
+		void[KeyRequest+first.ID] = KeyRequest + second.ID
+	}
+	if n := sweep(t, tb, time.Now()); n != 16 {
+		t.Fatalf("%d requests are removed, want all", n)
+	}
+	gone := make(map[string]bool)
+	for _, r := range everything(t, opts) {
+		if r.Value != nil {
+			continue
+		}
+		gone[string(r.Key)] = true
+		if behind, withdrawn := void[string(r.Key)]; withdrawn && !gone[behind] {
+			t.Errorf("%s goes before what is void because of it", r.Key)
+		}
+	}
+}
+
 // TestARepeatKeepsAReportHoweverLate: a withdrawal that was on its way for hours comes
 // after a repeat was answered with the report.
 func TestARepeatKeepsAReportHoweverLate(t *testing.T) {
