@@ -17,10 +17,21 @@ import (
 	"lockstitch/state/objects"
 )
 
-// agedStore says of all objects but the young ones that they are two days old.
+// agedStore says of all objects but the young ones that they are two days old, and
+// lets nobody read one of them.
 type agedStore struct {
 	objects.Store
-	young map[string]bool
+	young  map[string]bool
+	locked string
+}
+
+var errLocked = errors.New("the object is locked")
+
+func (s *agedStore) Open(ctx context.Context, name string, off, n int64) (io.ReadCloser, error) {
+	if name == s.locked {
+		return nil, errLocked
+	}
+	return s.Store.Open(ctx, name, off, n)
 }
 
 func (s *agedStore) List(ctx context.Context, prefix string, fn func(objects.Info) error) error {
@@ -201,5 +212,16 @@ func TestSweeperSparesAnotherSystem(t *testing.T) {
 	}
 	if !strings.Contains(said.String(), "is store_url that of another system?") || !strings.Contains(said.String(), live) {
 		t.Errorf("said: %s", said.String())
+	}
+	// Of two more one cannot be read: it stays, and holds up no other.
+	aged.locked = "segments/000000/" + ulid.Make().String()
+	for _, name := range []string{aged.locked, orphan} {
+		if err := staging.store.Put(t.Context(), name, data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := sweeper{Consumer: c, seen: map[string]time.Time{aged.locked: {}, orphan: {}}}
+	if n, err := s.sweep(t.Context()); n != 1 || !errors.Is(err, errLocked) {
+		t.Errorf("swept %d beside an object that cannot be read: %v", n, err)
 	}
 }
