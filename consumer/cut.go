@@ -125,7 +125,7 @@ func (c *Consumer) cut(ctx context.Context) error {
 		c.log.Info("a cut has committed although its reply was lost", "cut", id)
 	}
 	c.at(StepLocal)
-	rows := 0
+	rows, now := 0, c.kafkaTime(time.Now())
 	for _, l := range lanes {
 		rows += l.buf.Rows()
 		if l.retaining != nil {
@@ -133,6 +133,11 @@ func (c *Consumer) cut(ctx context.Context) error {
 		}
 		if err := l.commit(); err != nil {
 			return fatal{c.db.Damaged(err)}
+		}
+		for _, in := range l.inputs {
+			if c.lag.reached(in.stream.Topic, l.n, in.committed.Next) {
+				in.atEnd(now)
+			}
 		}
 	}
 	c.lastCut = time.Now()

@@ -37,13 +37,18 @@ func (l *logged) Write(p []byte) (int, error) {
 	return l.b.Write(p)
 }
 
+// String is all that was logged.
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 // await waits until the log has a line with all of the words, and returns it.
 func (l *logged) await(t *testing.T, words ...string) string {
 	t.Helper()
 	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		l.mu.Lock()
-		lines := strings.Split(l.b.String(), "\n")
-		l.mu.Unlock()
+		lines := strings.Split(l.String(), "\n")
 	next:
 		for _, line := range lines {
 			for _, w := range words {

@@ -68,7 +68,7 @@ func (d *dedup) bytes() int64 { return int64(len(d.pending)) * pendingEntryBytes
 
 // commit makes the pending entries the committed ones, once their cut has
 // committed, and forgets generations that no event can ask for any more; oldest
-// is the least log time of the lane's streams.
+// is the least log time (ms) that a stream of the lane goes on from.
 func (d *dedup) commit(markers map[segment.TopicID]local.DedupMarker, oldest int64) error {
 	entries := make([]local.DedupEntry, 0, len(d.pending))
 	for _, e := range d.pending {
@@ -126,12 +126,18 @@ func (d *dedup) bloom(gen int32) *bloom {
 	return b
 }
 
-// load reads the keys of the generations that still count into the filters:
-// those that streams with log times least … most may ask for.
-func (d *dedup) load(least, most int64) error {
-	for g := local.Generation(least, d.horizon) - 1; g <= local.Generation(most, d.horizon); g++ {
-		if err := d.lane.ScanDedup(g, d.bloom(g).add); err != nil {
-			return err
+// load reads the keys of the generations that still count into the filters: for
+// each stream's log time (ms) its own and the one before.
+func (d *dedup) load(logTimes []int64) error {
+	for _, t := range logTimes {
+		gen := local.Generation(t, d.horizon)
+		for g := gen - 1; g <= gen; g++ {
+			if d.blooms[g] != nil {
+				continue // for another stream
+			}
+			if err := d.lane.ScanDedup(g, d.bloom(g).add); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -73,8 +73,21 @@ type input struct {
 	committed catalog.Position
 	first     catalog.FirstEnds
 	oldest    int64 // Kafka time (ms) of the first data record not yet committed; 0: none
+	quiet     int64 // Kafka time (ms) before which nothing beyond committed lies, as the end of the log told; 0: unknown
 	marks     marks
 }
+
+// quietSlack (ms) is for how long a record may lie beyond the end of its log: that
+// moves when enough replicas have the record, whose Kafka time is then long past.
+const quietSlack = int64(24 * time.Hour / time.Millisecond)
+
+// atEnd notes that all of the log was committed at a Kafka time (ms). What comes has
+// been appended since: a partition without events does not hold back for ever what is
+// kept for those to come.
+func (in *input) atEnd(at int64) { in.quiet = max(in.quiet, at-quietSlack) }
+
+// since is the log time (ms) from which the events beyond committed go on; 0: unknown.
+func (in *input) since() int64 { return max(in.committed.LogTime, in.quiet) }
 
 // batch is what one poll brought for a lane's event partition.
 type batch struct {
@@ -259,7 +272,7 @@ func (l *lane) floor() int64 {
 		if l.backlog(in, in.committed.Next) {
 			return noFloor // it may ask for the oldest version
 		}
-		floor = min(floor, in.committed.LogTime)
+		floor = min(floor, in.since())
 	}
 	if floor <= clockSkew {
 		return noFloor
@@ -301,8 +314,8 @@ func (l *lane) commit() error {
 		in.oldest = 0
 		in.marks.committed()
 		markers[in.stream.ID] = local.DedupMarker{Next: in.pos.Next, Horizon: l.dd.horizon}
-		if in.pos.LogTime > 0 {
-			oldest = min(oldest, in.pos.LogTime)
+		if at := in.since(); at > 0 {
+			oldest = min(oldest, at)
 		}
 	}
 	l.prof.deadTo, l.prof.oldest = max(l.prof.deadTo, l.prof.next), 0

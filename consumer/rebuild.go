@@ -29,16 +29,14 @@ func (c *Consumer) prepareDedup(ctx context.Context, l *lane, state *local.Lane)
 	if err != nil {
 		return c.db.Damaged(err)
 	}
-	least, most := int64(1<<63-1), int64(0)
+	var logTimes []int64
 	for _, in := range l.inputs {
 		if in.pos.LogTime > 0 {
-			least, most = min(least, in.pos.LogTime), max(most, in.pos.LogTime)
+			logTimes = append(logTimes, in.pos.LogTime)
 		}
 	}
-	if most > 0 {
-		if err := l.dd.load(least, most); err != nil {
-			return c.db.Damaged(err)
-		}
+	if err := l.dd.load(logTimes); err != nil {
+		return c.db.Damaged(err)
 	}
 	for _, in := range l.inputs {
 		if err := c.rebuildDedup(ctx, l, in, from[in.stream.ID]); err != nil {

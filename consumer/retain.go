@@ -119,9 +119,16 @@ type ages struct {
 	behind    map[partitionOf]int64 // log times of the partitions that are not read to their end
 }
 
+// kafkaTime is the greatest log time (ms) of all partitions, and never later than
+// the machine's clock: what a clock that is ahead says, of a broker or of the machine,
+// counts only if both are.
+func (c *Consumer) kafkaTime(now time.Time) int64 {
+	return min(now.UnixMilli(), c.deps.Catalog.LogTime())
+}
+
 func (c *Consumer) newAges(ends map[string][]kafka.PartitionEnd, now time.Time) ages {
 	a := ages{
-		retention: c.cfg.Retention.Milliseconds(), now: min(now.UnixMilli(), c.deps.Catalog.LogTime()),
+		retention: c.cfg.Retention.Milliseconds(), now: c.kafkaTime(now),
 		behind: make(map[partitionOf]int64),
 	}
 	for _, parts := range ends {

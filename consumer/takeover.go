@@ -156,7 +156,7 @@ func (c *Consumer) prepare(ctx context.Context, n int32, fenced map[string]bool)
 		l.inputs = append(l.inputs, in)
 	}
 	c.at(StepProfiles)
-	if err := c.prepareProfiles(l, state, segment.TopicID(infos[profTopic].ID), starts[profTopic][n], profEnds[profTopic][n]); err != nil {
+	if err := c.prepareProfiles(ctx, l, state, segment.TopicID(infos[profTopic].ID), starts[profTopic][n], profEnds[profTopic][n]); err != nil {
 		return nil, err
 	}
 	c.at(StepRebuild)
@@ -214,6 +214,9 @@ func (c *Consumer) prepareInput(l *lane, topic string, id segment.TopicID, start
 	if !ok {
 		in.committed.Next = -1 // nothing stands in the catalog yet
 	}
+	if in.committed.Next == end {
+		in.atEnd(c.kafkaTime(time.Now()))
+	}
 	if newest, ok := c.deps.Catalog.NewestMarks(id, l.n); ok {
 		in.marks.hours = []catalog.Marks{newest}
 	}
@@ -226,7 +229,7 @@ func (c *Consumer) prepareInput(l *lane, topic string, id segment.TopicID, start
 }
 
 // prepareProfiles decides from where the profile partition is read.
-func (c *Consumer) prepareProfiles(l *lane, state *local.Lane, id segment.TopicID, start, end int64) error {
+func (c *Consumer) prepareProfiles(ctx context.Context, l *lane, state *local.Lane, id segment.TopicID, start, end int64) error {
 	l.prof = &profiles{
 		topic: c.cfg.Topics.Profiles, id: id, lane: state,
 		cache: make(map[string][]local.Version),
@@ -241,9 +244,10 @@ func (c *Consumer) prepareProfiles(l *lane, state *local.Lane, id segment.TopicI
 		return c.db.Damaged(err)
 	}
 	stale := c.staleProfiles(m, time.Now())
-	// An event topic that is new here brings events older than those for which
-	// versions were kept.
-	pruned := m.Pruned > max(0, l.floor())
+	pruned, err := c.prunedTooFar(ctx, l, m.Pruned)
+	if err != nil {
+		return err
+	}
 	if ok && m.TopicID == id && m.Next >= start && m.Next <= end && !stale && !pruned {
 		// Not from the marker where it is ahead of the position record: what was
 		// malformed in between has not been dead-lettered yet. Versions that are
@@ -261,6 +265,31 @@ func (c *Consumer) prepareProfiles(l *lane, state *local.Lane, id segment.TopicI
 	}
 	l.prof.load = state.LoadProfiles(end - start)
 	return nil
+}
+
+// prunedTooFar tells whether events are to come that are older than those for which
+// versions were kept: an event topic that is new here may bring them. One that was
+// long quiet has only later ones, which the broker's time index tells.
+func (c *Consumer) prunedTooFar(ctx context.Context, l *lane, pruned int64) (bool, error) {
+	if pruned <= max(0, l.floor()) {
+		return false, nil
+	}
+	for _, in := range l.inputs {
+		if l.backlog(in, in.committed.Next) {
+			return true, nil
+		}
+		if pruned <= in.since()-clockSkew {
+			continue
+		}
+		at, err := kafka.ListOffsets(ctx, c.deps.Catalog.Client(), map[string][]int32{in.stream.Topic: {in.partition}}, pruned+clockSkew, kafka.HighWatermark)
+		if err != nil {
+			return false, err
+		}
+		if first := at[in.stream.Topic][in.partition]; first < 0 || first > in.committed.Next {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // staleProfiles tells whether deletions may be gone from the topic since the local
