@@ -23,6 +23,7 @@ import (
 
 	"lockstitch/internal/seed"
 	"lockstitch/state/kafka"
+	"lockstitch/state/segment"
 )
 
 // logged collects a log.
@@ -65,8 +66,23 @@ func (l *logged) await(t *testing.T, words ...string) string {
 
 // TestDamagedSegmentStopsTheRebuild: without the entries that the segment holds
 // duplicates would be kept. The lane waits, says for what, and goes on when the
-// object is whole again.
+// object is whole again. So it does for one that an upgraded replica has stored.
 func TestDamagedSegmentStopsTheRebuild(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(data []byte, info segment.SliceInfo)
+		says  string
+	}{
+		"damaged": {func(data []byte, info segment.SliceInfo) { data[info.Offset+info.KeysLength-1] ^= 4 }, "is damaged at byte"},
+		"newer": {func(data []byte, info segment.SliceInfo) {
+			data[info.Offset+4] = 2
+			data[info.Offset+12] ^= 1 // the checksum is another one
+		}, "has format version 2, this build knows 1"},
+	} {
+		t.Run(name, func(t *testing.T) { testSpoiltSegment(t, c.spoil, c.says) })
+	}
+}
+
+func testSpoiltSegment(t *testing.T, spoil func(data []byte, info segment.SliceInfo), says string) {
 	t.Parallel()
 	w := newWorld(t)
 	r := w.start(filepath.Join(t.TempDir(), "a"), nil)
@@ -88,9 +104,8 @@ func TestDamagedSegmentStopsTheRebuild(t *testing.T) {
 			t.Fatal(err)
 		}
 		whole[s.Object] = data
-		info := s.Slices[0]
 		bad := bytes.Clone(data)
-		bad[info.Offset+info.KeysLength-1] ^= 4
+		spoil(bad, s.Slices[0])
 		if err := w.store.Delete(t.Context(), s.Object); err != nil {
 			t.Fatal(err)
 		}
@@ -105,7 +120,7 @@ func TestDamagedSegmentStopsTheRebuild(t *testing.T) {
 	log := &logged{}
 	w.log = slog.New(slog.NewTextHandler(log, nil))
 	r = w.start(filepath.Join(t.TempDir(), "b"), nil)
-	log.await(t, "level=ERROR", "taking over a lane", "segments/", "is damaged at byte")
+	log.await(t, "level=ERROR", "taking over a lane", "segments/", says)
 	r.awaitLag(t, "the lane of damaged segments has no lag", func(lag map[string]float64) bool {
 		return lag[fmt.Sprintf("processing_lag_records email-events/%d", partitionOfKey("p1"))] == 6
 	})

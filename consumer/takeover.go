@@ -84,8 +84,9 @@ func (c *Consumer) takeOver(ctx context.Context, n int32, stoppedAs func(*stoppe
 	}))
 }
 
-// damaged says that stored segments are damaged: nothing but their repair lets
-// the lane go on, as duplicates would be kept.
+// damaged says that stored segments are damaged, or of another version: nothing but
+// their repair, or an owner of that version, lets the lane go on, as duplicates would
+// be kept.
 func damaged(err error) bool {
 	var corrupt *segment.CorruptError
 	var version *segment.VersionError

@@ -23,9 +23,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/oklog/ulid/v2"
 	"github.com/spf13/pflag"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"lockstitch/state/catalog"
 	"lockstitch/state/kafka"
 )
 
@@ -288,6 +290,32 @@ func TestSegmentsVerifyFindsDamage(t *testing.T) {
 		if err := os.WriteFile(file, whole, 0o600); err != nil {
 			t.Fatal(err)
 		}
+	}
+	// What an upgraded replica has stored is not damaged.
+	newer := []byte("LSOB\x02 and all else as that version has it, in more than 24 bytes")
+	id := ulid.Make().String()
+	seg := catalog.Segment{ID: id, Object: "segments/" + id, Bytes: int64(len(newer)), SHA256: hexSHA256(newer)}
+	if err := y.r.store.Put(ctx, seg.Object, newer); err != nil {
+		t.Fatal(err)
+	}
+	rec, err := seg.Record(y.s.Topics.Catalog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cl, err := kgo.NewClient(kgo.SeedBrokers(y.b.addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if err := cl.ProduceSync(ctx, rec).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	says := seg.Object + " has format version 2, this build knows 1"
+	if status, out, errs := command(ctx, env, "segments", "verify"); status != 1 || strings.Contains(out, "BAD") || !strings.Contains(out, says) || !strings.Contains(errs, "1 of ") || !strings.Contains(errs, "version that this program does not know") {
+		t.Errorf("verify of a newer version: exit %d: %s%s", status, out, errs)
+	}
+	if status, out, errs := command(ctx, env, "segments", "dump", seg.Object); status != 1 || out != "" || !strings.Contains(errs, says) {
+		t.Errorf("dump of a newer version: exit %d: %s%s", status, out, errs)
 	}
 	if err := y.r.store.Delete(ctx, segs[0].Object); err != nil {
 		t.Fatal(err)

@@ -139,7 +139,8 @@ func (a *app) segmentsVerifyCommand() *cobra.Command {
 		Short: "Read every live segment and check it against the catalog",
 		Long: `Reads every object that the catalog names: it must be there, have the size and
 SHA-256 that the catalog says, and every checksum, column, order and range in it
-must be right. Exit status 1 if anything is wrong; all segments are looked at.`,
+must be right. Exit status 1 if anything is wrong, or of a format version that this
+program does not know; all segments are looked at.`,
 		Example: `  lockstitch segments verify --brokers localhost:9092 --store-url file:///var/lib/lockstitch/objects`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -149,7 +150,7 @@ must be right. Exit status 1 if anything is wrong; all segments are looked at.`,
 					return err
 				}
 				defer store.Close()
-				bad, gone := 0, 0
+				bad, unknown, gone := 0, 0, 0
 				segs := v.Segments()
 				for _, s := range segs {
 					if err := verifySegment(ctx, store, s); err != nil {
@@ -162,14 +163,22 @@ must be right. Exit status 1 if anything is wrong; all segments are looked at.`,
 							fmt.Fprintf(a.out, "gone %s\n", s.Object)
 							continue
 						}
+						if version := (*segment.VersionError)(nil); errors.As(err, &version) {
+							unknown++
+							fmt.Fprintf(a.out, "skip %s: %v\n", s.Object, err)
+							continue
+						}
 						bad++
 						fmt.Fprintf(a.out, "BAD  %s: %v\n", s.Object, err)
 						continue
 					}
 					fmt.Fprintf(a.out, "ok   %s\n", s.Object)
 				}
-				if bad > 0 {
+				switch {
+				case bad > 0:
 					return fmt.Errorf("segments verify: %d of %d segments are damaged or missing", bad, len(segs))
+				case unknown > 0:
+					return fmt.Errorf("segments verify: %d of %d segments are of a format version that this program does not know", unknown, len(segs))
 				}
 				_, err = fmt.Fprintf(a.out, "%d segments are as the catalog says\n", len(segs)-gone)
 				return err

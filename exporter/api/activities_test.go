@@ -119,7 +119,15 @@ func TestActivities(t *testing.T) {
 	}
 	// A store without the segment is not an answer without its events.
 	r.keep("4", sample{"s1", "x", "x", "n", event.Sent, time.Minute})
-	if err := r.store.Delete(t.Context(), r.slices.refs[len(r.slices.refs)-1].Object); err != nil {
+	ref := r.slices.refs[len(r.slices.refs)-1]
+	if err := r.store.Delete(t.Context(), ref.Object); err != nil {
+		t.Fatal(err)
+	}
+	r.problem(r.do("GET", "/emails/sections/s1/activities", "a", ""), 503, "unavailable")
+	// Nor is one in which it is of a newer version: upgraded replicas can read it.
+	newer := make([]byte, ref.Info.Offset+ref.Info.Length)
+	copy(newer[ref.Info.Offset:], "LSSL\x02")
+	if err := r.store.Put(t.Context(), ref.Object, newer); err != nil {
 		t.Fatal(err)
 	}
 	r.problem(r.do("GET", "/emails/sections/s1/activities", "a", ""), 503, "unavailable")

@@ -70,7 +70,7 @@ type Totals struct {
 
 // Export writes the file to w. What was written when an error is returned is
 // useless. Errors: ErrTooLarge, a *TooLargeError unless the header alone is too
-// large; *segment.CorruptError; the store's, wrapped;
+// large; *segment.CorruptError, *segment.VersionError; the store's, wrapped;
 // those of w and of ctx. When it returns, nothing that it started still runs.
 func Export(ctx context.Context, p Params, w io.Writer) (Totals, error) {
 	workers := p.Parallel

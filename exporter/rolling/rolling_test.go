@@ -1,6 +1,7 @@
 package rolling
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -187,6 +188,42 @@ func TestErrorAndGoingOn(t *testing.T) {
 	}
 	w.clock.set(noon.Add(4*time.Minute + Grace))
 	w.await(o.Order.ID, "12:04", doneTo(noon.Add(4*time.Minute)))
+	w.onceEach(o.Order.ID)
+}
+
+// A segment that an upgraded replica has stored is one that a replica which was not
+// cannot read. The order waits, is not in error, and goes on by itself.
+func TestANewerSegmentStopsNoOrder(t *testing.T) {
+	w := newWorld(t)
+	attempts := make(chan struct{}, 1000)
+	w.runner(w.table, func(c *run.Config) {
+		c.Hook = func(step string) {
+			if step == run.StepRender {
+				attempts <- struct{}{}
+			}
+		}
+	})
+	w.generator(w.table, nil)
+	o := w.order(time.Minute, nil)
+	w.produce(0, noon, "a")
+	object, data := w.commitAndLose()
+	newer, slice := bytes.Clone(data), w.catalog.Segments()[0].Slices[0].Offset
+	newer[slice+4] = 2
+	newer[slice+12] ^= 1 // the checksum is another one
+	if err := w.store.Put(t.Context(), object, newer); err != nil {
+		t.Fatal(err)
+	}
+	w.clock.set(noon.Add(time.Minute + Grace))
+	for range 3 {
+		w.happens("another attempt", attempts)
+	}
+	if s, _ := w.table.Order(o.Order.ID); s.Trouble != nil || s.Newest == nil || s.Newest.Result != nil {
+		t.Fatalf("the order did not wait: %+v", s)
+	}
+	if err := errors.Join(w.store.Delete(t.Context(), object), w.store.Put(t.Context(), object, data)); err != nil {
+		t.Fatal(err)
+	}
+	w.await(o.Order.ID, "12:01", doneTo(noon.Add(time.Minute)))
 	w.onceEach(o.Order.ID)
 }
 

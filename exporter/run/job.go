@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"path"
 	"time"
@@ -62,7 +63,11 @@ func (r *Runner) run(ctx context.Context, rep *report.Report) {
 				log.Warn("a report failed", "problem", p.Type, "err", err)
 				res, err = report.Result{Attempt: ulid.Make().String(), Problem: p}, nil
 			} else {
-				log.Warn("an attempt at a report failed; trying again", "err", err)
+				level := slog.LevelWarn
+				if version := (*segment.VersionError)(nil); errors.As(err, &version) {
+					level = slog.LevelError // goes on until somebody has upgraded this replica
+				}
+				log.Log(ctx, level, "an attempt at a report failed; trying again", "err", err)
 				r.metrics.retries.Inc()
 			}
 		}
@@ -205,10 +210,10 @@ func filesOf(rep *report.Report) string {
 }
 
 // problemOf is the error a report ends in, or nil if the attempt is to be
-// repeated.
+// repeated. What another version has stored is no reason to end: its replicas can
+// read it, and one of them may own the slot next.
 func (r *Runner) problemOf(err error, rep *report.Report, missing int) *report.Problem {
 	var corrupt *segment.CorruptError
-	var version *segment.VersionError
 	switch {
 	case errors.Is(err, render.ErrTooLarge):
 		advice := "Request a shorter window, fewer attributes and tags, or a narrower segment_filter."
@@ -216,7 +221,7 @@ func (r *Runner) problemOf(err error, rep *report.Report, missing int) *report.P
 			advice = "The events at one position of the input do not fit. Request fewer attributes and tags."
 		}
 		return report.TooLarge.Problem(fmt.Sprintf("The file would exceed %d bytes. %s", r.cfg.MaxBytes, advice))
-	case errors.As(err, &corrupt), errors.As(err, &version), errors.Is(err, objects.ErrNotExist) && missing >= missingTries:
+	case errors.As(err, &corrupt), errors.Is(err, objects.ErrNotExist) && missing >= missingTries:
 		// What exactly is damaged is in the log; it says nothing to who asked.
 		return report.Damaged.Problem("Stored events that the export would hold are damaged or missing, and an export is never short. The damage was logged.")
 	}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"testing"
 
+	"lockstitch/internal/seed"
 	"lockstitch/state/event"
 )
 
@@ -87,11 +88,12 @@ func TestEveryFlippedBitIsFound(t *testing.T) {
 					continue
 				}
 				part := data[info.Offset : info.Offset+info.Length]
-				if _, err := OpenSlice("test", info, part); !isDamage(err) {
+				var corrupt *CorruptError // in the version's byte, too
+				if _, err := OpenSlice("test", info, part); !errors.As(err, &corrupt) || !isDamage(err) {
 					t.Fatalf("byte %d, bit %d: OpenSlice says %v", i, bit, err)
 				}
 				if int64(i) < info.Offset+info.KeysLength {
-					if _, err := OpenKeys("test", info, part[:info.KeysLength]); !isDamage(err) {
+					if _, err := OpenKeys("test", info, part[:info.KeysLength]); !errors.As(err, &corrupt) || !isDamage(err) {
 						t.Fatalf("byte %d, bit %d: OpenKeys says %v", i, bit, err)
 					}
 				}
@@ -141,22 +143,39 @@ func TestAnotherSliceIsFound(t *testing.T) {
 	}
 }
 
+// TestUnknownVersionIsRefused, and is not taken for damage, whatever stands behind it.
 func TestUnknownVersionIsRefused(t *testing.T) {
 	o := smallObject(t)
-	var v *VersionError
-	data := bytes.Clone(o.Data)
-	data[4] = 2
-	if _, err := Directory("test", data); !errors.As(err, &v) || v.Version != 2 {
-		t.Fatalf("object: %v", err)
-	}
-	if _, err := Origin("test", bytes.NewReader(data)); !errors.As(err, &v) || v.Version != 2 {
-		t.Fatalf("origin: %v", err)
-	}
+	r := seed.Rand(t)
 	info := &o.Slices[0]
-	part := bytes.Clone(o.Data[info.Offset : info.Offset+info.Length])
-	part[4] = 3
-	if _, err := OpenSlice("test", info, part); !errors.As(err, &v) || v.Version != 3 || v.Object != "test" || v.Offset != info.Offset+4 {
-		t.Fatalf("slice: %v", err)
+	for range 100 {
+		var v *VersionError
+		data := bytes.Clone(o.Data)
+		for i := range data[5:] {
+			data[5+i] = byte(r.Uint32())
+		}
+		data[4] = 2
+		if _, err := Directory("test", data); !errors.As(err, &v) || v.Version != 2 || v.Object != "test" || v.Offset != 4 {
+			t.Fatalf("object: %v", err)
+		}
+		if _, err := Origin("test", bytes.NewReader(data)); !errors.As(err, &v) || v.Version != 2 {
+			t.Fatalf("origin: %v", err)
+		}
+		copy(data, o.Data[:objectHead+4])
+		data[objectHead+4] = 3
+		if _, err := Origin("test", bytes.NewReader(data)); !errors.As(err, &v) || v.Version != 3 || v.Offset != objectHead+4 {
+			t.Fatalf("origin by the first slice: %v", err)
+		}
+		part := data[info.Offset : info.Offset+info.Length]
+		if _, err := OpenSlice("test", info, part); !errors.As(err, &v) || v.Version != 3 || v.Object != "test" || v.Offset != info.Offset+4 {
+			t.Fatalf("slice: %v", err)
+		}
+		if _, err := OpenKeys("test", info, part[:info.KeysLength]); !errors.As(err, &v) || v.Version != 3 {
+			t.Fatalf("keys: %v", err)
+		}
+		if want := "segment test has format version 3, this build knows 1"; v.Error() != want {
+			t.Fatalf("says %q, want %q", v, want)
+		}
 	}
 }
 

@@ -24,8 +24,14 @@ func appendSliceHead(dst, dir []byte) []byte {
 	start := len(dst)
 	dst = append(append(dst, sliceMagic...), version, 0, 0, 0)
 	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(dir)))
-	crc := crc32.Update(crc32.Checksum(dst[start:], castagnoli), castagnoli, dir)
-	return binary.LittleEndian.AppendUint32(dst, crc)
+	return binary.LittleEndian.AppendUint32(dst, sliceChecksum(dst[start:], dir))
+}
+
+// sliceChecksum is the checksum of a slice that begins with head and has a directory,
+// as this version writes it, whatever version head names.
+func sliceChecksum(head, dir []byte) uint32 {
+	crc := crc32.Update(crc32.Checksum(head[:4], castagnoli), castagnoli, []byte{version})
+	return crc32.Update(crc32.Update(crc, castagnoli, head[5:12]), castagnoli, dir)
 }
 
 // appendInfo writes what a slice's own directory and the object's have in

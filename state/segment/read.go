@@ -109,18 +109,23 @@ func (s *Slice) head(data []byte) (body int, err error) {
 	if string(data[:4]) != sliceMagic {
 		return 0, s.corrupt(0, "there is no slice")
 	}
-	if data[5]|data[6]|data[7] != 0 {
-		return 0, s.corrupt(5, "reserved bytes are not zero")
-	}
-	if data[4] != version {
-		return 0, &VersionError{Object: s.object, Offset: s.info.Offset + 4, Version: int(data[4])}
-	}
 	n := int64(binary.LittleEndian.Uint32(data[8:]))
-	if n > int64(len(data))-sliceHead {
-		return 0, s.corrupt(8, "a directory of %d bytes does not fit", n)
+	fits := n <= int64(len(data))-sliceHead
+	var dir []byte
+	if fits {
+		dir = data[sliceHead : sliceHead+n]
 	}
-	dir := data[sliceHead : sliceHead+n]
-	if crc32.Update(crc32.Checksum(data[:12], castagnoli), castagnoli, dir) != binary.LittleEndian.Uint32(data[12:]) {
+	whole := fits && sliceChecksum(data, dir) == binary.LittleEndian.Uint32(data[12:])
+	switch {
+	case data[4] != version && !whole: // the rest may be anything
+		return 0, &VersionError{Object: s.object, Offset: s.info.Offset + 4, Version: int(data[4])}
+	case data[4] != version:
+		return 0, s.corrupt(4, "its version says %d, its checksum %d", data[4], version)
+	case data[5]|data[6]|data[7] != 0:
+		return 0, s.corrupt(5, "reserved bytes are not zero")
+	case !fits:
+		return 0, s.corrupt(8, "a directory of %d bytes does not fit", n)
+	case !whole:
 		return 0, s.corrupt(sliceHead, "checksum of the directory does not match")
 	}
 	if err := s.directory(dir); err != nil {

@@ -59,7 +59,8 @@ func (e *CorruptError) Error() string {
 }
 
 // VersionError reports an object or slice of a format version that this build
-// does not know. It is no damage: a newer build wrote it.
+// does not know. It is no damage: another build wrote it, mostly a newer one, which can
+// read it.
 type VersionError struct {
 	Object  string
 	Offset  int64 // where the version stands

@@ -20,15 +20,17 @@ func Directory(object string, data []byte) ([]SliceInfo, error) {
 	if n < objectHead+objectTail {
 		return nil, corrupt(n, "%d bytes are too few for an object", n)
 	}
-	if string(data[:4]) != objectMagic || data[5]|data[6]|data[7] != 0 {
+	switch {
+	case string(data[:4]) != objectMagic:
 		return nil, corrupt(0, "it does not begin as an object does")
+	case data[4] != version: // the rest may be anything
+		return nil, &VersionError{Object: object, Offset: 4, Version: int(data[4])}
+	case data[5]|data[6]|data[7] != 0:
+		return nil, corrupt(5, "reserved bytes are not zero")
 	}
 	tail := data[n-objectTail:]
 	if string(tail[12:]) != trailerMagic || tail[1]|tail[2]|tail[3] != 0 {
 		return nil, corrupt(n-objectTail, "it does not end as an object does")
-	}
-	if data[4] != version {
-		return nil, &VersionError{Object: object, Offset: 4, Version: int(data[4])}
 	}
 	if tail[0] != version {
 		return nil, &VersionError{Object: object, Offset: int64(n - objectTail), Version: int(tail[0])}
@@ -49,7 +51,7 @@ func Directory(object string, data []byte) ([]SliceInfo, error) {
 	return list, nil
 }
 
-// maxOrigin bounds the directory of a slice that Origin reads.
+// maxOrigin bounds what Origin reads of the directory of a slice.
 const maxOrigin = 4 << 20
 
 // Origin reads the beginning of an object and tells where the rows of its first
@@ -63,17 +65,16 @@ func Origin(object string, r io.Reader) ([]OffsetRange, error) {
 		return nil, s.corrupt(int64(n), "%d bytes are too few for an object", n)
 	case err != nil:
 		return nil, err
-	case string(head[:4]) != objectMagic || head[5]|head[6]|head[7] != 0:
+	case string(head[:4]) != objectMagic:
 		return nil, s.corrupt(0, "it does not begin as an object does")
 	case head[4] != version:
 		return nil, &VersionError{Object: object, Offset: 4, Version: int(head[4])}
+	case head[5]|head[6]|head[7] != 0:
+		return nil, s.corrupt(5, "reserved bytes are not zero")
 	}
 	s.info.Offset = objectHead
-	size := binary.LittleEndian.Uint32(head[objectHead+8:])
-	if size > maxOrigin {
-		return nil, s.corrupt(8, "a directory of %d bytes does not fit", size)
-	}
-	dir, err := io.ReadAll(io.LimitReader(r, int64(size)))
+	size := int64(binary.LittleEndian.Uint32(head[objectHead+8:]))
+	dir, err := io.ReadAll(io.LimitReader(r, min(size, maxOrigin)))
 	if err != nil {
 		return nil, err
 	}
