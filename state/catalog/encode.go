@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -73,11 +72,11 @@ func encode(topic, key string, v any) (*kgo.Record, error) {
 // *kafka.DamagedError, *kafka.VersionError. Leaving the record out could make an
 // export short.
 func (s *state) decode(r *kgo.Record) error {
-	if err := kafka.Verify(r, Version); err != nil {
+	if ok, err := kafka.Verify(r, Version); !ok {
 		return err
 	}
 	if err := s.read(string(r.Key), r.Value); err != nil {
-		return kafka.Damaged(r, err)
+		return kafka.Unreadable(r, err)
 	}
 	return nil
 }
@@ -101,7 +100,7 @@ func (s *state) read(key string, value []byte) error {
 	case keyRetained:
 		return s.applyRetention(rest, value)
 	}
-	return fmt.Errorf("unknown kind %q", strings.ToValidUTF8(kind, "?"))
+	return kafka.ErrUnknownKind
 }
 
 func applyMap[T any](m map[string]*T, key string, value []byte) error {

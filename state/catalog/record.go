@@ -7,7 +7,8 @@ package catalog
 import "lockstitch/state/segment"
 
 // Version is the version of the records: their JSON and their checksum. A record
-// of another version is refused, never misread.
+// of another version is refused, never misread; which kinds that are not known are
+// passed over stands in state/kafka/own.go.
 const Version = 2
 
 // Segment is the record of one live segment object, under the key

@@ -127,7 +127,6 @@ func TestViewRefusesWhatItCannotRead(t *testing.T) {
 		"another version":       {"s/01A", `{"v":99,"id":"01A"}`, true},
 		"no version":            {"s/01A", `{"id":"01A"}`, true},
 		"not JSON":              {"p/x/1", `{`, false},
-		"unknown kind":          {"z/x", `{"v":2}`, false},
 		"a floor, other key":    {"r/x", `{"v":2}`, false},
 		"a floor, not in order": {"r/", `{"v":2,"refused":{"ends":[{"t":"AAAAAAAAAAAAAAAAAAAAAA","p":1},{"t":"AAAAAAAAAAAAAAAAAAAAAA","p":0}]}}`, false},
 		"other id":              {"s/01A", `{"v":2,"id":"01B"}`, false},
@@ -150,6 +149,27 @@ func TestViewRefusesWhatItCannotRead(t *testing.T) {
 			}
 			if v.Err() == nil || !errors.Is(err, v.Err()) {
 				t.Errorf("the view says %v", v.Err())
+			}
+		})
+	}
+}
+
+// TestKindsOfALaterVersion: those with a capital letter are passed over, their
+// tombstones too, and what stands behind them is read; all others are refused.
+func TestKindsOfALaterVersion(t *testing.T) {
+	for name, value := range map[string][]byte{"a value": []byte(`{"v":2}`), "a tombstone": nil} {
+		t.Run(name, func(t *testing.T) {
+			tp := newTopic(t, 1)
+			v := tp.open()
+			tp.put(kafka.Stamp(&kgo.Record{Topic: "cat", Key: []byte("S/01A"), Value: value}), nil)
+			tp.put((&Segment{ID: "01B", Slices: []segment.SliceInfo{slice("acme", 150, 300)}}).Record("cat"))
+			if err := v.CatchUp(t.Context()); err != nil || !v.Live("01B") || v.Live("01A") {
+				t.Fatalf("%v, segments %v", err, v.Segments())
+			}
+			tp.put(kafka.Stamp(&kgo.Record{Topic: "cat", Key: []byte("z/x"), Value: value}), nil)
+			var version *kafka.VersionError
+			if err := v.CatchUp(t.Context()); !errors.As(err, &version) || version.Known != 0 || version.Offset != 2 || version.Key != "z/x" || !errors.Is(err, v.Err()) {
+				t.Errorf("got %v, the view says %v", err, v.Err())
 			}
 		})
 	}

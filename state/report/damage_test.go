@@ -24,7 +24,6 @@ func TestTableEndsAtWhatItCannotRead(t *testing.T) {
 		{"not JSON", KeyPause + id, `{`, 0},
 		{"another type", KeyDeletion + id + "/1", `[]`, 0},
 		{"a wrong type", KeyDelivered + id, `{"v":2,"number":"x"}`, 0},
-		{"an unknown kind", "z/" + id, `{"v":2}`, 0},
 		{"no id", KeyPause, `{"v":2}`, 0},
 		{"another order's key", KeyOrder + "y", `{"v":2,"id":"z"}`, 0},
 		{"an order without a name", KeyOrder + "y", `{"v":2,"id":"y","account":"acme"}`, 0},
@@ -76,6 +75,32 @@ func TestTableEndsAtWhatItCannotRead(t *testing.T) {
 			}
 			if _, err := tb.produce(t.Context(), p, &kgo.Record{Key: []byte("x")}); !errors.Is(err, tb.Err()) || err == nil {
 				t.Errorf("written: %v", err)
+			}
+		})
+	}
+}
+
+// TestKindsOfALaterVersion: those with a capital letter are passed over, their
+// tombstones too, and what stands behind them is read; all others end the table.
+func TestKindsOfALaterVersion(t *testing.T) {
+	for name, value := range map[string][]byte{"a value": []byte(`{"v":2}`), "a tombstone": nil} {
+		t.Run(name, func(t *testing.T) {
+			tb := open(t, cluster(t))
+			p, id := tb.partition("acme"), request("acme").ID
+			if _, err := tb.produce(t.Context(), p, &kgo.Record{Key: []byte("Q/" + id), Value: value}); err != nil {
+				t.Fatal(err)
+			}
+			r := submit(t, tb, request("acme"), 0)
+			if got := tb.Pending(); len(got) != 1 || got[0] != r || tb.Err() != nil {
+				t.Fatalf("pending %v, %v", got, tb.Err())
+			}
+			next, err := tb.produce(t.Context(), p, &kgo.Record{Key: []byte("z/" + id), Value: value})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var version *kafka.VersionError
+			if err := tb.CatchUp(t.Context(), "acme"); !errors.As(err, &version) || version.Known != 0 || version.Offset != next-1 || version.Key != "z/"+id || !errors.Is(err, tb.Err()) {
+				t.Errorf("caught up: %v, the table says %v", err, tb.Err())
 			}
 		})
 	}

@@ -24,7 +24,8 @@ import (
 )
 
 // Version is the version of the records: their JSON and their checksum. A record
-// of another version is refused, never misread.
+// of another version is refused, never misread; which kinds that are not known are
+// passed over stands in state/kafka/own.go.
 const Version = 2
 
 // Record keys; <id> is the report id, <write> a ULID made for each write.

@@ -84,7 +84,7 @@ func ValidID(id string) bool {
 }
 
 // splitKey returns the kind of a record ("q/") and the id of the report or the
-// standing order.
+// standing order. Errors: kafka.ErrUnknownKind, others.
 func splitKey(key string) (kind, id string, err error) {
 	if len(key) < 3 || key[1] != '/' {
 		return "", "", fmt.Errorf("unknown key %.80q", key)
@@ -95,7 +95,7 @@ func splitKey(key string) (kind, id string, err error) {
 	case KeyResult, KeyCancel, KeyDeletion:
 		id, _, _ = strings.Cut(id, "/")
 	default:
-		return "", "", fmt.Errorf("unknown kind of record %.80q", key)
+		return "", "", kafka.ErrUnknownKind
 	}
 	if !ValidID(id) {
 		return "", "", fmt.Errorf("key %.80q holds no id", key)
@@ -110,11 +110,11 @@ var errThereAlready = errors.New("is there already")
 // apply takes in one record. Errors: *kafka.DamagedError, *kafka.VersionError,
 // errThereAlready.
 func (v *view) apply(rec *kgo.Record) error {
-	if err := kafka.Verify(rec, Version); err != nil {
+	if ok, err := kafka.Verify(rec, Version); !ok {
 		return err
 	}
 	if err := v.read(rec); err != nil && !errors.Is(err, errThereAlready) {
-		return kafka.Damaged(rec, err)
+		return kafka.Unreadable(rec, err)
 	} else if err != nil {
 		return err
 	}
