@@ -85,13 +85,16 @@ func (s *cutState) interruptAfter(d time.Duration) func() {
 // offsets, then the local state.
 //
 // It returns nil if the cut has committed. After errUndecided (only when ctx
-// ended before it could be decided) the lanes must be taken over anew; after
+// ended before it could be decided) and errOvertaken the lanes must be taken over anew; after
 // any other error nothing was committed, the lanes are unchanged, and the cut
 // may be tried again.
 func (c *Consumer) cut(ctx context.Context) error {
 	lanes := c.cuttable()
 	if len(lanes) == 0 {
 		return nil
+	}
+	if err := c.overtaken(lanes); err != nil {
+		return err
 	}
 	ctx, end := c.cutting.begin(ctx)
 	defer end()
@@ -228,7 +231,7 @@ func (c *Consumer) upload(ctx context.Context, id string, lanes []*lane) ([]*kgo
 			records = append(records, rs...)
 		}
 		for _, p := range l.positions() {
-			p.Cut, p.Writer = id, c.writer
+			p.Cut, p.Writer, p.Group = id, c.writer, c.cfg.Group
 			if err := add(p.Record(topic)); err != nil {
 				return nil, err
 			}

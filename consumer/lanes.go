@@ -172,7 +172,7 @@ func (l *lane) eventPartitions() map[string][]int32 {
 // retakeUndecided takes all lanes over anew after a cut of which it is not
 // known whether it has committed: the catalog will tell.
 func (c *Consumer) retakeUndecided(ctx context.Context, err error) {
-	if errors.Is(err, errUndecided) {
+	if errors.Is(err, errUndecided) || errors.Is(err, errOvertaken) {
 		c.retakeAll(ctx)
 	}
 }

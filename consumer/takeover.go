@@ -103,6 +103,9 @@ func (c *Consumer) prepare(ctx context.Context, n int32, fenced map[string]bool)
 	if err := c.deps.Catalog.CatchUp(ctx); err != nil {
 		return nil, err
 	}
+	if err := c.onlyGroup(ctx, n); err != nil {
+		return nil, err
+	}
 	c.at(StepEnds)
 	infos, err := kafka.Describe(ctx, c.deps.Catalog.Client(), c.inputs()...)
 	if err != nil {

@@ -40,6 +40,7 @@ type Position struct {
 	Misrouted  int64           `json:"misrouted"`
 	Cut        string          `json:"cut"`    // the cut that wrote it
 	Writer     string          `json:"writer"` // transactional id of the replica that wrote it
+	Group      string          `json:"group"`  // consumer group of that replica
 }
 
 // FirstEnds are the ends of an event partition and of its profile partition as

@@ -1,0 +1,55 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+)
+
+// The generation of a group fences its own members. Nothing fences two groups that
+// work on one catalog from each other, and each would keep every event: a lane is
+// taken over from another group only when that has no members any more.
+
+// errOvertaken means that another group has cut what a lane holds.
+var errOvertaken = errors.New("another consumer group works on this catalog")
+
+// onlyGroup stops a lane while the group that has last cut it has members.
+func (c *Consumer) onlyGroup(ctx context.Context, n int32) error {
+	for _, t := range c.cfg.Topics.Events {
+		ids := c.deps.Catalog.Adopted(t)
+		if len(ids) == 0 {
+			continue
+		}
+		pos, ok := c.deps.Catalog.Position(ids[len(ids)-1], n)
+		if !ok || pos.Group == "" || pos.Group == c.cfg.Group {
+			continue
+		}
+		groups, err := kadm.NewClient(c.deps.Catalog.Client()).DescribeGroups(ctx, pos.Group)
+		if err == nil {
+			err = groups.Error()
+		}
+		if err != nil {
+			return fmt.Errorf("whether consumer group %q, which worked on this catalog before %q, still has members: %w", pos.Group, c.cfg.Group, err)
+		}
+		if members := len(groups[pos.Group].Members); members > 0 {
+			return &stoppedError{why: fmt.Sprintf("consumer group %q works on this catalog and has %d members: together with %q every event would be kept twice; stop its replicas, or give these another catalog topic and another store", pos.Group, members, c.cfg.Group)}
+		}
+	}
+	return nil
+}
+
+// overtaken says that another group has cut events that a lane is about to commit: it
+// began while this one was at work.
+func (c *Consumer) overtaken(lanes []*lane) error {
+	for _, l := range lanes {
+		for _, in := range l.inputs {
+			pos, ok := c.deps.Catalog.Position(in.stream.ID, l.n)
+			if ok && pos.Group != "" && pos.Group != c.cfg.Group && pos.Next > in.committed.Next {
+				return fmt.Errorf("cut: %w: %q has cut %s/%d up to offset %d", errOvertaken, pos.Group, in.stream.Topic, l.n, pos.Next)
+			}
+		}
+	}
+	return nil
+}

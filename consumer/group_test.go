@@ -1,0 +1,75 @@
+package consumer
+
+import (
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"lockstitch/state/catalog"
+	"lockstitch/state/segment"
+)
+
+// Replicas of another group leave a catalog alone while the one that works on it has
+// members, and go on where it stood when it has none.
+func TestAnotherGroupKeepsNothingTwice(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	log := &logged{}
+	w.log = slog.New(slog.NewTextHandler(log, nil))
+	a := w.start(filepath.Join(t.TempDir(), "a"), nil)
+	w.event("p1", "c1", "SENT")
+	w.settle(a.cat)
+	b := w.start(filepath.Join(t.TempDir(), "b"), func(c *Config) { c.Group = "another" })
+	b.awaitStopped(t)
+	log.await(t, "lane is stopped", "lockstitch", "another", "kept twice")
+	w.event("p1", "c2", "SENT")
+	w.settle(a.cat)
+	if err := a.stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.event("p1", "c1", "SENT")
+	w.event("p1", "c3", "SENT")
+	w.settle(b.cat)
+	if got := strings.Join(w.rows(b.cat), ", "); got != "c1 SENT -, c2 SENT -, c3 SENT -" {
+		t.Errorf("rows %s", got)
+	}
+}
+
+// Of two groups that have both begun, the one that finds that the other has cut its
+// events drops what it holds.
+func TestWhatAnotherGroupHasCutIsNotCutAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.start(filepath.Join(t.TempDir(), "d"), nil)
+	r.awaitReady(t)
+	w.settle(r.cat)
+	n := partitionOfKey("p1")
+	var in *input
+	r.await(t, "nothing is cut while the test looks", func(c *Consumer) bool {
+		c.cfg.FlushInterval = time.Hour
+		in = c.lanes[n].inputs[0]
+		return true
+	})
+	w.event("p1", "c1", "SENT")
+	r.await(t, "the event is not processed", func(*Consumer) bool { return in.pos.Next == 1 })
+	other := catalog.Position{Topic: "email-events", TopicID: in.stream.ID, Partition: n, Next: 1, Kept: 1, Cut: "theirs", Writer: "another-1", Group: "another"}
+	rec, err := other.Record(w.topics.Catalog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.prod.ProduceSync(t.Context(), rec).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.cat.CatchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	cat := w.caughtUp()
+	if pos, _ := cat.Position(segment.TopicID(in.stream.ID), n); pos.Cut != "theirs" || len(w.rows(cat)) > 0 {
+		t.Errorf("position %+v, rows %v", pos, w.rows(cat))
+	}
+}
