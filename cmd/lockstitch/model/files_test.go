@@ -72,7 +72,7 @@ func (w *world) orderQuestion(account, body string) (reference.Question, orderBo
 
 // checkOrder compares the files of a standing order that is up to date with the
 // log of the reports, the reference and the destination.
-func (w *world) checkOrder(rng *rand.Rand, o *order, want *reference.Answer) {
+func (w *world) checkOrder(rng *rand.Rand, o *order, want *reference.Answer, kept floors) {
 	w.checkBlamed(o, want)
 	if !o.exists {
 		return
@@ -88,6 +88,10 @@ func (w *world) checkOrder(rng *rand.Rand, o *order, want *reference.Answer) {
 	}
 	w.checkStart(o, st.ID, born)
 	x := &orderCheck{w: w, steps: l.steps[st.ID], o: o, id: st.ID, born: born, want: want, at: born.from, filter: "none yet"}
+	if len(x.steps) > 0 && o.start == "beginning" && kept.begin(x.steps[0].after) {
+		x.at = x.steps[0].after
+	}
+	from := x.at
 	for _, s := range x.steps {
 		var f *rollingFile
 		if s.result != nil && s.result.Object != "" && int(x.files) < len(files) {
@@ -105,7 +109,7 @@ func (w *world) checkOrder(rng *rand.Rand, o *order, want *reference.Answer) {
 	}
 	if !x.changed { // else files of one filter follow those of another
 		q := x.filterOf
-		q.After, q.Barrier = born.from, x.at
+		q.After, q.Barrier = from, x.at
 		w.checkUnion(o.path(), x.texts, want, q)
 	}
 	w.checkDelivered(x, there)

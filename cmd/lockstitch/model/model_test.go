@@ -7,6 +7,7 @@
 //
 //	traffic, exports, walks, orders        what clients do while it lasts
 //	topics                                 how topics are made anew, and grow
+//	retention                              what expires
 //	faults, brokers, cable, store, clock   what goes wrong
 //	finish                                 how standing orders come to rest
 //	check, files, ledger                   what must hold then
@@ -173,7 +174,7 @@ func (w *world) nextDay(f *faults, tr *traffic, rng *rand.Rand) {
 		r.shutdown()
 	}
 	w.observer.Close()
-	w.observer = nil
+	w.observer, w.paused = nil, w.eventEnds()
 	pause := time.Duration(1+rng.IntN(5)) * 24 * time.Hour
 	w.notef("all replicas stand for %v", pause)
 	w.ghosts.close()
@@ -184,6 +185,9 @@ func (w *world) nextDay(f *faults, tr *traffic, rng *rand.Rand) {
 	w.mu.Unlock()
 	f.heal()
 	tr.run(10, 20*time.Millisecond)
+	if w.retention > 0 {
+		w.expiring(f, tr, rng)
+	}
 	if !w.settle() {
 		return
 	}
@@ -191,6 +195,7 @@ func (w *world) nextDay(f *faults, tr *traffic, rng *rand.Rand) {
 	w.replicas[0].shutdown()
 	w.replicas[0].start()
 	time.Sleep(20 * time.Second)
+	w.expire()
 	if w.atRest(rng) {
 		w.checkSwept(pause)
 	}
@@ -205,6 +210,7 @@ type totals struct {
 	repeats                                           int // requests that were stored under the Idempotency-Key of another
 	walks, walked                                     int // walks, their files
 	worlds, orders, files, delivered, parts, periods  int // systems with orders, orders, their files; files that end before their period does; periods
+	expired, short                                    int // events that were removed because of their age; exports that ended in error for it
 	anew, grown                                       int // topics that were deleted and made anew; systems whose topics got partitions
 	three, replaced                                   int // systems with three brokers; leaders that were replaced and did not know it
 	troubles, second, rows                            int // orders in error; steps asked for twice; rows of all walks and orders
@@ -224,10 +230,12 @@ func (s *totals) add(w *world, a *reference.Answer) {
 	s.decorated += a.Decorated
 	s.backlog += a.Backlog
 	for _, e := range w.exports {
-		switch e.answer.status {
-		case http.StatusAccepted:
+		switch {
+		case e.short:
+			s.short++
+		case e.answer.status == http.StatusAccepted:
 			s.exports++
-		case http.StatusBadRequest:
+		case e.answer.status == http.StatusBadRequest:
 			s.refused++
 		}
 	}
@@ -236,10 +244,10 @@ func (s *totals) add(w *world, a *reference.Answer) {
 func (s *totals) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return fmt.Sprintf("%d times at rest: %d events kept, %d decorated (%d by the rule of the first deployment), %d duplicates, %d dead letters; %d exports compared, %d refused, %d stored again under their key; %d orphaned objects swept; "+
+	return fmt.Sprintf("%d times at rest: %d events kept, %d decorated (%d by the rule of the first deployment), %d duplicates, %d dead letters; %d exports compared, %d refused, %d stored again under their key; %d orphaned objects swept, %d events expired, for which %d exports ended in error; "+
 		"%d topics made anew; %d systems with added partitions; "+
 		"%d systems with three brokers: %d leaders that did not know that they were replaced; "+
 		"%d systems with standing orders: %d over %d periods with %d files (%d of them not the last of their period, %d delivered), %d in error, %d steps asked for twice; %d walks of %d files; %d rows of both in one file each",
-		s.rests, s.kept, s.decorated, s.backlog, s.duplicates, s.dead, s.exports, s.refused, s.repeats, s.swept, s.anew, s.grown, s.three, s.replaced,
+		s.rests, s.kept, s.decorated, s.backlog, s.duplicates, s.dead, s.exports, s.refused, s.repeats, s.swept, s.expired, s.short, s.anew, s.grown, s.three, s.replaced,
 		s.worlds, s.orders, s.periods, s.files, s.parts, s.delivered, s.troubles, s.second, s.walks, s.walked, s.rows)
 }

@@ -202,7 +202,7 @@ func (p *process) run(ctx context.Context) error {
 	cons, err := consumer.New(consumer.Config{
 		Kafka: opts, InstanceID: instance, Topics: w.topics, DataDir: "/data/local", FS: p.disk, MemoryBytes: 16 << 20,
 		FlushInterval: w.flushInterval, DedupHorizon: w.horizon, SessionTimeout: w.sessionTimeout, TransactionTimeout: 4 * time.Second,
-		SweepAge: sweepAge, SweepEvery: sweepEvery, Hook: p.hook,
+		Retention: w.retention, RemovalNotice: removalNotice, SweepAge: sweepAge, SweepEvery: sweepEvery, Hook: p.hook,
 	}, consumer.Deps{Store: p.store, Catalog: cat, Reports: reports, Log: log, Registerer: reg})
 	if err != nil {
 		return err
@@ -215,7 +215,7 @@ func (p *process) run(ctx context.Context) error {
 	}
 	keys := []auth.Key{{ID: "k1", Secret: []byte("0123456789abcdef0123456789abcdef")}}
 	orders, err := rolling.New(rolling.Deps{
-		Reports: reports, Slots: runner.Slots(),
+		Reports: reports, Slots: runner.Slots(), Floor: func() catalog.Floor { return cat.Retention().Refused },
 		Boundary: func(ctx context.Context, at time.Time, before []report.End) ([]report.End, error) {
 			return rolling.Boundary(ctx, cat, asker, w.topics.Events, at, before)
 		},

@@ -23,12 +23,13 @@ const emailName = "com.apsis1.attributes.email"
 
 // traffic is what upstream systems send.
 type traffic struct {
-	w   *world
-	rng *rand.Rand
-	n   int         // of correlation ids
-	old []sent      // events that may be repeated
-	txn *kgo.Client // the open transaction, if any
-	end func(bool)  // ends it
+	w     *world
+	rng   *rand.Rand
+	n     int         // of correlation ids
+	old   []sent      // events that may be repeated
+	txn   *kgo.Client // the open transaction, if any
+	end   func(bool)  // ends it
+	hangs bool        // it goes on until all is sent
 }
 
 type sent struct {
@@ -256,7 +257,9 @@ func (t *traffic) definition(account, kind, id string) {
 // transaction begins one, of which what follows is mostly a part, or ends it.
 func (t *traffic) transaction() {
 	if t.end != nil {
-		t.end(t.rng.IntN(2) == 0)
+		if !t.hangs {
+			t.end(t.rng.IntN(2) == 0)
+		}
 		return
 	}
 	cl, err := kgo.NewClient(append(t.w.own(), kgo.ProducerLinger(0),

@@ -48,8 +48,9 @@ type world struct {
 	flushInterval  time.Duration
 	horizon        time.Duration
 	sessionTimeout time.Duration
-	static         bool  // replicas are static members of the consumer group (KIP-345)
-	maxFile        int64 // bytes; 0: the default, which no file reaches
+	retention      time.Duration // 0: the default, in which nothing expires
+	static         bool          // replicas are static members of the consumer group (KIP-345)
+	maxFile        int64         // bytes; 0: the default, which no file reaches
 	clients        []auth.Client
 	replicas       []*replica
 	crashRNG       *rand.Rand
@@ -71,6 +72,7 @@ type world struct {
 	walks       []*walk
 	counted     bool // among the systems with standing orders
 	streams     streams
+	paused      vector                        // ends of the events when all stood for days; nil: they have not
 	firstStart  map[reference.Partition]int64 // ends of the events before any replica ran
 	token       map[string]string
 }
@@ -87,6 +89,9 @@ func newWorld(t *testing.T, seed uint64) *world {
 		static:         rng.IntN(4) == 0,
 		token:          make(map[string]string),
 		alarms:         make(map[*alarm]bool),
+	}
+	if rand.New(rand.NewPCG(seed, 9)).IntN(2) == 0 {
+		w.retention = retention
 	}
 	w.lake.place = true
 	if rng.IntN(3) == 0 {

@@ -128,6 +128,17 @@ func (a *Answer) shown(q Question) (out []row) {
 	return out
 }
 
+// Between counts the kept events, of all accounts, from one position up to another,
+// and says the greatest log time of them, in ms.
+func (a *Answer) Between(after, barrier map[Partition]int64) (rows int, newest int64) {
+	for _, r := range a.rows {
+		if p := (Partition{r.rec.Topic, r.rec.Partition}); r.rec.Offset >= after[p] && r.rec.Offset < barrier[p] {
+			rows, newest = rows+1, max(newest, r.logTime)
+		}
+	}
+	return rows, newest
+}
+
 // Span counts the rows of an answer and says between which log times of their
 // partitions they lie, in ms, both included.
 func (a *Answer) Span(q Question) (rows int, first, last int64) {
