@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"lockstitch/state/catalog"
-	"lockstitch/state/segment"
 )
 
 // Replicas of another group leave a catalog alone while the one that works on it has
@@ -69,7 +68,7 @@ func TestWhatAnotherGroupHasCutIsNotCutAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	cat := w.caughtUp()
-	if pos, _ := cat.Position(segment.TopicID(in.stream.ID), n); pos.Cut != "theirs" || len(w.rows(cat)) > 0 {
+	if pos, _ := cat.Position(in.stream.ID, n); pos.Cut != "theirs" || len(w.rows(cat)) > 0 {
 		t.Errorf("position %+v, rows %v", pos, w.rows(cat))
 	}
 }
