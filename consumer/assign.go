@@ -81,7 +81,8 @@ func (c *Consumer) openClients() error {
 		kgo.DisableAutoCommit(),
 		kgo.SessionTimeout(c.cfg.SessionTimeout),
 		kgo.HeartbeatInterval(c.cfg.SessionTimeout / 4),
-		kgo.RebalanceTimeout(max(4*revokeGrace, c.cfg.SessionTimeout)),
+		// A cut that has begun to commit when lanes are taken away is waited for.
+		kgo.RebalanceTimeout(max(4*revokeGrace, revokeGrace+3*c.cfg.TransactionTimeout, c.cfg.SessionTimeout)),
 		// Offsets are never followed; the client must merely not fail on them.
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtEnd()),
 		kgo.OnPartitionsAssigned(func(ctx context.Context, cl *kgo.Client, m map[string][]int32) {

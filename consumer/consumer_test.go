@@ -46,11 +46,11 @@ func newWorld(t *testing.T, kopts ...kfake.Opt) *world {
 }
 
 // newVirtualWorld is one for a test within synctest.Test: nobody waits for
-// sessions, transactions and back-offs there.
-func newVirtualWorld(t *testing.T) *world {
+// sessions, transactions and back-offs there. It has a broker for each port, and one.
+func newVirtualWorld(t *testing.T, ports ...int) *world {
 	t.Helper()
 	n := &kfake.VirtualNetwork{}
-	return newWorldOn(t, n.DialContext, kfake.Ports(9092), kfake.ListenFn(n.Listen), kfake.GroupMinSessionTimeout(100*time.Millisecond))
+	return newWorldOn(t, n.DialContext, kfake.Ports(append(ports, 9092)...), kfake.ListenFn(n.Listen), kfake.GroupMinSessionTimeout(100*time.Millisecond))
 }
 
 func newWorldOn(t *testing.T, dial dialer, kopts ...kfake.Opt) *world {
@@ -62,7 +62,7 @@ func newWorldOn(t *testing.T, dial dialer, kopts ...kfake.Opt) *world {
 	t.Cleanup(c.Close)
 	w := &world{t: t, broker: c, dial: dial, opts: []kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...), kgo.Dialer(dial)}, topics: kafka.DefaultTopics()}
 	w.prod = w.client(kgo.DisableIdempotentWrite())
-	if _, err := kafka.Create(t.Context(), w.prod, w.topics, kafka.CreateOptions{Partitions: lanes, ReplicationFactor: 1}); err != nil {
+	if _, err := kafka.Create(t.Context(), w.prod, w.topics, kafka.CreateOptions{Partitions: lanes, ReplicationFactor: int16(len(c.ListenAddrs()))}); err != nil {
 		t.Fatal(err)
 	}
 	w.store, err = objects.Open(t.Context(), "file://"+t.TempDir())

@@ -259,8 +259,13 @@ var errNothingBegun = errors.New("nothing was committed")
 // transact commits the records and the group's offsets in one transaction.
 func (c *Consumer) transact(ctx context.Context, lanes []*lane, records []*kgo.Record) (committed bool, err error) {
 	c.at(StepBegin)
+	// The broker may refuse the transactional id, or the transaction's timeout. Then
+	// nothing is in doubt, and it is said at each attempt.
+	if _, _, err := c.producer.ProducerID(ctx); err != nil {
+		return false, c.refused(fmt.Errorf("transactional id %s, with a timeout of %v: %w", c.writer, c.cfg.TransactionTimeout, err))
+	}
 	if err := c.producer.BeginTransaction(); err != nil {
-		return false, err
+		return false, c.refused(err)
 	}
 	c.at(StepProduce)
 	if err = c.produce(ctx, records); err != nil && ctx.Err() != nil {
@@ -292,13 +297,19 @@ func (c *Consumer) transact(ctx context.Context, lanes []*lane, records []*kgo.R
 // which an abort would wait for. It cannot commit any more: nobody ends it, and
 // the producer that takes the place of this one fences it.
 func (c *Consumer) abandon(ctx context.Context) error {
+	return c.refused(ctx.Err())
+}
+
+// refused says why nothing was committed; the next attempt has a producer that knows
+// nothing of this one.
+func (c *Consumer) refused(why error) error {
 	fresh, err := c.newProducer()
 	if err != nil {
-		return errors.Join(ctx.Err(), err)
+		return errors.Join(why, err)
 	}
 	c.producer.Close()
 	c.producer = fresh
-	return fmt.Errorf("%w: %w", errNothingBegun, ctx.Err())
+	return fmt.Errorf("%w: %w", errNothingBegun, why)
 }
 
 // produce writes the records. When ctx ends they are no longer waited for: the
@@ -307,7 +318,12 @@ func (c *Consumer) abandon(ctx context.Context) error {
 func (c *Consumer) produce(ctx context.Context, records []*kgo.Record) (err error) {
 	done := make(chan error, len(records))
 	for _, r := range records {
-		c.producer.Produce(ctx, r, func(_ *kgo.Record, err error) { done <- err })
+		c.producer.Produce(ctx, r, func(r *kgo.Record, err error) {
+			if err != nil {
+				err = fmt.Errorf("producing to %s: %w", r.Topic, err)
+			}
+			done <- err
+		})
 	}
 	for range records {
 		select {
@@ -416,7 +432,9 @@ func (c *Consumer) resolve(ctx context.Context, id string, lanes []*lane) (bool,
 		}
 		p, ok := c.deps.Catalog.Position(lanes[0].prof.id, lanes[0].n)
 		return ok && p.Cut == id, nil
-	}, backoff.WithMaxElapsedTime(0), backoff.WithBackOff(&backoff.ExponentialBackOff{
+	}, backoff.WithMaxElapsedTime(0), backoff.WithNotify(func(err error, _ time.Duration) {
+		c.log.Warn("cannot find out whether a cut has committed; trying again", "cut", id, "transactional_id", c.writer, "err", err)
+	}), backoff.WithBackOff(&backoff.ExponentialBackOff{
 		InitialInterval: 50 * time.Millisecond, Multiplier: 2, MaxInterval: 2 * time.Second, RandomizationFactor: 0.2,
 	}))
 }

@@ -29,7 +29,8 @@ type profiles struct {
 
 	// load has the versions read since the lane had none, until settle; nil
 	// otherwise.
-	load *local.ProfileLoad
+	load   *local.ProfileLoad
+	probed probed
 
 	cache      map[string][]local.Version
 	cacheBytes int64

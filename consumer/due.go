@@ -27,8 +27,12 @@ func (c *Consumer) full() bool {
 			return true
 		}
 	}
-	return c.held() >= c.bufferLimit()
+	return c.held() >= c.bufferLimit() || c.deadBytes() >= deadPerCut
 }
+
+// deadPerCut is how many bytes of dead letters make a cut due: their topic may have
+// one partition and a quota, and a transaction must end within its timeout.
+const deadPerCut = 4 << 20
 
 // bufferLimit is the part of the memory budget for what waits for a cut;
 // sealing it takes about as much again.

@@ -203,49 +203,78 @@ func (c *Consumer) pauseStalled(now time.Time) {
 	}
 }
 
+// probed is the last question about a partition: was anything left below want?
+type probed struct {
+	next, want int64
+	at         time.Time
+}
+
+// again says whether to ask: what was asked a moment ago was answered then.
+func (p *probed) again(next, want int64, now time.Time) bool {
+	if next >= want || p.next == next && p.want == want && now.Sub(p.at) < probeSame {
+		return false
+	}
+	*p = probed{next, want, now}
+	return true
+}
+
 // probe asks by raw fetches about partitions that somebody waits for and that
 // brought nothing: no record may be left below their end. Where one is, and the
-// broker has not read it yet, the partition waits.
+// broker has not read it yet, the partition waits. All are asked at a time, and by
+// the client that fetches nothing, whose requests queue behind no long poll: while a
+// transaction is open upstream that may be every partition.
 func (c *Consumer) probe(ctx context.Context, now time.Time) {
+	type question struct {
+		topic string
+		id    segment.TopicID
+		n     int32
+		next  int64
+		past  func(int64) // takes what was found out
+		l     *lane
+	}
+	var ask []question
 	for _, l := range c.lanes {
 		if l.stage != ready && l.stage != catchingUp {
 			continue
 		}
-		want := l.readyAt
+		want := max(l.readyAt, c.lag.end(l.prof.topic, l.n))
 		for _, b := range l.waiting {
 			want = max(want, b.profEnd)
 		}
-		want = max(want, c.lag.end(l.prof.topic, l.n))
-		if l.prof.next < want {
-			past, err := c.probeOne(ctx, c.profiles, l.prof.topic, l.prof.id, l.n, l.prof.next)
-			if err == nil && past > l.prof.next {
-				l.prof.moved(past)
-				l.touch(now)
-			}
+		if l.prof.probed.again(l.prof.next, want, now) {
+			ask = append(ask, question{l.prof.topic, l.prof.id, l.n, l.prof.next, l.prof.moved, l})
 		}
 		if l.stage != ready || len(l.waiting) > 0 {
 			continue
 		}
 		for _, in := range l.inputs {
-			if want := max(c.lag.end(in.stream.Topic, l.n), c.barrier(in)); in.pos.Next < want {
-				past, err := c.probeOne(ctx, c.events, in.stream.Topic, in.stream.ID, l.n, in.pos.Next)
-				if err == nil && past > in.pos.Next {
-					in.pos.Next = past
-					l.touch(now)
-				}
+			want := max(c.lag.end(in.stream.Topic, l.n), c.barrier(in))
+			if in.probed.again(in.pos.Next, want, now) {
+				ask = append(ask, question{in.stream.Topic, in.stream.ID, l.n, in.pos.Next, func(past int64) { in.pos.Next = past }, l})
 			}
 		}
 	}
-}
-
-func (c *Consumer) probeOne(ctx context.Context, cl *kgo.Client, topic string, id [16]byte, n int32, next int64) (int64, error) {
-	pctx, cancel := context.WithTimeout(ctx, requestLimit)
+	pctx, cancel := context.WithTimeout(ctx, probeLimit)
 	defer cancel()
-	past, err := kafka.Probe(pctx, cl, topic, id, n, next, topic == c.cfg.Topics.Profiles)
-	if errors.Is(err, kerr.OffsetOutOfRange) || errors.Is(err, kerr.UnknownTopicID) {
-		c.fetchError(topic, n, err)
+	past, errs := make([]int64, len(ask)), make([]error, len(ask))
+	var eg errgroup.Group
+	eg.SetLimit(probesAtOnce)
+	for i, q := range ask {
+		eg.Go(func() error {
+			past[i], errs[i] = kafka.Probe(pctx, c.group, q.topic, q.id, q.n, q.next, q.topic == c.cfg.Topics.Profiles)
+			return nil
+		})
 	}
-	return past, err
+	_ = eg.Wait()
+	for i, q := range ask {
+		switch err := errs[i]; {
+		case err == nil && past[i] > q.next:
+			q.past(past[i])
+			q.l.touch(now)
+		case errors.Is(err, kerr.OffsetOutOfRange), errors.Is(err, kerr.UnknownTopicID):
+			c.fetchError(q.topic, q.n, err)
+		}
+	}
 }
 
 // kafkaPartition is a partition of a topic by name.

@@ -210,18 +210,26 @@ func (t *lagTable) partitions() map[string][]int32 {
 
 // watchEnds keeps the log ends up to date: those of a new lane are asked for at
 // once, all of them every second. What cannot be asked grows stale; partitions
-// whose brokers answer do not suffer from others.
+// whose brokers answer do not suffer from others, nor does the look at the topics:
+// one without a leader is not waited for longer than until the next round.
 func (c *Consumer) watchEnds(ctx context.Context) {
 	tick := time.NewTicker(endsEvery)
 	defer tick.Stop()
-	seen := make(map[string]int32)
+	seen, untold := make(map[string]int32), false
 	for {
-		rctx, cancel := context.WithTimeout(ctx, endsStale)
 		if parts := c.lag.partitions(); len(parts) > 0 {
-			ends, _ := kafka.ListOffsets(rctx, c.group, parts, kafka.AtEnd, kafka.HighWatermark)
+			limit := endsStale
+			if untold {
+				limit = endsEvery
+			}
+			rctx, cancel := context.WithTimeout(ctx, limit)
+			ends, err := kafka.ListOffsets(rctx, c.group, parts, kafka.AtEnd, kafka.HighWatermark)
 			c.lag.setEnds(ends)
+			untold = err != nil
+			cancel()
 		}
-		c.watchTopics(rctx, seen)
+		wctx, cancel := context.WithTimeout(ctx, endsStale)
+		c.watchTopics(wctx, seen)
 		cancel()
 		select {
 		case <-tick.C:

@@ -75,6 +75,7 @@ type input struct {
 	oldest    int64 // Kafka time (ms) of the first data record not yet committed; 0: none
 	quiet     int64 // Kafka time (ms) before which nothing beyond committed lies, as the end of the log told; 0: unknown
 	marks     marks
+	probed    probed
 }
 
 // quietSlack (ms) is for how long a record may lie beyond the end of its log: that

@@ -3,6 +3,8 @@ package consumer
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -179,5 +182,111 @@ func TestASilentStoreHoldsUpNoRebalance(t *testing.T) {
 		if took := time.Since(begun); took > 2*revokeGrace {
 			t.Errorf("what the group says was heard after %v", took)
 		}
+	})
+}
+
+// A partition without a leader is waited for when ends are asked, and all the time that
+// there was for it went from the look at the topics.
+func TestAPartitionWithoutALeaderHidesNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtualWorld(t, 9093, 9094)
+		r := w.start("/d", func(c *Config) { c.FS = vfs.NewMem() })
+		r.awaitLanes(t, func(ready, all int) bool { return ready == lanes })
+		var asked atomic.Int32
+		w.broker.ControlKey(kmsg.ListOffsets.Int16(), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+			w.broker.KeepControl()
+			resp := kreq.ResponseKind().(*kmsg.ListOffsetsResponse)
+			for _, rt := range kreq.(*kmsg.ListOffsetsRequest).Topics {
+				st := kmsg.NewListOffsetsResponseTopic()
+				st.Topic = rt.Topic
+				for _, rp := range rt.Partitions {
+					sp := kmsg.NewListOffsetsResponseTopicPartition()
+					sp.Partition, sp.ErrorCode = rp.Partition, kerr.LeaderNotAvailable.Code
+					st.Partitions = append(st.Partitions, sp)
+				}
+				resp.Topics = append(resp.Topics, st)
+			}
+			asked.Add(1)
+			return resp, nil, true
+		})
+		r.await(t, "no end is asked for", func(*Consumer) bool { return asked.Load() > 0 })
+		r.c.balancer.replayed.Store(true)
+		r.await(t, "nobody looks at the topics", func(c *Consumer) bool { return !c.balancer.replayed.Load() })
+	})
+}
+
+// TestASilentBrokerIsNotWaitedForInTurn: where transactions are open upstream, any
+// number of partitions have an end that brings no record, and a broker may not answer.
+func TestASilentBrokerIsNotWaitedForInTurn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtualWorld(t)
+		r := w.start("/d", func(c *Config) { c.FS = vfs.NewMem() })
+		r.awaitLanes(t, func(ready, all int) bool { return ready == lanes })
+		var probes atomic.Int32
+		w.broker.ControlKey(kmsg.Fetch.Int16(), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+			w.broker.KeepControl()
+			if kreq.(*kmsg.FetchRequest).MaxWaitMillis > 0 {
+				return nil, nil, false
+			}
+			probes.Add(1)
+			return nil, nil, true // and none ever
+		})
+		end := w.openTransaction("email-events", keyIn(0), "{}")
+		defer end(kgo.TryAbort)
+		longest := time.Duration(0)
+		for begun := time.Now(); time.Since(begun) < time.Minute; time.Sleep(10 * time.Millisecond) {
+			asked := time.Now()
+			r.await(t, "the loop does not answer", func(*Consumer) bool { return true })
+			longest = max(longest, time.Since(asked))
+		}
+		if probes.Load() == 0 || longest > 2*probeLimit {
+			t.Errorf("with %d probes, the loop answered after %v", probes.Load(), longest)
+		}
+	})
+}
+
+// TestARefusedTransactionalIDIsTold, at each attempt, and holds up nothing but cuts.
+func TestARefusedTransactionalIDIsTold(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtualWorld(t)
+		log := &logged{}
+		w.log = slog.New(slog.NewTextHandler(log, nil))
+		var allowed atomic.Bool
+		w.broker.ControlKey(kmsg.InitProducerID.Int16(), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+			w.broker.KeepControl()
+			resp := kreq.ResponseKind().(*kmsg.InitProducerIDResponse)
+			resp.ErrorCode = kerr.TransactionalIDAuthorizationFailed.Code
+			return resp, nil, kreq.(*kmsg.InitProducerIDRequest).TransactionalID != nil && !allowed.Load()
+		})
+		r := w.start("/d", func(c *Config) { c.FS = vfs.NewMem() })
+		w.event("p1", "c1", "SENT")
+		log.await(t, "a cut failed", r.c.cfg.Group+"-", "TRANSACTIONAL_ID_AUTHORIZATION_FAILED")
+		r.await(t, "the loop does not go on, or counts no second failure", func(c *Consumer) bool {
+			return testutil.ToFloat64(c.metrics.cutFailures.WithLabelValues("transaction")) > 1
+		})
+		allowed.Store(true)
+		w.settle(r.cat)
+		if rows := w.rows(r.cat); len(rows) != 1 {
+			t.Errorf("rows %v", rows)
+		}
+	})
+}
+
+// TestManyDeadLettersAreCutEarly: what fills the memory with them would be one
+// transaction of their topic, which need not end in time.
+func TestManyDeadLettersAreCutEarly(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.start(filepath.Join(t.TempDir(), "d"), func(c *Config) { c.FlushInterval = time.Hour })
+	r.awaitReady(t)
+	const size = 500_000
+	for range 2 * deadPerCut / size {
+		w.produce("email-events", "p1", strings.Repeat("x", size))
+	}
+	r.await(t, "no cut before the flush interval is over", func(c *Consumer) bool {
+		return c.lanes[partitionOfKey("p1")].inputs[0].committed.Next >= deadPerCut/size
 	})
 }

@@ -15,7 +15,10 @@ const (
 	idleWait     = 100 * time.Millisecond // the longest turn without input
 	profileWait  = 5 * time.Millisecond   // the turn's wait while lanes wait for profiles
 	probeAfter   = 50 * time.Millisecond  // silence after which a raw fetch decides whether anything is left
-	touchEvery   = time.Minute            // how often the profiles' markers say that they are current
+	probeSame    = 500 * time.Millisecond // until the same is asked again of a partition
+	probeLimit   = 500 * time.Millisecond // for all answers together
+	probesAtOnce = 64
+	touchEvery   = time.Minute // how often the profiles' markers say that they are current
 	requestLimit = 10 * time.Second
 	endlessLimit = 500 * time.Millisecond // for the ends of profiles, while some are not told
 )

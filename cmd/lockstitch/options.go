@@ -245,7 +245,7 @@ var options = []option{
 	{"max_sections", 25, "sections an account may have and still export", atLeast(1), scopeReplica, false},
 	{"max_pending", 10, "unfinished exports of one account, over all replicas", atLeast(1), scopeReplica, false},
 	{"max_rolling_exports", 20, "rolling exports one account may have", atLeast(1), scopeReplica, false},
-	{"max_file_size", Bytes(2 << 30), "size of one file, compressed", size(1<<10, 1<<40), scopeReplica, false},
+	{"max_file_size", Bytes(2 << 30), "size of one file, compressed", size(1<<10, 64<<30), scopeReplica, false},
 	{"tokens_per_minute", 10, "token calls of one client to one replica", atLeast(1), scopeReplica, false},
 	{"exports_per_minute", 60, "export requests of one account to one replica", atLeast(1), scopeReplica, false},
 	{"downloads_per_minute", 60, "downloads of one account from one replica", atLeast(1), scopeReplica, false},
