@@ -131,9 +131,7 @@ func (c *Consumer) cut(ctx context.Context) error {
 	rows, now := 0, c.kafkaTime(time.Now())
 	for _, l := range lanes {
 		rows += l.buf.Rows()
-		if l.retaining != nil {
-			c.retained(l.retaining)
-		}
+		done := l.retaining
 		if err := l.commit(); err != nil {
 			return fatal{c.db.Damaged(err)}
 		}
@@ -141,6 +139,9 @@ func (c *Consumer) cut(ctx context.Context) error {
 			if c.lag.reached(in.stream.Topic, l.n, in.committed.Next) {
 				in.atEnd(now)
 			}
+		}
+		if done != nil {
+			c.retained(l, done)
 		}
 	}
 	c.lastCut = time.Now()

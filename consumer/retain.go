@@ -23,17 +23,21 @@ const (
 	removalsPerCut = 1000
 )
 
-// retaining is what the next cut of a lane raises and removes. It was decided by
-// the catalog as of its making; the lane's owner alone can make another one, so
-// that it holds until the lane has cut or is lost.
+// retaining is what the next cuts of a lane raise and remove. It was decided by
+// the catalog as of its making; the lane's owner alone can make another one, and
+// what has expired stays so, so that it holds until all of it is removed or the
+// lane is lost.
 type retaining struct {
 	record catalog.Retention
-	remove []*catalog.Segment
+	remove []*catalog.Segment // oldest first; each cut takes its part from the front
 }
 
-// records commit it: first the floor, so that nobody sees a segment gone before
-// he sees what that means. An announcement counts from now, however long ago it
-// was decided: it is seen when the cut has committed.
+// part is what one cut removes.
+func (r *retaining) part() []*catalog.Segment { return r.remove[:min(len(r.remove), removalsPerCut)] }
+
+// records commit it, or its next part: first the floor, so that nobody sees a
+// segment gone before he sees what that means. An announcement counts from now,
+// however long ago it was decided: it is seen when the cut has committed.
 func (r *retaining) records(topic string) ([]*kgo.Record, error) {
 	if len(r.remove) == 0 {
 		r.record.At = time.Now().UnixMilli()
@@ -43,7 +47,7 @@ func (r *retaining) records(topic string) ([]*kgo.Record, error) {
 		return nil, err
 	}
 	out := []*kgo.Record{rec}
-	for _, s := range r.remove {
+	for _, s := range r.part() {
 		out = append(out, s.Tombstone(topic))
 	}
 	return out, nil
@@ -85,8 +89,7 @@ func (c *Consumer) decideRetention(ctx context.Context, now time.Time) (*retaini
 }
 
 // nextRetention is the step that follows: to remove what was announced long
-// enough ago, a part of it if it is much, and else to announce what has expired
-// since. Times are in ms.
+// enough ago, and else to announce what has expired since. Times are in ms.
 func nextRetention(at catalog.Retention, expired []*catalog.Segment, now, notice int64) *retaining {
 	var due, fresh []*catalog.Segment
 	for _, s := range expired {
@@ -104,7 +107,7 @@ func nextRetention(at catalog.Retention, expired []*catalog.Segment, now, notice
 		return nil
 	case len(due) > 0:
 		at.Removed = at.Refused
-		return &retaining{record: at, remove: due[:min(len(due), removalsPerCut)]}
+		return &retaining{record: at, remove: due}
 	case len(fresh) > 0:
 		at.At, at.Refused = now, at.Refused.Above(fresh)
 		return &retaining{record: at}
@@ -174,21 +177,27 @@ func (a ages) old(s *catalog.Segment) bool {
 	return true
 }
 
-// retained notes that a cut with this in it has committed.
-func (c *Consumer) retained(r *retaining) {
+// retained notes that a cut of the lane with this in it has committed, and leaves
+// what is still to be removed to the next one.
+func (c *Consumer) retained(l *lane, r *retaining) {
 	oldest := time.UnixMilli(r.record.Refused.OldestAvailable).UTC()
 	if len(r.remove) == 0 {
 		c.log.Info("segments have expired and will be removed", "oldest_available", oldest, "in", c.cfg.RemovalNotice)
 		return
 	}
+	part := r.part()
+	rest := r.remove[len(part):]
 	var bytes int64
-	for _, s := range r.remove {
+	for _, s := range part {
 		bytes += s.Bytes
 	}
-	c.metrics.retired.Add(float64(len(r.remove)))
+	c.metrics.retired.Add(float64(len(part)))
 	c.metrics.retiredBytes.Add(float64(bytes))
-	c.log.Info("expired segments were removed", "count", len(r.remove), "bytes", bytes, "oldest_available", oldest)
-	if len(r.remove) == removalsPerCut {
-		c.retainAt = time.Time{} // there may be more
+	c.log.Info("expired segments were removed", "count", len(part), "bytes", bytes, "oldest_available", oldest, "left", len(rest))
+	if len(rest) == 0 {
+		return
 	}
+	clear(part) // the catalog has dropped them
+	l.retaining = &retaining{record: r.record, remove: rest}
+	l.touch(time.Now())
 }

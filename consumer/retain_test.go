@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/oklog/ulid/v2"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -455,6 +456,64 @@ func TestWhenASegmentIsOld(t *testing.T) {
 	}
 }
 
+// TestRetentionDecidesOnce: a shorter retention lets many segments expire at once.
+// They go in parts, one with each cut, without another look at all that is stored.
+func TestRetentionDecidesOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	p := newPast(w)
+	const old = 2*removalsPerCut + 100
+	records := make([]*kgo.Record, old)
+	for i := range records {
+		s := &catalog.Segment{ID: ulid.Make().String(), LogTime: p.ago(30).UnixMilli(), Slices: []segment.SliceInfo{{
+			Account: "acme", Rows: 1, MaxTime: p.ago(30).UnixMilli(), Sources: []segment.OffsetRange{{TopicID: segment.TopicID{9}, Min: int64(i), Next: int64(i + 1)}},
+		}}}
+		var err error
+		if records[i], err = s.Record(w.topics.Catalog); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.prod.ProduceSync(t.Context(), records...).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	var left []int                             // segments to be removed, before each cut that removes
+	decided := make(map[*catalog.Segment]bool) // the last segment of each decision
+	var c *Consumer
+	started := make(chan struct{})
+	r := w.start(filepath.Join(t.TempDir(), "d"), func(cfg *Config) {
+		shortLived(cfg)
+		cfg.Hook = func(step string) {
+			if <-started; step != StepUpload { // of the loop, which owns the lanes
+				return
+			}
+			if l := c.lanes[retainLane]; l != nil && l.retaining != nil && len(l.retaining.remove) > 0 {
+				remove := l.retaining.remove
+				left = append(left, len(remove))
+				decided[remove[len(remove)-1]] = true
+			}
+		}
+	})
+	c = r.c
+	close(started)
+	p.event(p.now, "new")
+	p.await(r.cat, "not removed", p.removed(r.cat, 10))
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if want := []int{old, old - removalsPerCut, old - 2*removalsPerCut}; !slices.Equal(left, want) || len(decided) != 1 {
+		t.Errorf("%v segments left before the cuts that remove, decided %d times; want %v, once", left, len(decided), want)
+	}
+	if n := p.checkLog(10 * day); n != old {
+		t.Errorf("%d segments removed, want %d", n, old)
+	}
+	if got, err := w.counter(r, "lockstitch_segments_expired_total"); err != nil || int(got) != old {
+		t.Errorf("%v segments counted, want %d; %v", got, old, err)
+	}
+	if rows := w.rows(w.caughtUp()); len(rows) != lanes {
+		t.Errorf("rows %v left, want the new ones", rows)
+	}
+}
+
 // TestStepsOfRetention: announced, waited for, removed in parts, announced again.
 func TestStepsOfRetention(t *testing.T) {
 	topic := segment.TopicID{1}
@@ -485,14 +544,14 @@ func TestStepsOfRetention(t *testing.T) {
 	if next := step(old, 900); next == nil || len(next.remove) != 0 || at.At != 900 || at.Refused.OldestAvailable != removalsPerCut {
 		t.Fatalf("announced by a clock that was ahead, and not anew: %+v", next)
 	}
-	if next := step(old, 1000); next == nil || len(next.remove) != removalsPerCut || at.Removed.OldestAvailable != removalsPerCut || at.Removed.Next(topic, 0) != removalsPerCut {
+	if next := step(old[:removalsPerCut], 1000); next == nil || len(next.remove) != removalsPerCut || at.Removed.OldestAvailable != removalsPerCut || at.Removed.Next(topic, 0) != removalsPerCut {
 		t.Fatalf("not removed: %+v", next)
 	}
 	if next := step(old[removalsPerCut:], 1001); next == nil || len(next.remove) != 0 || at.Refused.Next(topic, 0) != removalsPerCut+1 || at.Removed.Next(topic, 0) != removalsPerCut {
 		t.Fatalf("the rest is not announced: %+v", next)
 	}
 	more := append(old, &catalog.Segment{Slices: []segment.SliceInfo{{MaxTime: 3, Sources: []segment.OffsetRange{{TopicID: topic, Next: 4}}}}})
-	if next := step(more, 1101); next == nil || len(next.remove) != removalsPerCut || at.Removed.Next(topic, 0) != removalsPerCut+1 {
+	if next := step(more, 1101); next == nil || len(next.remove) != removalsPerCut+2 || len(next.part()) != removalsPerCut || at.Removed.Next(topic, 0) != removalsPerCut+1 {
 		t.Fatalf("more than a cut carries: %+v", next)
 	}
 }

@@ -185,11 +185,11 @@ func (v *View) GivenUp(topic string, partition int32) int64 {
 // in which they were sealed. They are shared and must not be changed.
 func (v *View) Segments() []*Segment {
 	v.mu.RLock()
-	defer v.mu.RUnlock()
 	out := make([]*Segment, 0, len(v.st.segments))
 	for _, s := range v.st.segments {
 		out = append(out, s)
 	}
+	v.mu.RUnlock()
 	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
 	return out
 }
