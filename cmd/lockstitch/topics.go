@@ -84,9 +84,10 @@ func (a *app) topicsCreateCommand() *cobra.Command {
   lockstitch.reports       ` + fmt.Sprint(kafka.DefaultReportPartitions) + ` partitions, LogAppendTime, compacted
   lockstitch.dead-letters  1 partition, LogAppendTime, kept for ever
 
-Topics that exist are left as they are, so that it may run again and again;
-"topics check" looks at them. Nothing is made if an event or profile topic exists
-with another number of partitions. The number of partitions is the number of
+The catalog and the reports, which every replica reads at its start, are compacted
+within a day. Topics that exist are left as they are, so that it may run again and
+again; "topics check" looks at them. Nothing is made if an event or profile topic
+exists with another number of partitions. The number of partitions is the number of
 replicas that can share the work. It can be raised later, but then all profiles
 have to be produced again.
 

@@ -24,6 +24,18 @@ const (
 	minMessage    = 1_000_012           // bytes; the greatest records written (dead letters) stay below 1 MB
 	maxMessage    = 1 << 20             // bytes; what Create asks for
 
+	// What is obsolete in the topics of our own is read by every replica that starts.
+	// A broker compacts what is behind the newest file of a log, when as much is new
+	// as was left the last time, or when something is older than
+	// max.compaction.lag.ms, which also ends the newest file. By Kafka's defaults that
+	// is not before a GiB or 7 days. A cut replaces the positions and marks of its
+	// partitions, some ten MB a day: a day's is little to read, and little work to
+	// compact, which min.cleanable.dirty.ratio would only bound by what is live.
+	// It is not too soon for anybody: older versions are not asked for here, and
+	// tombstones stay for keepTombstone from the first compaction on.
+	maxLag      = 1 * day  // max.compaction.lag.ms
+	segmentSize = 64 << 20 // segment.bytes
+
 	// With as many copies two can be asked to have an acknowledged record while
 	// one broker is away. With two copies that would stop writes.
 	minInsyncFrom = 3
@@ -56,6 +68,16 @@ func atLeast(name string, least, set int64, cost string) setting {
 		}}
 }
 
+// atMost accepts smaller values.
+func atMost(name string, most int64, cost string) setting {
+	value := strconv.FormatInt(most, 10)
+	return setting{name: name, set: value, want: "at most " + value, cost: cost,
+		ok: func(h string) bool {
+			n, err := strconv.ParseInt(h, 10, 64)
+			return err == nil && n <= most
+		}}
+}
+
 const (
 	costTimestamp = "decoration and deduplication follow the record's time: a producer's clock could pick the wrong version of a profile, or let a duplicate through"
 	costOwnTime   = "a replica whose clock is wrong writes records of that time: an hour ahead of a broker's they are refused, and neither cuts nor reports of that replica come to an end"
@@ -63,6 +85,7 @@ const (
 	costTombstone = "a replica that was away for longer misses deletions and has to rebuild its view more often than it should"
 	costMessage   = "records of up to 1 MB are written here; the brokers would refuse them and the cut would stop"
 	costCompacted = "the topic is read from its start by every replica: without compaction it grows without end"
+	costObsolete  = "what has been replaced is read by every replica that starts, up to a GiB and as much again as is live by Kafka's defaults: starts take longer, and longer than start_timeout in the end"
 	costInsync    = "a record is acknowledged when one broker has it: its loss loses what was acknowledged, although there are more copies"
 	costExpiry    = "records expire although nothing has replaced them: what is known of a profile, a segment or a report would be lost"
 )
@@ -83,6 +106,7 @@ func (t Topics) layouts() []layout {
 			ok: func(h string) bool { return h == "compact" }},
 		atLeast("delete.retention.ms", keepTombstone, keepTombstone, costTombstone),
 	}
+	own := append([]setting{ownTime, atMost("max.compaction.lag.ms", maxLag, costObsolete), atMost("segment.bytes", segmentSize, costObsolete)}, compact...)
 	lag := atLeast("min.compaction.lag.ms", minLag, minLag, costLag)
 	size := atLeast("max.message.bytes", minMessage, maxMessage, costMessage)
 	notCompacted := setting{name: "cleanup.policy", set: "delete", want: "delete", ok: func(h string) bool { return h == "delete" },
@@ -102,8 +126,8 @@ func (t Topics) layouts() []layout {
 	return append(all,
 		layout{topic: t.Profiles, settings: append([]setting{logTime, lag}, compact...)},
 		layout{topic: t.Definitions, partitions: 1, settings: append([]setting{lag}, compact...)},
-		layout{topic: t.Catalog, partitions: 1, settings: append([]setting{ownTime, size}, compact...)},
-		layout{topic: t.Reports, settings: append([]setting{ownTime, size}, compact...)},
+		layout{topic: t.Catalog, partitions: 1, settings: append([]setting{size}, own...)},
+		layout{topic: t.Reports, settings: append([]setting{size}, own...)},
 		layout{topic: t.DeadLetters, settings: []setting{ownTime, size, {
 			name: "cleanup.policy", set: "delete", want: "delete", ok: func(h string) bool { return h == "delete" },
 			cost: "compaction removes dead letters that share a key: events set aside could not be found again",

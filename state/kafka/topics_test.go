@@ -110,6 +110,46 @@ func TestCreateMakesWhatCheckAccepts(t *testing.T) {
 	}
 }
 
+// What cuts and reports replace is compacted before it is much to read at a start.
+// Topics of before that work, and Check says what they cost.
+func TestObsoleteRecordsAreCompactedSoon(t *testing.T) {
+	cl, ctx := fakeClient(t)
+	topics := DefaultTopics()
+	adm := kadm.NewClient(cl)
+	if _, err := Create(ctx, cl, topics, CreateOptions{Partitions: 1, ReplicationFactor: 1}); err != nil {
+		t.Fatal(err)
+	}
+	described, err := adm.DescribeTopicConfigs(ctx, topics.Catalog, topics.Reports)
+	if err != nil || len(described) != 2 {
+		t.Fatal(described, err)
+	}
+	for _, rc := range described {
+		have := make(map[string]string)
+		for _, c := range rc.Configs {
+			have[c.Key] = c.MaybeValue()
+		}
+		if have["max.compaction.lag.ms"] != "86400000" || have["segment.bytes"] != "67108864" || have["delete.retention.ms"] != "604800000" {
+			t.Errorf("%s: %v", rc.Name, have)
+		}
+	}
+	// Kafka's defaults.
+	if _, err := adm.AlterTopicConfigs(ctx, []kadm.AlterConfig{
+		{Op: kadm.SetConfig, Name: "max.compaction.lag.ms", Value: kadm.StringPtr("9223372036854775807")},
+		{Op: kadm.SetConfig, Name: "segment.bytes", Value: kadm.StringPtr("1073741824")},
+	}, topics.Catalog, topics.Reports); err != nil {
+		t.Fatal(err)
+	}
+	found, err := Check(ctx, cl, topics)
+	if err != nil || len(found) != 4 {
+		t.Fatalf("%v %v", found, err)
+	}
+	for i, f := range found {
+		if f.Topic != []string{topics.Catalog, topics.Reports}[i/2] || f.Setting != []string{"max.compaction.lag.ms", "segment.bytes"}[i%2] || f.Fatal || f.Cost != costObsolete {
+			t.Errorf("%v, fatal %v", f, f.Fatal)
+		}
+	}
+}
+
 func TestCheckSaysWhatDiffersAndWhatItCosts(t *testing.T) {
 	cl, ctx := fakeClient(t)
 	topics := DefaultTopics()
