@@ -80,33 +80,49 @@ func (m *Marks) check() error {
 	return nil
 }
 
-// hourMarks are the marks of one hour as a View keeps them, about three bytes a
-// mark: for each its minute and, as a varint, how far its offset is beyond that
-// of the one before. A partition has 24 hours a day for longer than a year.
+// hourMarks are the marks of one hour as a View keeps them: how many there are,
+// their minutes, a byte each, which an hour that has them all goes without, and
+// their offsets, each by how much the step to it is longer than the step before.
+// A partition has 24 hours a day for longer than a year; BenchmarkMarks tells what
+// a day takes.
 type hourMarks struct {
 	hour   int64
 	packed string
 }
 
 func pack(m *Marks) hourMarks {
-	var b []byte
-	before := int64(0)
-	for i, minute := range m.Minutes {
-		b = append(b, byte(minute))
-		b = binary.AppendUvarint(b, uint64(m.Offsets[i]-before))
-		before = m.Offsets[i]
+	b := []byte{byte(len(m.Minutes))}
+	if len(m.Minutes) < hourMinutes {
+		for _, minute := range m.Minutes {
+			b = append(b, byte(minute))
+		}
+	}
+	offset, step := int64(0), int64(0)
+	for _, o := range m.Offsets {
+		b = binary.AppendVarint(b, o-offset-step)
+		offset, step = o, o-offset
 	}
 	return hourMarks{hour: m.Hour, packed: string(b)}
 }
 
 func (h hourMarks) unpack() (minutes []int, offsets []int64) {
-	offset := int64(0)
-	for b := []byte(h.packed); len(b) > 0; {
-		minutes = append(minutes, int(b[0]))
-		d, n := binary.Uvarint(b[1:])
-		offset += int64(d)
+	b := []byte(h.packed)
+	n := int(b[0])
+	b = b[1:]
+	for i := range n {
+		minute := i
+		if n < hourMinutes {
+			minute, b = int(b[0]), b[1:]
+		}
+		minutes = append(minutes, minute)
+	}
+	offset, step := int64(0), int64(0)
+	for range n {
+		longer, size := binary.Varint(b)
+		b = b[size:]
+		step += longer
+		offset += step
 		offsets = append(offsets, offset)
-		b = b[1+n:]
 	}
 	return minutes, offsets
 }

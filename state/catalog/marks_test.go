@@ -2,7 +2,11 @@ package catalog
 
 import (
 	"errors"
+	"fmt"
+	"math"
 	"math/rand/v2"
+	"runtime"
+	"syscall"
 	"testing"
 	"time"
 
@@ -86,6 +90,82 @@ func TestMarkIsTheFirstOffsetThatReachedTheTime(t *testing.T) {
 		ask(first * 60)
 		ask(cut * 60)
 	})
+}
+
+// dayOfMarks are the records of the marks of a day of a partition: in each minute
+// events come as they do by chance, so many on average.
+func dayOfMarks(tb testing.TB, rng *rand.Rand, partition int32, day int64, aMinute float64) (out []*kgo.Record) {
+	tb.Helper()
+	offset := day * int64(aMinute) * 24 * hourMinutes
+	for hour := day * 24; hour < (day+1)*24; hour++ {
+		m := Marks{TopicID: segment.TopicID{1}, Partition: partition, Hour: hour}
+		for minute := hour * hourMinutes; minute < (hour+1)*hourMinutes; minute++ {
+			m.Add(minute, offset)
+			offset += max(1, int64(aMinute+math.Sqrt(aMinute)*rng.NormFloat64()))
+		}
+		rec, err := m.Record("cat")
+		if err != nil {
+			tb.Fatal(err)
+		}
+		out = append(out, rec)
+	}
+	return out
+}
+
+// TestMarksAreSmall: they are kept as long as segments, for every minute of every
+// partition.
+func TestMarksAreSmall(t *testing.T) {
+	s := newState()
+	for _, r := range dayOfMarks(t, rand.New(rand.NewPCG(1, 1)), 0, 20_000, 1_000) {
+		if err := s.decode(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := 0
+	for _, h := range s.marks[partitionKey(segment.TopicID{1}, 0)] {
+		n += len(h.packed)
+	}
+	if most := 24 * hourMinutes * 3 / 2; n == 0 || n > most {
+		t.Errorf("the marks of a day take %d bytes, want at most %d", n, most)
+	}
+}
+
+// BenchmarkMarks says what a View keeps for a day of a partition, everything
+// included, and the processor time of reading its records.
+func BenchmarkMarks(b *testing.B) {
+	cpu := func() time.Duration {
+		var u syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+			b.Fatal(err)
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	for _, aMinute := range []float64{1, 1_000, 100_000} {
+		b.Run(fmt.Sprintf("events=%.0f", aMinute), func(b *testing.B) {
+			s, rng := newState(), rand.New(rand.NewPCG(1, 1))
+			before, days, spent := heap(), int64(0), time.Duration(0)
+			for b.Loop() {
+				records := dayOfMarks(b, rng, int32(days%16), 20_000+days/16, aMinute)
+				began := cpu()
+				for _, r := range records {
+					if err := s.decode(r); err != nil {
+						b.Fatal(err)
+					}
+				}
+				spent += cpu() - began
+				days++
+			}
+			b.ReportMetric(float64(heap()-before)/float64(days), "B/partition-day")
+			b.ReportMetric(float64(spent.Microseconds())/float64(days), "cpu-µs/partition-day")
+			runtime.KeepAlive(s)
+		})
+	}
 }
 
 func TestMarksOfOtherPartitionsDoNotAnswer(t *testing.T) {
