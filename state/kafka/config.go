@@ -74,14 +74,15 @@ func (s Secret) Resolve(file string) (string, error) {
 }
 
 // Config says how to reach a Kafka cluster. The zero value of everything but
-// Brokers is a connection without TLS and without authentication.
+// Brokers is a connection without TLS and without authentication. All files are
+// read again for every connection, so that what is renewed needs no restart.
 type Config struct {
 	Brokers  []string // host:port, at least one
 	ClientID string   // shown in the brokers' logs and quotas; default "lockstitch"
 
 	TLS           bool   // implied by any of the files
 	TLSCAFile     string // PEM; default: the system's roots
-	TLSCertFile   string // PEM; with TLSKeyFile: mutual TLS. Read again at every connection
+	TLSCertFile   string // PEM; with TLSKeyFile: mutual TLS
 	TLSKeyFile    string
 	TLSServerName string // default: the host of each broker's address
 
@@ -90,8 +91,8 @@ type Config struct {
 	Password      Secret
 	PasswordFile  string
 
-	// OAUTHBEARER takes its token from a file, read at every connection, or from
-	// a token endpoint by the client-credentials grant (RFC 6749, 4.4).
+	// OAUTHBEARER takes its token from a file or from a token endpoint by the
+	// client-credentials grant (RFC 6749, 4.4).
 	OAuthTokenFile        string
 	OAuthTokenURL         string
 	OAuthClientID         string
@@ -100,7 +101,17 @@ type Config struct {
 	OAuthScopes           []string
 }
 
-// Opts turns the configuration into client options. Files are read here, so
+// renewing is why a file cannot be used for a connection, although it could when
+// the client was made. Somebody may just renew it: clients try again, as they do
+// where connections are refused.
+type renewing struct{ error }
+
+func (r renewing) Unwrap() error { return r.error }
+
+// Temporary is what the client library asks errors of connections.
+func (renewing) Temporary() bool { return true }
+
+// Opts turns the configuration into client options. Files are read here too, so
 // that a missing one is found before anything starts. Errors name the file or
 // the setting, never a secret.
 func (c Config) Opts() ([]kgo.Opt, error) {
@@ -123,11 +134,10 @@ func (c Config) Opts() ([]kgo.Opt, error) {
 		kgo.RetryBackoffFn(retryAfter),
 		kgo.RequestRetries(1000), // the library's limit of 30 s decides
 	}
-	tc, err := c.tlsConfig()
-	if err != nil {
+	if _, err := c.tlsConfig(); err != nil {
 		return nil, fmt.Errorf("kafka TLS: %w", err)
 	}
-	opts = append(opts, kgo.Dialer(dialer(tc)))
+	opts = append(opts, kgo.Dialer(dialer(c.tlsConfig)))
 	m, err := c.mechanism()
 	if err != nil {
 		return nil, fmt.Errorf("kafka SASL: %w", err)
@@ -158,6 +168,7 @@ func checkAddress(addr string) error {
 	return nil
 }
 
+// tlsConfig is nil where TLS is not wanted.
 func (c Config) tlsConfig() (*tls.Config, error) {
 	if !c.TLS && c.TLSCAFile == "" && c.TLSCertFile == "" && c.TLSKeyFile == "" {
 		return nil, nil
@@ -177,15 +188,12 @@ func (c Config) tlsConfig() (*tls.Config, error) {
 		return nil, errors.New("a client certificate needs both its certificate and its key file")
 	}
 	if c.TLSCertFile != "" {
-		load := func() (*tls.Certificate, error) {
-			cert, err := tls.LoadX509KeyPair(c.TLSCertFile, c.TLSKeyFile)
-			return &cert, err
+		cert, err := tls.LoadX509KeyPair(c.TLSCertFile, c.TLSKeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("%s and %s: %w", c.TLSCertFile, c.TLSKeyFile, err)
 		}
-		if _, err := load(); err != nil {
-			return nil, err
-		}
-		// Read at every handshake, so that a renewed certificate needs no restart.
-		tc.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
+		// Whatever authorities the broker names.
+		tc.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil }
 	}
 	return tc, nil
 }
@@ -210,12 +218,29 @@ func (c Config) mechanism() (sasl.Mechanism, error) {
 	}
 	switch strings.ToUpper(c.SASLMechanism) {
 	case SASLPlain:
-		return plain.Auth{User: c.Username, Pass: pass}.AsMechanism(), nil
+		return plain.Plain(func(context.Context) (plain.Auth, error) {
+			pass, err := secretNow(c.Password, c.PasswordFile)
+			return plain.Auth{User: c.Username, Pass: pass}, err
+		}), nil
 	case SASLScram256:
-		return scram.Auth{User: c.Username, Pass: pass}.AsSha256Mechanism(), nil
+		return scram.Sha256(c.scram), nil
 	default:
-		return scram.Auth{User: c.Username, Pass: pass}.AsSha512Mechanism(), nil
+		return scram.Sha512(c.scram), nil
 	}
+}
+
+func (c Config) scram(context.Context) (scram.Auth, error) {
+	pass, err := secretNow(c.Password, c.PasswordFile)
+	return scram.Auth{User: c.Username, Pass: pass}, err
+}
+
+// secretNow resolves a secret for a connection.
+func secretNow(s Secret, file string) (string, error) {
+	value, err := s.Resolve(file)
+	if err != nil {
+		return "", renewing{err}
+	}
+	return value, nil
 }
 
 func (c Config) oauth() (sasl.Mechanism, error) {
@@ -224,7 +249,7 @@ func (c Config) oauth() (sasl.Mechanism, error) {
 	}
 	if c.OAuthTokenFile != "" {
 		read := func(context.Context) (oauth.Auth, error) {
-			token, err := Secret("").Resolve(c.OAuthTokenFile)
+			token, err := secretNow("", c.OAuthTokenFile)
 			return oauth.Auth{Token: token}, err
 		}
 		if _, err := read(context.Background()); err != nil {
@@ -239,14 +264,11 @@ func (c Config) oauth() (sasl.Mechanism, error) {
 	if c.OAuthClientID == "" || secret == "" {
 		return nil, errors.New("a token URL needs a client id and a client secret")
 	}
-	cc := &clientcredentials.Config{
-		ClientID: c.OAuthClientID, ClientSecret: secret,
-		TokenURL: c.OAuthTokenURL, Scopes: c.OAuthScopes,
-	}
 	// The source caches the token and renews it shortly before it expires. All new
 	// connections wait for that.
-	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Timeout: dialTimeout})
-	src := oauth2.ReuseTokenSource(nil, cc.TokenSource(ctx))
+	src := oauth2.ReuseTokenSource(nil, &tokens{c, clientcredentials.Config{
+		ClientID: c.OAuthClientID, TokenURL: c.OAuthTokenURL, Scopes: c.OAuthScopes,
+	}})
 	return oauth.Oauth(func(context.Context) (oauth.Auth, error) {
 		t, err := src.Token()
 		if err != nil {
@@ -254,4 +276,17 @@ func (c Config) oauth() (sasl.Mechanism, error) {
 		}
 		return oauth.Auth{Token: t.AccessToken}, nil
 	}), nil
+}
+
+// tokens asks the token endpoint. One caller at a time.
+type tokens struct {
+	c   Config
+	ask clientcredentials.Config // remembers how the endpoint wants the secret sent
+}
+
+func (t *tokens) Token() (_ *oauth2.Token, err error) {
+	if t.ask.ClientSecret, err = secretNow(t.c.OAuthClientSecret, t.c.OAuthClientSecretFile); err != nil {
+		return nil, err
+	}
+	return t.ask.Token(context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Timeout: dialTimeout}))
 }

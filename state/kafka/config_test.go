@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -18,12 +19,15 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
 )
 
 func write(t *testing.T, name, content string) string {
@@ -33,6 +37,15 @@ func write(t *testing.T, name, content string) string {
 		t.Fatal(err)
 	}
 	return p
+}
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }
 
 func TestConfigRefuses(t *testing.T) {
@@ -154,6 +167,50 @@ func TestOAuthTokens(t *testing.T) {
 	}
 }
 
+// TestSecretsAreReadForEverySession: each file in its mechanism, by what a session
+// begins with. One that cannot be read is an error that names it and that the client
+// takes for one that passes.
+func TestSecretsAreReadForEverySession(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, secret, _ := r.BasicAuth()
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"access_token":"for-%s","token_type":"Bearer","expires_in":1}`, secret)
+	}))
+	defer srv.Close()
+	file := write(t, "secret", "one\n")
+	for name, cfg := range map[string]Config{
+		"password":      {SASLMechanism: SASLPlain, Username: "u", PasswordFile: file},
+		"token":         {SASLMechanism: SASLOAuthBearer, OAuthTokenFile: file},
+		"client secret": {SASLMechanism: SASLOAuthBearer, OAuthTokenURL: srv.URL, OAuthClientID: "id", OAuthClientSecretFile: file},
+	} {
+		t.Run(name, func(t *testing.T) {
+			put := func(content string) {
+				t.Helper()
+				if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			put("one\n")
+			m, err := cfg.mechanism()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, secret := range []string{"one", "two"} {
+				put(secret + "\n")
+				if _, first, err := m.Authenticate(t.Context(), "broker:9092"); err != nil || !strings.Contains(string(first), secret) {
+					t.Errorf("a session begins with %q, %v; want %s", first, err, secret)
+				}
+			}
+			put("")
+			_, _, err = m.Authenticate(t.Context(), "broker:9092")
+			var passes interface{ Temporary() bool }
+			if err == nil || !strings.Contains(err.Error(), file) || !errors.As(err, &passes) || !passes.Temporary() {
+				t.Errorf("of an empty file: %v", err)
+			}
+		})
+	}
+}
+
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
@@ -210,6 +267,122 @@ func TestMutualTLSAgainstABroker(t *testing.T) {
 	cfg.TLSCertFile, cfg.TLSKeyFile = "", ""
 	if err := ping(t, cfg); err == nil {
 		t.Fatal("a client without certificate was let in")
+	}
+}
+
+// attempts are those of a client to connect, from when left is set.
+type attempts struct {
+	left  atomic.Int32
+	made  chan struct{}         // closed when none is left
+	cause atomic.Pointer[error] // why one of them failed
+}
+
+func (a *attempts) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
+	if err != nil {
+		a.cause.Store(&err)
+	}
+	if a.left.Add(-1) == 0 {
+		close(a.made)
+	}
+}
+
+// renewed lets a client that has connected produce, for which it connects anew. The
+// broker has been renewed by then, and the file is empty until after the second
+// attempt. It returns why an attempt failed before the brokers were
+// greeted.
+func renewed(t *testing.T, cfg Config, broker func(), file, content string) (cause error) {
+	t.Helper()
+	replace := func(content string) {
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	opts, err := cfg.Opts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tries := &attempts{made: make(chan struct{})}
+	cl, err := kgo.NewClient(append(opts, kgo.DefaultProduceTopic("t"), kgo.WithHooks(tries))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if err := cl.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	broker()
+	replace("")
+	tries.left.Store(2)
+	done := make(chan error, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	cl.Produce(ctx, kgo.StringRecord("v"), func(_ *kgo.Record, err error) { done <- err })
+	<-tries.made
+	replace(content)
+	if err := <-done; err != nil {
+		t.Errorf("after %s was renewed: %v", file, err)
+	}
+	if p := tries.cause.Load(); p != nil {
+		cause = *p
+	}
+	return cause
+}
+
+// TestRenewedFiles: authority, client certificate and password are read again for
+// every connection. While one is of no use, as in the middle of its renewal, the
+// client tries again.
+func TestRenewedFiles(t *testing.T) {
+	for _, what := range []string{"authority", "client certificate"} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			_, certFile, keyFile, server := authority(t)
+			_, newCertFile, newKeyFile, newServer := authority(t)
+			side := func(server tls.Certificate, clients string) *tls.Config {
+				pool := x509.NewCertPool()
+				pool.AppendCertsFromPEM([]byte(clients))
+				return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{server}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert}
+			}
+			var now atomic.Pointer[tls.Config]
+			now.Store(side(server, read(t, certFile)))
+			c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "t"), kfake.TLS(&tls.Config{
+				MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return now.Load(), nil },
+			}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			both := write(t, "pair.pem", read(t, certFile)+read(t, keyFile))
+			cfg := Config{Brokers: c.ListenAddrs(), TLSCAFile: write(t, "ca.pem", read(t, certFile)), TLSCertFile: both, TLSKeyFile: both}
+			file, content, then := cfg.TLSCAFile, read(t, newCertFile), side(newServer, read(t, certFile))
+			if what == "client certificate" {
+				file, content, then = both, read(t, newCertFile)+read(t, newKeyFile), side(server, read(t, newCertFile))
+			}
+			if cause := renewed(t, cfg, func() { now.Store(then) }, file, content); cause == nil || !strings.Contains(cause.Error(), file) {
+				t.Errorf("an attempt failed with %v, want the file named", cause)
+			}
+		})
+	}
+	for m, kind := range map[string]kadm.ScramMechanism{SASLScram256: kadm.ScramSha256, SASLScram512: kadm.ScramSha512} {
+		t.Run(m, func(t *testing.T) {
+			t.Parallel()
+			c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "t"), kfake.EnableSASL(), kfake.Superuser(m, "u", "old"), kfake.Superuser(SASLPlain, "admin", "x"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			admin, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.SASL(plain.Auth{User: "admin", Pass: "x"}.AsMechanism()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer admin.Close()
+			cfg := Config{Brokers: c.ListenAddrs(), SASLMechanism: m, Username: "u", PasswordFile: write(t, "password", "old\n")}
+			renewed(t, cfg, func() {
+				res, err := kadm.NewClient(admin).AlterUserSCRAMs(t.Context(), nil, []kadm.UpsertSCRAM{{User: "u", Mechanism: kind, Iterations: 4096, Password: "new"}})
+				if err != nil || !res.Ok() {
+					t.Fatal(res, err)
+				}
+			}, cfg.PasswordFile, "new\n")
+		})
 	}
 }
 

@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"net"
 	"time"
 )
@@ -35,12 +36,18 @@ func FailSlowly(dial Dial) Dial {
 	}
 }
 
-// dialer dials brokers, with TLS if tc is set; the name to verify is that of the
-// address unless tc has one.
-func dialer(tc *tls.Config) Dial {
+// dialer dials brokers, with TLS as config says at that moment, without where it is
+// nil; the name to verify is that of the address unless it has one.
+func dialer(config func() (*tls.Config, error)) Dial {
 	plain := &net.Dialer{Timeout: dialTimeout}
-	if tc == nil {
-		return FailSlowly(plain.DialContext)
-	}
-	return FailSlowly((&tls.Dialer{NetDialer: plain, Config: tc}).DialContext)
+	return FailSlowly(func(ctx context.Context, network, addr string) (net.Conn, error) {
+		tc, err := config()
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("kafka TLS: %w", renewing{err})
+		case tc == nil:
+			return plain.DialContext(ctx, network, addr)
+		}
+		return (&tls.Dialer{NetDialer: plain, Config: tc}).DialContext(ctx, network, addr)
+	})
 }
