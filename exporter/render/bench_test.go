@@ -9,6 +9,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime"
+	"runtime/debug"
 	"testing"
 
 	"lockstitch/state/catalog"
@@ -85,15 +86,17 @@ func realistic(b *testing.B, rows, cutRows, overlap int) (objects.Store, []catal
 }
 
 // BenchmarkExport reads, renders, compresses and stitches: the default columns,
-// ten attributes and three tags more, and the default columns of cuts that
-// overlap in time. MB/s are of text; peak-MB is the heap beyond what there was.
+// ten attributes and three tags more, the default columns of cuts that overlap in
+// time, and all of that by more workers. MB/s are of text; peak-MB is the heap beyond
+// what there was, peak/Memory its ratio to what Memory says.
 func BenchmarkExport(b *testing.B) {
 	const rows = 400_000
 	for _, c := range []struct {
 		name    string
 		wide    bool
 		overlap int
-	}{{"default", false, 1}, {"wide", true, 1}, {"overlapping", false, 20}} {
+		workers int
+	}{{"default", false, 1, 0}, {"wide", true, 1, 0}, {"overlapping", false, 20, 0}, {"8 workers", true, 20, 8}, {"64 workers", true, 20, 64}} {
 		b.Run(c.name, func(b *testing.B) {
 			store, refs, q := realistic(b, rows, 20_000, c.overlap)
 			if c.wide {
@@ -104,34 +107,40 @@ func BenchmarkExport(b *testing.B) {
 					q.Tags = append(q.Tags, report.TagColumn{Section: "s", VersionID: fmt.Sprint(i + 1), Name: "tag"})
 				}
 			}
+			defer debug.SetGCPercent(debug.SetGCPercent(50)) // as replicas have it
+			params := Params{Store: store, Slices: refs, Question: q, Parallel: c.workers}
+			var file bytes.Buffer
+			totals, err := Export(b.Context(), params, &file)
+			if err != nil || totals.Rows != rows {
+				b.Fatal(totals, err)
+			}
+			text := int64(len(unzip(b, file.Bytes())))
+			file = bytes.Buffer{}
 			var before, now runtime.MemStats
 			runtime.GC()
 			runtime.ReadMemStats(&before)
-			peak, text := uint64(0), int64(0)
+			peak := uint64(0)
+			params.Progress = func(int, int, int64, int64) {
+				runtime.ReadMemStats(&now)
+				peak = max(peak, now.HeapInuse)
+			}
 			b.ReportAllocs()
 			var first, last runtime.MemStats
 			runtime.ReadMemStats(&first)
 			exports := 0
 			for b.Loop() {
-				var file bytes.Buffer
-				totals, err := Export(b.Context(), Params{Store: store, Slices: refs, Question: q, Progress: func(int, int, int64, int64) {
-					runtime.ReadMemStats(&now)
-					peak = max(peak, now.HeapInuse)
-				}}, &file)
-				if err != nil || totals.Rows != rows {
-					b.Fatal(totals, err)
+				if _, err := Export(b.Context(), params, io.Discard); err != nil {
+					b.Fatal(err)
 				}
-				if exports++; text == 0 {
-					b.StopTimer()
-					text = int64(len(unzip(b, file.Bytes())))
-					b.ReportMetric(float64(text)/float64(totals.Bytes), "ratio")
-					b.StartTimer()
-				}
+				exports++
 			}
 			runtime.ReadMemStats(&last)
 			b.SetBytes(text)
+			b.ReportMetric(float64(text)/float64(totals.Bytes), "ratio")
 			b.ReportMetric(float64(last.Mallocs-first.Mallocs)/float64(exports*rows), "allocs/row")
-			b.ReportMetric(float64(int64(peak)-int64(before.HeapInuse))/(1<<20), "peak-MB")
+			beyond := float64(int64(peak) - int64(before.HeapInuse))
+			b.ReportMetric(beyond/(1<<20), "peak-MB")
+			b.ReportMetric(beyond/float64(Memory(c.workers)), "peak/Memory")
 		})
 	}
 }

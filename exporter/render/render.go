@@ -38,9 +38,23 @@ type TooLargeError struct {
 func (e *TooLargeError) Error() string { return ErrTooLarge.Error() }
 func (e *TooLargeError) Unwrap() error { return ErrTooLarge }
 
-// Memory of one export in bytes. Beside it there are, for each worker, two
-// loaded slices and the compressor, and the compressed chunks waiting for their
-// turn.
+// Memory is about what one export takes at most, in bytes, while so many workers
+// render it (<= 0: one for each processor): the text and the slices below, and for
+// each worker two loaded slices, the compressor, and the compressed chunks waiting for
+// their turn, with what garbage there is of them. BenchmarkExport measures it.
+func Memory(workers int) int64 {
+	return 48<<20 + int64(count(workers))*(5<<19)
+}
+
+// count is how many workers there are.
+func count(workers int) int {
+	if workers <= 0 {
+		return runtime.GOMAXPROCS(0)
+	}
+	return workers
+}
+
+// Memory of one export in bytes.
 const (
 	textMemory  = 10 << 20 // of all workers: text being merged
 	sliceMemory = 6 << 20  // loaded slices that a later piece needs
@@ -73,10 +87,7 @@ type Totals struct {
 // large; *segment.CorruptError, *segment.VersionError; the store's, wrapped;
 // those of w and of ctx. When it returns, nothing that it started still runs.
 func Export(ctx context.Context, p Params, w io.Writer) (Totals, error) {
-	workers := p.Parallel
-	if workers <= 0 {
-		workers = runtime.GOMAXPROCS(0)
-	}
+	workers := count(p.Parallel)
 	c, err := newColumns(p.Question, p.Slices)
 	if err != nil {
 		return Totals{}, err
