@@ -252,7 +252,8 @@ var options = []option{
 	{"barrier_timeout", 20 * time.Minute, "longest time an export waits for the events acknowledged before it", span(time.Second, 24*time.Hour), scopeReplica, false},
 	{"file_lifetime", 7 * 24 * time.Hour, "how long a finished file is kept", span(time.Minute, 400*24*time.Hour), scopeReplica, false},
 	{"download_url_lifetime", 15 * time.Minute, "how long a download URL works; asking for the status again makes a new one", span(time.Second, 24*time.Hour), scopeReplica, false},
-	{"export_parallel", 0, "pieces of exports rendered at once (0: one for each processor)", atLeast(0), scopeReplica, false},
+	{"max_rendering", 0, "exports that a replica renders at once, beside one file of a rolling export (0: one for each processor, 2 at least, as far as a quarter of memory_limit goes)", atLeast(0), scopeReplica, false},
+	{"export_parallel", 0, "pieces of an export rendered at once (0: one for each processor)", atLeast(0), scopeReplica, false},
 
 	{"log_level", "info", "debug, info, warn or error", oneOf("debug", "info", "warn", "error"), scopeKafka | scopeReplica, false},
 	{"log_format", "text", "text or json", oneOf("text", "json"), scopeKafka | scopeReplica, false},

@@ -263,7 +263,8 @@ func (r *replica) build(opts []kgo.Opt) (err error) {
 	}
 	if r.runner, err = exportrun.New(exportrun.Config{
 		Kafka: opts, Topic: t.Reports, Profiles: t.Profiles, Group: s.Replica.Group + "-reports", FileLifetime: s.Limits.FileLifetime,
-		MaxBytes: int64(s.Limits.MaxFileSize), Workers: s.Limits.ExportParallel, SessionTimeout: s.Replica.SessionTimeout,
+		MaxBytes: int64(s.Limits.MaxFileSize), Workers: s.Limits.ExportParallel,
+		Parallel: s.Limits.MaxRendering, Memory: int64(s.Replica.MemoryLimit) / 4, SessionTimeout: s.Replica.SessionTimeout,
 		Hook: stepHook,
 	}, exportrun.Deps{Reports: r.reports, Catalog: r.catalog, Store: r.store, Log: r.log, Registerer: r.reg}); err != nil {
 		return err

@@ -121,6 +121,7 @@ type LimitSettings struct {
 	BarrierTimeout      time.Duration `koanf:"barrier_timeout"`
 	FileLifetime        time.Duration `koanf:"file_lifetime"`
 	DownloadURLLifetime time.Duration `koanf:"download_url_lifetime"`
+	MaxRendering        int           `koanf:"max_rendering"`
 	ExportParallel      int           `koanf:"export_parallel"`
 }
 

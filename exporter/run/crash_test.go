@@ -396,22 +396,8 @@ func TestFileStoredAfterCleaning(t *testing.T) {
 			return id, func() error { return tab.Cancel(w.t.Context(), "acme", id) }
 		},
 		"step": func(w *world, tab *report.Table) (string, func() error) {
-			order := ulid.Make().String()
-			if _, err := tab.CreateOrder(w.t.Context(), &report.Order{
-				ID: order, Account: "acme", Name: "o", CreatedAt: time.Now(),
-				Settings: report.Settings{Revision: "r", Every: time.Minute, Body: []byte("{}")},
-			}, 0); err != nil {
-				w.t.Fatal(err)
-			}
-			step, err := tab.SubmitStep(w.t.Context(), &report.Request{
-				ID: ulid.Make().String(), Account: "acme", CreatedAt: time.Now(), Body: []byte("{}"),
-				Question: report.Question{Rolling: true, Barrier: []report.End{{Topic: "events", TopicID: topicID, Offset: 5}}},
-				Step:     &report.Step{Order: order, Name: "o", Seq: 1},
-			})
-			if err != nil {
-				w.t.Fatal(err)
-			}
-			return step.Request.ID, func() error { return tab.DeleteOrder(w.t.Context(), "acme", order) }
+			step := w.submitStep(tab, 5)
+			return step.Request.ID, func() error { return tab.DeleteOrder(w.t.Context(), "acme", step.Request.Step.Order) }
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -47,13 +47,12 @@ func (r *Runner) run(ctx context.Context, rep *report.Report) {
 		return
 	}
 	missing := 0
-	_, err = backoff.Retry(ctx, func() (struct{}, error) {
-		select {
-		case r.render <- struct{}{}:
-			defer func() { <-r.render }()
-		case <-ctx.Done():
-			return struct{}{}, backoff.Permanent(ctx.Err())
+	res, err := backoff.Retry(ctx, func() (report.Result, error) {
+		release, err := r.token(ctx, rep)
+		if err != nil {
+			return report.Result{}, backoff.Permanent(err)
 		}
+		defer release()
 		res, err := r.attempt(ctx, rep, show)
 		if err != nil && ctx.Err() == nil {
 			if errors.Is(err, objects.ErrNotExist) {
@@ -71,16 +70,32 @@ func (r *Runner) run(ctx context.Context, rep *report.Report) {
 				r.metrics.retries.Inc()
 			}
 		}
-		if err != nil {
-			return struct{}{}, err
-		}
-		r.finish(ctx, rep, res)
-		return struct{}{}, nil
+		return res, err
 	}, backoff.WithMaxElapsedTime(0), backoff.WithBackOff(&backoff.ExponentialBackOff{
 		InitialInterval: 100 * time.Millisecond, Multiplier: 2, MaxInterval: 10 * time.Second, RandomizationFactor: 0.2,
 	}))
-	if err == nil {
-		r.metrics.seconds.Observe(time.Since(begun).Seconds())
+	if err != nil {
+		return // ctx has ended
+	}
+	r.finish(ctx, rep, res) // without a token: it may wait for Kafka
+	r.metrics.seconds.Observe(time.Since(begun).Seconds())
+}
+
+// token waits until a file may be rendered, and returns what lets the next one.
+// Reports of any account may take long and hold all tokens but one: that one is for
+// steps of standing orders, which are due every period. An error only when ctx ends.
+func (r *Runner) token(ctx context.Context, rep *report.Report) (release func(), err error) {
+	steps := r.steps
+	if rep.Request.Step == nil {
+		steps = nil // nobody takes from it
+	}
+	select {
+	case r.render <- struct{}{}:
+		return func() { <-r.render }, nil
+	case steps <- struct{}{}:
+		return func() { <-r.steps }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
 

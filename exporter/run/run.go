@@ -9,12 +9,14 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"lockstitch/exporter/render"
 	"lockstitch/state/catalog"
 	"lockstitch/state/objects"
 	"lockstitch/state/report"
@@ -26,7 +28,8 @@ type Config struct {
 	Topic          string        // the reports topic
 	Profiles       string        // the profiles topic, to say when events wait for it
 	Group          string        // consumer group that hands out the work; "lockstitch-reports"
-	Parallel       int           // files rendered at a time; 1
+	Parallel       int           // reports rendered at a time, beside one step of a standing order; one for each processor, two at least, as far as Memory goes
+	Memory         int64         // bytes that the default of Parallel goes by; 0: one report at a time
 	Workers        int           // pieces of a file rendered at a time; one for each processor
 	FileLifetime   time.Duration // how long a finished file is kept; 7 days
 	Retention      time.Duration // how long a report is known after that; 30 days
@@ -73,7 +76,8 @@ type Runner struct {
 	log     *slog.Logger
 	metrics *metrics
 	slots   *Slots
-	render  chan struct{} // holds a token for each file being rendered
+	render  chan struct{} // holds a token for each file being rendered,
+	steps   chan struct{} // and this one that of a step, of which no report has one
 	misled  time.Time     // when files had last expired by this machine's clock alone; cleanLoop's
 }
 
@@ -94,14 +98,15 @@ func New(cfg Config, deps Deps) (*Runner, error) {
 		cfg.Group = "lockstitch-reports"
 	}
 	if cfg.Parallel <= 0 {
-		cfg.Parallel = 1
+		room := cfg.Memory / render.Memory(cfg.Workers)
+		cfg.Parallel = int(max(1, min(room, int64(max(2, runtime.GOMAXPROCS(0))))))
 	}
 	if cfg.MaxBytes <= 0 {
 		cfg.MaxBytes = 2 << 30
 	}
 	return &Runner{
 		cfg: cfg, deps: deps, log: deps.Log.With("component", "runner"), metrics: newMetrics(deps.Registerer),
-		slots: newSlots(), render: make(chan struct{}, cfg.Parallel),
+		slots: newSlots(), render: make(chan struct{}, cfg.Parallel), steps: make(chan struct{}, 1),
 	}, nil
 }
 

@@ -10,9 +10,11 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,6 +25,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/goleak"
 
+	"lockstitch/exporter/render"
 	"lockstitch/state/catalog"
 	"lockstitch/state/event"
 	"lockstitch/state/objects"
@@ -159,6 +162,27 @@ func (w *world) submitAt(tab *report.Table, end int64, patience time.Duration, a
 	return r
 }
 
+// submitStep makes a standing order and its first step.
+func (w *world) submitStep(tab *report.Table, end int64) *report.Report {
+	w.t.Helper()
+	order := ulid.Make().String()
+	if _, err := tab.CreateOrder(w.t.Context(), &report.Order{
+		ID: order, Account: "acme", Name: "o", CreatedAt: time.Now(),
+		Settings: report.Settings{Revision: "r", Every: time.Minute, Body: []byte("{}")},
+	}, 0); err != nil {
+		w.t.Fatal(err)
+	}
+	r, err := tab.SubmitStep(w.t.Context(), &report.Request{
+		ID: ulid.Make().String(), Account: "acme", CreatedAt: time.Now(), Body: []byte("{}"),
+		Question: report.Question{Rolling: true, Barrier: []report.End{{Topic: "events", TopicID: topicID, Offset: end}}},
+		Step:     &report.Step{Order: order, Name: "o", Seq: 1},
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r
+}
+
 func (w *world) runner(tab *report.Table, store objects.Store, tweak func(*Config)) (stop func()) {
 	w.t.Helper()
 	cfg := Config{Kafka: w.opts, Topic: "reports", SessionTimeout: 500 * time.Millisecond}
@@ -272,12 +296,14 @@ func TestClocksThatDifferDoNotEndAReport(t *testing.T) {
 }
 
 func TestDefaults(t *testing.T) {
-	r, err := New(Config{Topic: "reports"}, Deps{Log: quiet})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if c := r.cfg; c.MaxBytes != 2<<30 || c.FileLifetime != 7*24*time.Hour || c.Retention != 30*24*time.Hour || c.Parallel != 1 {
-		t.Errorf("%+v", c)
+	for memory, parallel := range map[int64]int{0: 1, 2 * render.Memory(4): 2, 1 << 50: max(2, runtime.GOMAXPROCS(0))} {
+		r, err := New(Config{Topic: "reports", Workers: 4, Memory: memory}, Deps{Log: quiet})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c := r.cfg; c.MaxBytes != 2<<30 || c.FileLifetime != 7*24*time.Hour || c.Retention != 30*24*time.Hour || c.Parallel != parallel {
+			t.Errorf("%+v, want %d reports at a time", c, parallel)
+		}
 	}
 }
 
@@ -506,10 +532,15 @@ func TestExpiredFilesAreRemoved(t *testing.T) {
 	}
 }
 
-// gate holds back the commit of files.
+// gate holds back the commit of the first file.
 type gate struct {
 	objects.Store
+	first         atomic.Bool
 	reached, open chan struct{}
+}
+
+func newGate(store objects.Store) *gate {
+	return &gate{Store: store, reached: make(chan struct{}), open: make(chan struct{})}
 }
 
 func (g *gate) Create(ctx context.Context, name string) (objects.Writer, error) {
@@ -523,8 +554,10 @@ type gatedWriter struct {
 }
 
 func (w *gatedWriter) Commit() error {
-	close(w.g.reached)
-	<-w.g.open
+	if w.g.first.CompareAndSwap(false, true) {
+		close(w.g.reached)
+		<-w.g.open
+	}
 	return w.Writer.Commit()
 }
 
@@ -532,7 +565,7 @@ func TestAnotherRunnerTakesOverAndTheZombieDoesNoHarm(t *testing.T) {
 	w := newWorld(t)
 	w.commit(5)
 	tab := w.table()
-	slow := &gate{Store: w.store, reached: make(chan struct{}), open: make(chan struct{})}
+	slow := newGate(w.store)
 	stopSlow := w.runner(tab, slow, nil)
 	r := w.submit(tab, 5, time.Hour)
 	<-slow.reached
