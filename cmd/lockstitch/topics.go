@@ -91,6 +91,10 @@ exists with another number of partitions. The number of partitions is the number
 replicas that can share the work. It can be raised later, but then all profiles
 have to be produced again.
 
+That of lockstitch.reports must never change: the reports of an account are all in
+one partition. It is the number of replicas that can share the rendering of exports,
+max_rendering on each. A topic that was made with 4, once the default, stays as it is.
+
 Exit status 0: all topics exist now. 1: failed. 2: wrong usage or configuration.`,
 		Example: `  lockstitch topics create --brokers localhost:9092 --partitions 12 --replication-factor 3`,
 		Args:    cobra.NoArgs,
@@ -116,7 +120,7 @@ Exit status 0: all topics exist now. 1: failed. 2: wrong usage or configuration.
 	addFlags(c.Flags(), scopeKafka|scopeTopics)
 	c.Flags().Int32Var(&o.Partitions, "partitions", 12, "partitions of every event topic and of the profiles")
 	c.Flags().Int16Var(&o.ReplicationFactor, "replication-factor", -1, "copies of every partition (-1: the brokers' default)")
-	c.Flags().Int32Var(&o.ReportPartitions, "report-partitions", kafka.DefaultReportPartitions, "partitions of the reports topic")
+	c.Flags().Int32Var(&o.ReportPartitions, "report-partitions", kafka.DefaultReportPartitions, "partitions of the reports topic, for good")
 	return c
 }
 

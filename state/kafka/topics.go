@@ -40,9 +40,13 @@ const (
 	// one broker is away. With two copies that would stop writes.
 	minInsyncFrom = 3
 
-	// DefaultReportPartitions is what Create gives the reports topic. All
-	// reports of one account are in one partition.
-	DefaultReportPartitions = 4
+	// DefaultReportPartitions is what Create gives the reports topic, for good: all
+	// reports of one account are in one partition. They also are the parts in which
+	// rendering is dealt to the replicas, so that no more of these render. 48 can be
+	// dealt evenly to most numbers of replicas, beyond those that share the events of
+	// 12 partitions. One without news costs next to nothing to who tails the topic: a
+	// fetch names only those that have some.
+	DefaultReportPartitions = 48
 )
 
 // setting is one topic setting: what Create sets, what Check accepts, and what

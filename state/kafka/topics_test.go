@@ -150,6 +150,26 @@ func TestObsoleteRecordsAreCompactedSoon(t *testing.T) {
 	}
 }
 
+// TestReportsTopicOfEarlierDeployments has 4 partitions, which must never change.
+func TestReportsTopicOfEarlierDeployments(t *testing.T) {
+	cl, ctx := fakeClient(t)
+	topics := DefaultTopics()
+	if _, err := Create(ctx, cl, topics, CreateOptions{Partitions: 2, ReplicationFactor: 1, ReportPartitions: 4}); err != nil {
+		t.Fatal(err)
+	}
+	created, err := Create(ctx, cl, topics, CreateOptions{Partitions: 2, ReplicationFactor: 1})
+	if err != nil || len(created) != 0 {
+		t.Errorf("a second Create made %v, err %v", created, err)
+	}
+	infos, err := Describe(ctx, cl, topics.Reports)
+	if err != nil || infos[topics.Reports].Partitions != 4 {
+		t.Errorf("%d partitions, err %v", infos[topics.Reports].Partitions, err)
+	}
+	if found, err := Check(ctx, cl, topics); err != nil || len(found) != 0 {
+		t.Errorf("found %v, err %v", found, err)
+	}
+}
+
 func TestCheckSaysWhatDiffersAndWhatItCosts(t *testing.T) {
 	cl, ctx := fakeClient(t)
 	topics := DefaultTopics()
