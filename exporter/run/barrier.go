@@ -2,18 +2,11 @@ package run
 
 import (
 	"context"
-	"fmt"
 	"slices"
-	"strings"
 	"time"
 
-	"lockstitch/state/kafka"
 	"lockstitch/state/report"
-	"lockstitch/state/segment"
 )
-
-// lookEvery is how often the reasons for waiting are looked for anew.
-const lookEvery = time.Second
 
 // awaitBarrier waits until every event partition's position record has reached
 // the end that was read when the report was accepted. After the time that the
@@ -30,23 +23,18 @@ func (r *Runner) awaitBarrier(ctx context.Context, rep *report.Report, show *pro
 		defer deadline.Stop()
 		late = deadline.C
 	}
-	look := time.NewTicker(lookEvery)
-	defer look.Stop()
+	defer r.waits.set(show, nil)
 	for {
 		changed := r.deps.Catalog.Changed()
 		waiting := r.waitingFor(rep)
 		if len(waiting) == 0 {
-			show.waiting(nil)
 			return nil, nil
 		}
+		r.waits.set(show, waiting)
 		select {
 		case <-changed:
-		case <-look.C:
-			r.explain(ctx, waiting)
-			show.waiting(waiting)
 		case <-late:
-			r.explain(ctx, waiting)
-			return report.Barrier.Problem("Events acknowledged before the request were not processed within the barrier timeout, and an export is never short. Still waiting for " + describe(waiting)), nil
+			return report.Barrier.Problem("Events acknowledged before the request were not processed within the barrier timeout, and an export is never short. Still waiting for " + describe(r.waits.explain(waiting))), nil
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
@@ -80,74 +68,4 @@ func (r *Runner) over(e report.End) bool {
 	}
 	_, cut := r.deps.Catalog.Position(ids[len(ids)-1], e.Partition)
 	return cut
-}
-
-// explain finds out why partitions are waited for.
-func (r *Runner) explain(ctx context.Context, waiting []report.Waiting) {
-	rctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	parts := make(map[string][]int32)
-	for i := range waiting {
-		parts[waiting[i].Topic] = append(parts[waiting[i].Topic], waiting[i].Partition)
-	}
-	cl := r.deps.Catalog.Client()
-	topics := make([]string, 0, len(parts))
-	for t := range parts {
-		topics = append(topics, t)
-	}
-	infos, err := kafka.Describe(rctx, cl, topics...)
-	if err != nil {
-		return
-	}
-	stable, err := kafka.ListOffsets(rctx, cl, parts, kafka.AtEnd, kafka.LastStable)
-	if err != nil {
-		return
-	}
-	for i := range waiting {
-		w := &waiting[i]
-		ids := r.deps.Catalog.Adopted(w.Topic)
-		switch {
-		case len(ids) > 0 && ids[len(ids)-1] != segment.TopicID(infos[w.Topic].ID):
-			w.Reason = "the topic was made anew and is not adopted"
-		case stable[w.Topic][w.Partition] < w.Offset:
-			w.Reason = fmt.Sprintf("a producer's transaction is open at offset %d", stable[w.Topic][w.Partition])
-		default:
-			if at, open := r.profilesOpen(rctx, w.Partition); open {
-				w.Reason = fmt.Sprintf("a producer's transaction is open on %s/%d at offset %d, and the events wait for their profiles", r.cfg.Profiles, w.Partition, at)
-			}
-		}
-	}
-}
-
-// profilesOpen says whether a transaction is open on a partition of the
-// profiles, and where.
-func (r *Runner) profilesOpen(ctx context.Context, partition int32) (at int64, open bool) {
-	part := map[string][]int32{r.cfg.Profiles: {partition}}
-	cl := r.deps.Catalog.Client()
-	end, err := kafka.ListOffsets(ctx, cl, part, kafka.AtEnd, kafka.HighWatermark)
-	if err != nil {
-		return 0, false
-	}
-	stable, err := kafka.ListOffsets(ctx, cl, part, kafka.AtEnd, kafka.LastStable)
-	if err != nil {
-		return 0, false
-	}
-	at = stable[r.cfg.Profiles][partition]
-	return at, at < end[r.cfg.Profiles][partition]
-}
-
-func describe(waiting []report.Waiting) string {
-	const most = 10
-	var b strings.Builder
-	for i, w := range waiting {
-		if i == most {
-			fmt.Fprintf(&b, " and %d more", len(waiting)-most)
-			break
-		}
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		fmt.Fprintf(&b, "%s/%d (at %d of %d: %s)", w.Topic, w.Partition, w.Position, w.Offset, w.Reason)
-	}
-	return b.String() + "."
 }

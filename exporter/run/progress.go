@@ -2,15 +2,21 @@ package run
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
 	"lockstitch/state/report"
 )
 
-// showEvery is how often a running report's progress is written. A report that
-// is done sooner writes none.
-const showEvery = 500 * time.Millisecond
+const (
+	// showEvery is how often the progress of a running report is written, if it has
+	// moved. A report that is done sooner writes none.
+	showEvery = 500 * time.Millisecond
+	// waitingEvery is how often at most that of a report is which only waits; sooner
+	// only within the first seconds, in which it is found out why.
+	waitingEvery = 5 * time.Second
+)
 
 // progress writes how far a report is, for all replicas to show.
 type progress struct {
@@ -28,22 +34,42 @@ func (r *Runner) newProgress(ctx context.Context, rep *report.Report) *progress 
 		defer close(p.done)
 		tick := time.NewTicker(showEvery)
 		defer tick.Stop()
+		begun := time.Now()
+		var shown report.Progress // what was written last,
+		var at time.Time          // and when; zero: nothing yet
 		for {
 			select {
 			case <-tick.C:
 			case <-ctx.Done():
 				return
 			}
-			p.mu.Lock()
-			cur := p.cur
-			p.mu.Unlock()
-			cur.At = time.Now().UTC()
-			if err := r.deps.Reports.WriteProgress(ctx, rep.Request.Account, rep.Request.ID, cur); err != nil && ctx.Err() == nil {
+			cur := p.get()
+			switch {
+			case at.IsZero(), moved(cur, shown):
+			case slices.Equal(cur.Waiting, shown.Waiting), time.Since(at) < min(waitingEvery, at.Sub(begun)):
+				continue
+			}
+			now := time.Now()
+			cur.At = now.UTC()
+			if err := r.deps.Reports.WriteProgress(ctx, rep.Request.Account, rep.Request.ID, cur); err == nil {
+				shown, at = cur, now
+			} else if ctx.Err() == nil {
 				r.log.Debug("progress was not written", "report", rep.Request.ID, "err", err)
 			}
 		}
 	}()
 	return p
+}
+
+// moved tells whether the rendering has.
+func moved(a, b report.Progress) bool {
+	return a.SegmentsDone != b.SegmentsDone || a.SegmentsTotal != b.SegmentsTotal || a.Rows != b.Rows || a.Bytes != b.Bytes
+}
+
+func (p *progress) get() report.Progress {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cur
 }
 
 func (p *progress) set(g report.Progress) {
@@ -52,6 +78,7 @@ func (p *progress) set(g report.Progress) {
 	p.cur = g
 }
 
+// waiting shows what is waited for; w is not changed any more.
 func (p *progress) waiting(w []report.Waiting) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

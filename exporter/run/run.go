@@ -76,6 +76,7 @@ type Runner struct {
 	log     *slog.Logger
 	metrics *metrics
 	slots   *Slots
+	waits   waits
 	render  chan struct{} // holds a token for each file being rendered,
 	steps   chan struct{} // and this one that of a step, of which no report has one
 	misled  time.Time     // when files had last expired by this machine's clock alone; cleanLoop's
@@ -107,6 +108,7 @@ func New(cfg Config, deps Deps) (*Runner, error) {
 	return &Runner{
 		cfg: cfg, deps: deps, log: deps.Log.With("component", "runner"), metrics: newMetrics(deps.Registerer),
 		slots: newSlots(), render: make(chan struct{}, cfg.Parallel), steps: make(chan struct{}, 1),
+		waits: waits{of: make(map[*progress][]report.Waiting)},
 	}, nil
 }
 
@@ -123,6 +125,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	defer slots.leave()
 	var bg sync.WaitGroup
 	bg.Go(func() { r.cleanLoop(ctx) })
+	bg.Go(func() { r.explainLoop(ctx) })
 	defer bg.Wait()
 
 	jobs := make(map[string]*job)

@@ -45,6 +45,7 @@ var (
 // world is a broker with the catalog and the reports, and a store.
 type world struct {
 	t       testing.TB
+	broker  *kfake.Cluster
 	opts    []kgo.Opt
 	store   objects.Store
 	catalog *catalog.View
@@ -72,12 +73,12 @@ func newVirtualWorld(t testing.TB) *world {
 func newWorldOn(t testing.TB, dial dialer, kopts ...kfake.Opt) *world {
 	t.Helper()
 	c, err := kfake.NewCluster(append([]kfake.Opt{kfake.NumBrokers(1), kfake.SeedTopics(1, "catalog"), kfake.SeedTopics(2, "reports"),
-		kfake.SeedTopics(1, "events"), kfake.GroupMinSessionTimeout(100 * time.Millisecond)}, kopts...)...)
+		kfake.SeedTopics(1, "events", "profiles"), kfake.GroupMinSessionTimeout(100 * time.Millisecond)}, kopts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	w := &world{t: t, dial: dial, opts: []kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...), kgo.Dialer(dial)}}
+	w := &world{t: t, broker: c, dial: dial, opts: []kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...), kgo.Dialer(dial)}}
 	if w.store, err = objects.Open(t.Context(), "file://"+t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
