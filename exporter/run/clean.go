@@ -50,7 +50,7 @@ func (r *Runner) cleanLoop(ctx context.Context) {
 		case <-ctx.Done():
 		}
 		late.Stop()
-		// Not more often than this: every look goes over all reports.
+		// Not more often than this: a look is due with every record of any report.
 		soon := time.NewTimer(cleanSoon)
 		select {
 		case <-soon.C:

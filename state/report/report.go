@@ -61,11 +61,22 @@ func (r *Report) Status(now time.Time) Status {
 // download any more: it was cancelled or has expired, and they have not been
 // removed yet.
 func (r *Report) HasFiles(now time.Time) bool {
-	if r.Expired || r.Result != nil && r.Request.Step != nil && !r.MadeFile() {
-		return false
+	at, ever := r.filesDue()
+	return ever && !now.Before(at)
+}
+
+// filesDue is from when on HasFiles is true: the zero time if it is already. False if
+// it never is, as far as is known.
+func (r *Report) filesDue() (at time.Time, ever bool) {
+	switch {
+	case r.Expired, r.Result == nil && !r.Cancelled:
+		return time.Time{}, false
+	case r.Result != nil && (r.Result.Problem != nil || r.Request.Step != nil && !r.MadeFile()):
+		return time.Time{}, false
+	case r.Cancelled:
+		return time.Time{}, true
 	}
-	s := r.Status(now)
-	return s == StatusCancelled || s == StatusExpired
+	return r.Result.Expires, true
 }
 
 // over is when nothing about the report could change any more: the zero time

@@ -13,25 +13,19 @@ const SweepAtOnce = 1000
 // HavingFiles returns the reports that were cancelled or have expired and whose
 // files are still to be removed, and the time at which the next report expires
 // (zero: none will). One that was withdrawn may have been run before and counts
-// as cancelled. A file that waits for its delivery is not removed.
+// as cancelled. A file that waits for its delivery is not removed. What it costs goes
+// by the reports that are due, not by all that there are.
 func (t *Table) HavingFiles(now time.Time) (due []*Report, next time.Time) {
 	if t.Err() != nil {
 		return nil, time.Time{}
 	}
 	t.view.mu.RLock()
 	defer t.view.mu.RUnlock()
-	for _, e := range t.view.byID {
-		r := e.report
-		switch {
-		case e.withdrawn && !r.Expired:
-			due = append(due, r)
-		case !e.visible(), t.view.held(e):
-		case r.HasFiles(now):
-			due = append(due, r)
-		case r.Status(now) == StatusCompleted && (next.IsZero() || r.Result.Expires.Before(next)):
-			next = r.Result.Expires
+	next = t.view.files.until(now, func(e *entry) {
+		if e.withdrawn || !t.view.held(e) {
+			due = append(due, e.report)
 		}
-	}
+	})
 	return due, next
 }
 

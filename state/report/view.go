@@ -26,6 +26,7 @@ type entry struct {
 	withdrawn bool
 	behind    *entry // void because of this one: the first under its idempotency key, its step's number or a later one
 	repeated  bool   // a repeat was answered with this report
+	place     int    // in view.files, from 1; 0: not there
 }
 
 func (e *entry) visible() bool { return !e.void && !e.withdrawn }
@@ -45,6 +46,7 @@ type view struct {
 	byID     map[string]*entry
 	accounts map[string]*account
 	pending  map[string]*entry
+	files    dueQueue
 	orphans  map[string]orphan            // key → a record whose request or order has been removed
 	orders   map[string]*order            // standing orders by id
 	names    map[string]map[string]*order // account → name → live standing order
@@ -261,6 +263,7 @@ func (a *account) remembers(key string, at time.Time) *entry {
 func (v *view) change(e *entry, fn func()) {
 	wasPending, wasVisible := e.pending(), e.visible()
 	fn()
+	v.files.update(e)
 	if wasPending && !e.pending() {
 		delete(v.pending, e.report.Request.ID)
 	}
@@ -310,6 +313,7 @@ func (v *view) bury(kind, id, key string) {
 		v.orphans[k] = orphan{e.partition, e.report.Request.CreatedAt}
 	}
 	v.change(e, func() { e.withdrawn = true })
+	v.files.remove(e)
 	delete(v.byID, id)
 	q := e.report.Request
 	if q.Step != nil {
