@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"sort"
 	"unicode/utf8"
@@ -148,13 +149,15 @@ func (s *server) activities(c *call) ([]Activity, error) {
 	if err := s.within(c, "The catalog", s.deps.Catalog.CatchUp); err != nil {
 		return nil, err
 	}
-	since := s.now().Add(-s.cfg.ActivityWindow).UnixMilli()
 	ctx, cancel := context.WithTimeout(c.r.Context(), s.cfg.ActivityTimeout)
 	defer cancel()
-	sum, err := s.summarise(ctx, c.account, section, since)
+	sum, err := s.summarise(ctx, c.account, section, s.now())
 	switch {
 	case err == nil:
 		return sum, nil
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		s.log.Warn("activities were not summed up in time", "account", c.account, "section", section, "limit", s.cfg.ActivityTimeout, "err", err)
+		return nil, unavailable(fmt.Sprintf("The stored events were not summed up within %s. What was read by then is remembered for a while: ask again, the answer comes nearer each time.", s.cfg.ActivityTimeout))
 	case errors.Is(err, objects.ErrNotExist) || ctx.Err() != nil || !damaged(err):
 		s.log.Warn("activities cannot be read", "account", c.account, "section", section, "err", err)
 		return nil, unavailable("The stored events cannot be read at the moment.")

@@ -266,17 +266,17 @@ func TestSlicesAreReadAFewAtATime(t *testing.T) {
 	for i := range 6 {
 		r.keep(fmt.Sprint(i), sample{"s1", "x", "x", "n", event.Sent, time.Hour})
 	}
-	store := r.store
+	store, now := r.store, time.Now()
 	synctest.Test(t, func(t *testing.T) {
 		h := &held{Store: store, open: make(chan struct{})}
 		s := &server{
-			cfg: Config{ActivityReads: 2}, deps: Deps{Catalog: r.slices, Store: h},
+			cfg: Config{ActivityReads: 2, ActivityWindow: 24 * time.Hour}, deps: Deps{Catalog: r.slices, Store: h},
 			reads: make(chan struct{}, 2), summaries: newSummaryCache(1 << 20),
 		}
 		var wg sync.WaitGroup
 		for range 3 {
 			wg.Go(func() {
-				if all, err := s.summarise(t.Context(), "acme", "s1", 0); err != nil || len(all) != 1 || all[0].Counts.Sent != 6 {
+				if all, err := s.summarise(t.Context(), "acme", "s1", now); err != nil || len(all) != 1 || all[0].Counts.Sent != 6 {
 					t.Errorf("%+v %v", all, err)
 				}
 			})
@@ -290,15 +290,128 @@ func TestSlicesAreReadAFewAtATime(t *testing.T) {
 	})
 }
 
+// slow is a store that takes its time and counts what it is asked for.
+type slow struct {
+	objects.Store
+	never        bool // answers
+	reads, bytes atomic.Int64
+}
+
+func (s *slow) Open(ctx context.Context, name string, off, n int64) (io.ReadCloser, error) {
+	s.reads.Add(1)
+	s.bytes.Add(n)
+	answer := time.After(time.Second)
+	if s.never {
+		answer = nil
+	}
+	select {
+	case <-answer:
+		return s.Store.Open(ctx, name, off, n)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// TestActivitiesOfManySlices: with a slice for each of 2,160 hours from a store that is
+// slow they cannot be summed up in time, nor remembered one by one. Asked again it
+// comes to an end, and from then on reads what is new.
+func TestActivitiesOfManySlices(t *testing.T) {
+	r := newRig(t, nil)
+	const hours = 90 * 24
+	now := time.Now().Truncate(24 * time.Hour).Add(12 * time.Hour)
+	stream := &segment.Stream{Topic: "email-events", ID: segment.TopicID{1}}
+	var object []byte // all slices in one, which saves time here
+	for h := range hours {
+		ev := event.Event{Type: event.Sent, CorrelationID: []byte("c"), AccountID: []byte("acme"), Section: []byte("s1"), ProfileID: []byte("p"),
+			ServerTime: now.Add(-time.Duration(hours-h)*time.Hour + time.Minute).UnixMilli()}
+		ev.Cells[event.ActivityID], ev.Cells[event.SplitID] = fmt.Append(nil, "a", h%3), []byte("x")
+		ev.Cells[event.ActivityName] = fmt.Appendf(nil, "name %04d", h)
+		b := segment.NewBuffer()
+		b.Add(stream, 0, int64(h), ev.ServerTime, &ev, nil)
+		if err := segment.Seal([]*segment.Buffer{b}, func(o segment.Object) error {
+			info := o.Slices[0]
+			data := o.Data[info.Offset : info.Offset+info.Length]
+			info.Offset = int64(len(object))
+			object = append(object, data...)
+			r.slices.refs = append(r.slices.refs, catalog.SliceRef{SegmentID: fmt.Sprint(h), Object: "segments/x", Info: &info})
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.store.Put(t.Context(), "segments/x", object); err != nil {
+		t.Fatal(err)
+	}
+	store, refs := r.store, r.slices.refs
+	synctest.Test(t, func(t *testing.T) {
+		st := &slow{Store: store}
+		s := &server{
+			cfg: Config{ActivityReads: 8, ActivityWindow: 90 * 24 * time.Hour}, deps: Deps{Catalog: r.slices, Store: st},
+			reads: make(chan struct{}, 8), summaries: newSummaryCache(300_000),
+		}
+		ask := func() ([]Activity, error) {
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			return s.summarise(ctx, "acme", "s1", now)
+		}
+		asked := 1
+		all, err := ask()
+		for ; err != nil && asked < 20; asked++ {
+			all, err = ask()
+		}
+		if err != nil || asked < 2 || len(all) != 3 {
+			t.Fatalf("asked %d times: %d activities, %v", asked, len(all), err)
+		}
+		for i, a := range all {
+			if a.Counts.Sent != hours/3 || a.Name != fmt.Sprintf("name %04d", hours-1-i) || len(a.Splits) != 1 || a.Splits[0].Counts != a.Counts {
+				t.Errorf("%+v", a)
+			}
+		}
+		if n := st.bytes.Load() / st.reads.Load(); n > firstBytes {
+			t.Errorf("%d bytes were read of a slice", n)
+		}
+		t.Logf("asked %d times, %d reads", asked, st.reads.Load())
+		st.reads.Store(0)
+		if again, err := ask(); err != nil || !slices.EqualFunc(all, again, func(a, b Activity) bool { return a.ActivityID == b.ActivityID && a.Counts == b.Counts }) || st.reads.Load() != 0 {
+			t.Errorf("asked again: %v after %d reads, %v", again, st.reads.Load(), err)
+		}
+		// Another slice of the newest hour, and the window has gone on by two.
+		r.slices.refs = append(slices.Clone(refs), refs[hours-1])
+		r.slices.refs[hours].SegmentID = "another"
+		now = now.Add(2 * time.Hour)
+		all, err = ask()
+		total := int64(0)
+		for _, a := range all {
+			total += a.Counts.Sent
+		}
+		if err != nil || total != hours-1 || st.reads.Load() != 2 {
+			t.Errorf("%d events after %d reads, %v; want %d after those of an hour", total, st.reads.Load(), err, hours-1)
+		}
+	})
+}
+
+// What is not summed up in time is told from a store that does not answer.
+func TestActivitiesNotInTime(t *testing.T) {
+	r := newRig(t, func(cfg *Config, d *Deps) {
+		cfg.ActivityTimeout, d.Store = 10*time.Millisecond, &slow{Store: d.Store, never: true}
+	})
+	r.define(definitions...)
+	r.keep("1", sample{"s1", "x", "x", "n", event.Sent, time.Hour})
+	p := r.problem(r.do("GET", "/emails/sections/s1/activities", "a", ""), 503, "unavailable")
+	if !strings.Contains(p.Detail, "within 10ms") || !strings.Contains(p.Detail, "ask again") {
+		t.Errorf("%+v", p)
+	}
+}
+
 func TestSummaryCacheStaysInItsBudget(t *testing.T) {
 	c := newSummaryCache(4096)
 	for i := range int64(100) {
-		c.put(sliceKey{"s", i}, make([]segment.Activity, 3))
+		c.put(stretchKey{Lo: uint64(i)}, make([]segment.Activity, 3))
 		if c.used > c.budget {
 			t.Fatalf("%d of %d bytes used", c.used, c.budget)
 		}
 	}
-	if _, ok := c.get(sliceKey{"s", 99}); !ok || c.order.Len() != len(c.byKey) || c.order.Len() == 100 {
+	if _, ok := c.get(stretchKey{Lo: 99}); !ok || c.order.Len() != len(c.byKey) || c.order.Len() == 100 {
 		t.Fatalf("%d remembered", c.order.Len())
 	}
 }

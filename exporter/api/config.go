@@ -29,8 +29,8 @@ type Config struct {
 	KafkaTimeout       time.Duration // a question to Kafka may take this long, then 503; 5s
 	ActivityWindow     time.Duration // how far back activities are looked for; 90 days
 	ActivityTimeout    time.Duration // reading them may take this long, then 503; 30s
-	ActivityCacheBytes int64         // memory for summaries of stored slices; 32 MiB
-	ActivityReads      int           // slices read at a time, for all calls together; 8
+	ActivityCacheBytes int64         // memory for summaries of what is stored; 32 MiB
+	ActivityReads      int           // slices read at a time, for all calls together; 32
 }
 
 // Limits are the limits of contract section 3, each with its default.
@@ -54,7 +54,7 @@ func (c Config) withDefaults() Config {
 	def(&c.ActivityWindow, 90*24*time.Hour)
 	def(&c.ActivityTimeout, 30*time.Second)
 	def(&c.ActivityCacheBytes, 32<<20)
-	def(&c.ActivityReads, 8)
+	def(&c.ActivityReads, 32)
 	def(&c.Limits.WindowMonths, 3)
 	def(&c.Limits.Attributes, 75)
 	def(&c.Limits.Tags, 25)

@@ -1,15 +1,19 @@
 package api
 
 import (
+	"cmp"
 	"container/list"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"slices"
 	"sync"
+	"time"
 
+	"github.com/zeebo/xxh3"
 	"golang.org/x/sync/errgroup"
 
 	"lockstitch/state/catalog"
@@ -18,35 +22,63 @@ import (
 )
 
 // summarise adds up the activities of a section over all stored slices with
-// events since a server_time (ms). Events without an activity id belong to no
-// activity.
-func (s *server) summarise(ctx context.Context, account, section string, since int64) ([]Activity, error) {
+// events of the activity window before now. Events without an activity id belong
+// to no activity.
+//
+// What slices say is added up by stretches of time first, which are remembered:
+// there are tens of thousands of slices in a window, and some hundred stretches.
+// What was added up when the time for it is over need not be read again.
+func (s *server) summarise(ctx context.Context, account, section string, now time.Time) ([]Activity, error) {
+	since := now.Add(-s.cfg.ActivityWindow).UnixMilli()
 	refs := s.deps.Catalog.Slices(account, since, math.MaxInt64)
 	var mu sync.Mutex
 	sum := make(map[string]*activitySum)
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(s.cfg.ActivityReads)
-	for i := range refs {
-		ref := &refs[i]
-		g.Go(func() error {
-			parts, err := s.slice(ctx, ref, since)
-			if err != nil {
-				return err
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			for i := range parts {
-				if p := &parts[i]; p.Section == section && p.ActivityID != "" {
-					if sum[p.ActivityID] == nil {
-						sum[p.ActivityID] = &activitySum{splits: make(map[string]*splitSum)}
-					}
-					sum[p.ActivityID].add(p)
+	add := func(parts []segment.Activity) {
+		for i := range parts {
+			if p := &parts[i]; p.Section == section && p.ActivityID != "" {
+				if sum[p.ActivityID] == nil {
+					sum[p.ActivityID] = &activitySum{splits: make(map[string]*splitSum)}
 				}
+				sum[p.ActivityID].add(p)
 			}
-			return nil
-		})
+		}
 	}
-	if err := g.Wait(); err != nil {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(s.cfg.ActivityReads)
+	for _, st := range stretchesOf(refs, since, now.UnixMilli()) {
+		if gctx.Err() != nil {
+			break
+		}
+		if parts, ok := s.summaries.get(st.key); ok && !st.cut {
+			mu.Lock()
+			add(parts)
+			mu.Unlock()
+			continue
+		}
+		left := len(st.refs)
+		total := make(activityTotal)
+		for i := range st.refs {
+			ref := &st.refs[i]
+			g.Go(func() error {
+				parts, err := s.slice(gctx, ref, since)
+				if err != nil {
+					return err
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				total.add(parts)
+				if left--; left == 0 {
+					parts := total.parts()
+					add(parts)
+					if !st.cut {
+						s.summaries.put(st.key, parts)
+					}
+				}
+				return nil
+			})
+		}
+	}
+	if err := cmp.Or(g.Wait(), ctx.Err()); err != nil {
 		return nil, err
 	}
 	out := make([]Activity, 0, len(sum))
@@ -57,23 +89,98 @@ func (s *server) summarise(ctx context.Context, account, section string, since i
 	return out, nil
 }
 
-// slice summarises one slice from a server_time on. What lies wholly behind it
-// is remembered; the few slices that the time cuts are counted row by row.
-func (s *server) slice(ctx context.Context, ref *catalog.SliceRef, since int64) ([]segment.Activity, error) {
-	key := sliceKey{ref.SegmentID, ref.Info.Offset}
-	cut := ref.Info.MinTime < since
-	if !cut {
-		if parts, ok := s.summaries.get(key); ok {
-			return parts, nil
+// stretch are the slices of an account that are summed up together.
+type stretch struct {
+	refs []catalog.SliceRef
+	key  stretchKey
+	cut  bool // some of their events are older than the window
+}
+
+// stretchKey names the slices of a stretch for ever: segments are immutable and
+// their ids are never reused. Another slice makes another stretch.
+type stretchKey = xxh3.Uint128
+
+const hourMillis, dayMillis = int64(time.Hour / time.Millisecond), 24 * int64(time.Hour/time.Millisecond)
+
+// stretchesOf divides slices, which are in order of their first events, into
+// stretches: days, but hours of the first day of the window, which slices leave, and
+// of the last two, which most new ones belong to. Times are in ms.
+func stretchesOf(refs []catalog.SliceRef, since, now int64) (out []stretch) {
+	begin := func(t int64) int64 {
+		if day := t - t%dayMillis; day > since && day < now-2*dayMillis {
+			return day
+		}
+		return t - t%hourMillis
+	}
+	var at int64
+	for i := range refs {
+		cut := refs[i].Info.MinTime < since
+		if b := begin(refs[i].Info.MinTime); i == 0 || b != at || cut != out[len(out)-1].cut {
+			at = b
+			out = append(out, stretch{cut: cut})
+		}
+		st := &out[len(out)-1]
+		st.refs = append(st.refs, refs[i])
+	}
+	var names []byte
+	for i := range out {
+		names = names[:0]
+		for _, r := range out[i].refs {
+			names = binary.BigEndian.AppendUint64(append(names, r.SegmentID...), uint64(r.Info.Offset))
+		}
+		out[i].key = xxh3.Hash128(names)
+	}
+	return out
+}
+
+// activityTotal adds up summaries of slices, whatever their order.
+type activityTotal map[[3]string]*segment.Activity // by section, activity, split
+
+func (t activityTotal) add(parts []segment.Activity) {
+	for i := range parts {
+		p := &parts[i]
+		key := [3]string{p.Section, p.ActivityID, p.SplitID}
+		a := t[key]
+		if a == nil {
+			t[key] = p
+			continue
+		}
+		later, same := p.Last > a.Last, p.Last == a.Last
+		if later || same && p.ActivityName > a.ActivityName {
+			a.ActivityName = p.ActivityName
+		}
+		if later || same && p.SplitActivityName > a.SplitActivityName {
+			a.SplitActivityName = p.SplitActivityName
+		}
+		a.First, a.Last = min(a.First, p.First), max(a.Last, p.Last)
+		for i, n := range p.Counts {
+			a.Counts[i] += n
 		}
 	}
+}
+
+func (t activityTotal) parts() []segment.Activity {
+	out := make([]segment.Activity, 0, len(t))
+	for _, a := range t {
+		out = append(out, *a)
+	}
+	return out
+}
+
+// firstBytes of a slice are read for its activities. Mostly they are enough, where
+// all keys of a slice are up to 150 kB.
+const firstBytes = 8 << 10
+
+// slice summarises one slice from a server_time on. The few slices that the time
+// cuts are counted row by row. The caller may change what it gets.
+func (s *server) slice(ctx context.Context, ref *catalog.SliceRef, since int64) ([]segment.Activity, error) {
 	select {
 	case s.reads <- struct{}{}:
 		defer func() { <-s.reads }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if cut {
+	if ref.Info.MinTime < since {
 		data, err := s.readSlice(ctx, ref, ref.Info.Length)
 		if err != nil {
 			return nil, err
@@ -84,20 +191,19 @@ func (s *server) slice(ctx context.Context, ref *catalog.SliceRef, since int64) 
 		}
 		return countRows(sl, since)
 	}
-	data, err := s.readSlice(ctx, ref, ref.Info.KeysLength)
-	if err != nil {
-		return nil, err
+	for n := min(firstBytes, ref.Info.KeysLength); ; n = ref.Info.KeysLength {
+		data, err := s.readSlice(ctx, ref, n)
+		if err != nil {
+			return nil, err
+		}
+		sl, err := segment.OpenActivities(ref.Object, ref.Info, data)
+		switch {
+		case err == nil:
+			return sl.Activities()
+		case n == ref.Info.KeysLength:
+			return nil, err
+		}
 	}
-	sl, err := segment.OpenKeys(ref.Object, ref.Info, data)
-	if err != nil {
-		return nil, err
-	}
-	parts, err := sl.Activities()
-	if err != nil {
-		return nil, err
-	}
-	s.summaries.put(key, parts)
-	return parts, nil
 }
 
 func (s *server) readSlice(ctx context.Context, ref *catalog.SliceRef, n int64) ([]byte, error) {
@@ -220,14 +326,7 @@ func (a *activitySum) activity(id string) Activity {
 	return out
 }
 
-// sliceKey names a slice for ever: segments are immutable and their ids are
-// never reused.
-type sliceKey struct {
-	segment string
-	offset  int64
-}
-
-// summaryCache remembers summaries of slices within a budget of bytes; the one
+// summaryCache remembers summaries of stretches within a budget of bytes; the one
 // not asked for longest goes first.
 type summaryCache struct {
 	budget int64
@@ -235,21 +334,21 @@ type summaryCache struct {
 	mu    sync.Mutex
 	used  int64
 	order *list.List // of *summary, asked for last in front
-	byKey map[sliceKey]*list.Element
+	byKey map[stretchKey]*list.Element
 }
 
 type summary struct {
-	key   sliceKey
+	key   stretchKey
 	parts []segment.Activity
 	bytes int64
 }
 
 func newSummaryCache(budget int64) *summaryCache {
-	return &summaryCache{budget: budget, order: list.New(), byKey: make(map[sliceKey]*list.Element)}
+	return &summaryCache{budget: budget, order: list.New(), byKey: make(map[stretchKey]*list.Element)}
 }
 
 // get returns shared memory that must not be changed.
-func (c *summaryCache) get(k sliceKey) ([]segment.Activity, bool) {
+func (c *summaryCache) get(k stretchKey) ([]segment.Activity, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	el, ok := c.byKey[k]
@@ -260,8 +359,8 @@ func (c *summaryCache) get(k sliceKey) ([]segment.Activity, bool) {
 	return el.Value.(*summary).parts, true
 }
 
-func (c *summaryCache) put(k sliceKey, parts []segment.Activity) {
-	e := &summary{key: k, parts: parts, bytes: 256 + int64(len(k.segment))}
+func (c *summaryCache) put(k stretchKey, parts []segment.Activity) {
+	e := &summary{key: k, parts: parts, bytes: 256}
 	for i := range parts {
 		p := &parts[i]
 		e.bytes += 160 + int64(len(p.Section)+len(p.ActivityID)+len(p.SplitID)+len(p.ActivityName)+len(p.SplitActivityName))

@@ -59,8 +59,8 @@ func (s *Slice) ServerTimes() ([]int64, error) {
 // EventTimes are the event_time of the rows in ms: any value.
 func (s *Slice) EventTimes() ([]int64, error) {
 	return s.eventTimes.get(func() ([]int64, error) {
-		if s.keysOnly {
-			return nil, errKeysOnly
+		if s.only > 0 {
+			return nil, errNotThere
 		}
 		server, err := s.ServerTimes()
 		if err != nil {
@@ -298,8 +298,8 @@ func (s *Slice) zeros() []uint32 { return allZeros[:s.info.Rows:s.info.Rows] }
 
 func (s *Slice) column(c int) (*Column, error) {
 	return s.columns[c].get(func() (*Column, error) {
-		if s.keysOnly {
-			return nil, errKeysOnly
+		if s.only > 0 {
+			return nil, errNotThere
 		}
 		i := blockColumns + 2*c
 		p, err := s.unpack(i)

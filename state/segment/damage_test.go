@@ -68,6 +68,17 @@ func near(err error, at int64, slices []SliceInfo, footer int64) bool {
 	return false
 }
 
+// activitiesEnd is how many bytes of a slice its activities need.
+func activitiesEnd(t *testing.T, object []byte, info *SliceInfo) int64 {
+	t.Helper()
+	s, err := OpenSlice("test", info, object[info.Offset:info.Offset+info.Length])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := s.blocks[blockActivities]
+	return int64(b.off + b.stored)
+}
+
 func TestEveryFlippedBitIsFound(t *testing.T) {
 	o := smallObject(t)
 	data := bytes.Clone(o.Data)
@@ -76,6 +87,10 @@ func TestEveryFlippedBitIsFound(t *testing.T) {
 	}
 	last := o.Slices[len(o.Slices)-1]
 	footer := last.Offset + last.Length
+	var activities []int64 // how far those of each slice reach
+	for n := range o.Slices {
+		activities = append(activities, activitiesEnd(t, data, &o.Slices[n]))
+	}
 	for i := range data {
 		for bit := range 8 {
 			data[i] ^= 1 << bit
@@ -95,6 +110,11 @@ func TestEveryFlippedBitIsFound(t *testing.T) {
 				if int64(i) < info.Offset+info.KeysLength {
 					if _, err := OpenKeys("test", info, part[:info.KeysLength]); !errors.As(err, &corrupt) || !isDamage(err) {
 						t.Fatalf("byte %d, bit %d: OpenKeys says %v", i, bit, err)
+					}
+				}
+				if n := activities[n]; int64(i) < info.Offset+n {
+					if _, err := OpenActivities("test", info, part[:n]); !isDamage(err) {
+						t.Fatalf("byte %d, bit %d: OpenActivities says %v", i, bit, err)
 					}
 				}
 			}
@@ -122,12 +142,16 @@ func TestTruncationIsFound(t *testing.T) {
 	}
 	info := &o.Slices[0]
 	part := o.Data[info.Offset : info.Offset+info.Length]
+	end := activitiesEnd(t, o.Data, info)
 	for n := range part {
 		if _, err := OpenSlice("test", info, part[:n]); !isDamage(err) {
 			t.Fatalf("%d bytes of a slice: %v", n, err)
 		}
 		if _, err := OpenKeys("test", info, part[:n]); (err == nil) != (int64(n) >= info.KeysLength) {
 			t.Fatalf("keys of %d bytes: %v", n, err)
+		}
+		if _, err := OpenActivities("test", info, part[:n]); (err == nil) != (int64(n) >= end) {
+			t.Fatalf("activities of %d bytes: %v", n, err)
 		}
 	}
 }

@@ -10,22 +10,22 @@ import (
 	"lockstitch/state/event"
 )
 
-// errKeysOnly is returned for columns that the prefix of a slice does not hold.
-var errKeysOnly = errors.New("segment: the slice was opened by its keys only")
+// errNotThere is returned for columns that the prefix of a slice does not hold.
+var errNotThere = errors.New("segment: only the beginning of the slice was opened")
 
 // Slice is one slice, opened. Checksums are verified when it is opened, columns
 // are decoded when they are first asked for and then kept. All methods may be
 // called concurrently. What they return aliases the slice and must not be
 // changed.
 type Slice struct {
-	object   string
-	data     []byte
-	info     SliceInfo
-	sources  []Source
-	shape    snapShape
-	blocks   []block
-	keysOnly bool
-	bytes    int64
+	object  string
+	data    []byte
+	info    SliceInfo
+	sources []Source
+	shape   snapShape
+	blocks  []block
+	only    int // so many blocks are there, the first ones; 0: all
+	bytes   int64
 
 	activities   once[[]Activity]
 	types        once[[]event.Type]
@@ -62,18 +62,26 @@ func (o *once[T]) get(make func() (T, error)) (T, error) {
 // verifies every checksum. With a nil info nothing is compared and positions in
 // errors count from the start of data. Errors: *CorruptError, *VersionError.
 func OpenSlice(object string, info *SliceInfo, data []byte) (*Slice, error) {
-	return open(object, info, data, false)
+	return open(object, info, data, 0)
 }
 
 // OpenKeys opens the first info.KeysLength bytes of a slice (more are allowed),
 // which hold the activities, types, sources, offsets, server times, log times
 // and correlation ids. The other accessors return an error. See OpenSlice.
 func OpenKeys(object string, info *SliceInfo, data []byte) (*Slice, error) {
-	return open(object, info, data, true)
+	return open(object, info, data, keyBlocks)
 }
 
-func open(object string, info *SliceInfo, data []byte, keysOnly bool) (*Slice, error) {
-	s := &Slice{object: object, keysOnly: keysOnly}
+// OpenActivities opens the beginning of a slice, as long as it may be, for its
+// activities. They are its first block: a few KiB mostly do, and with fewer than
+// are needed it is an error as if it were damaged; info.KeysLength bytes always do.
+// See OpenSlice.
+func OpenActivities(object string, info *SliceInfo, data []byte) (*Slice, error) {
+	return open(object, info, data, blockActivities+1)
+}
+
+func open(object string, info *SliceInfo, data []byte, only int) (*Slice, error) {
+	s := &Slice{object: object, only: only}
 	if info != nil {
 		s.info.Offset = info.Offset
 	}
@@ -173,6 +181,7 @@ func (s *Slice) directory(p []byte) error {
 // place finds the blocks in data and compares with what the catalog says.
 func (s *Slice) place(data []byte, body int, want *SliceInfo) error {
 	at, unpacked := int64(body), int64(0)
+	need := int64(0)
 	for i := range s.blocks {
 		if at > 1<<31 {
 			return s.corrupt(sliceHead, "the blocks are too long")
@@ -183,16 +192,18 @@ func (s *Slice) place(data []byte, body int, want *SliceInfo) error {
 		if i == keyBlocks-1 {
 			s.info.KeysLength = at
 		}
+		if i == s.only-1 {
+			need = at
+		}
 	}
 	s.info.Length = at
 	if unpacked > maxSliceBytes {
 		return s.corrupt(sliceHead, "its blocks unpack to %d bytes", unpacked)
 	}
-	need := s.info.Length
-	if s.keysOnly {
-		need = s.info.KeysLength
+	if s.only == 0 {
+		need = s.info.Length
 	}
-	if int64(len(data)) < need || !s.keysOnly && int64(len(data)) > need {
+	if int64(len(data)) < need || s.only == 0 && int64(len(data)) > need {
 		return s.corrupt(int64(min(len(data), int(need))), "the slice has %d bytes instead of %d", len(data), need)
 	}
 	if want != nil {
@@ -201,8 +212,8 @@ func (s *Slice) place(data []byte, body int, want *SliceInfo) error {
 		}
 	}
 	s.data = data[:need]
-	if s.keysOnly {
-		s.blocks = s.blocks[:keyBlocks]
+	if s.only > 0 {
+		s.blocks = s.blocks[:s.only]
 	}
 	for i := range s.info.Sources {
 		s.sources = append(s.sources, s.info.Sources[i].Source())
@@ -299,7 +310,7 @@ func (s *Slice) stored(b block) []byte { return s.data[b.off : b.off+b.stored : 
 // unpack returns the content of block i.
 func (s *Slice) unpack(i int) ([]byte, error) {
 	if i >= len(s.blocks) {
-		return nil, errKeysOnly
+		return nil, errNotThere
 	}
 	b := s.blocks[i]
 	p, err := unpackBlock(b, s.stored(b))
@@ -324,7 +335,7 @@ func (s *Slice) estimate() int64 {
 	}
 	rows := int64(s.info.Rows)
 	total += rows * (4*8 + 1 + 2 + 4)
-	if s.keysOnly {
+	if s.only > 0 {
 		return total
 	}
 	// A dictionary has at most as many entries as rows and bytes.

@@ -42,7 +42,7 @@ type SliceInfo struct {
 	MaxTime    int64         `json:"max_time"` // server_time of the last row, ms
 	Offset     int64         `json:"offset"`   // byte range of the slice in the object
 	Length     int64         `json:"length"`
-	KeysLength int64         `json:"keys_length"` // prefix of the slice that OpenKeys and Activities need
+	KeysLength int64         `json:"keys_length"` // prefix of the slice that OpenKeys needs
 	Sources    []OffsetRange `json:"sources"`
 }
 

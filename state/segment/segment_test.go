@@ -212,8 +212,19 @@ func checkKeys(t *testing.T, s *Slice, rows []testRow) {
 			t.Fatalf("keys of row %d differ", i)
 		}
 	}
-	if a, err := k.Activities(); err != nil || len(a) == 0 {
+	a, err := k.Activities()
+	if err != nil || len(a) == 0 {
 		t.Fatal(a, err)
+	}
+	short, err := OpenActivities("test", s.Info(), s.data[:s.blocks[blockActivities].off+s.blocks[blockActivities].stored])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := short.Activities(); err != nil || !slices.Equal(a, b) {
+		t.Fatalf("activities %v, %v; want %v", b, err, a)
+	}
+	if _, err := short.Types(); !errors.Is(err, errNotThere) {
+		t.Fatalf("the types of a slice that was opened for its activities: %v", err)
 	}
 	for what, call := range map[string]func() error{
 		"EventTimes":    func() error { _, err := k.EventTimes(); return err },

@@ -156,8 +156,8 @@ func (s *Slice) snapDamaged(c *snapPlace, err error) error {
 
 // lookup finds a snapshot column; -1: no snapshot has it.
 func (s *Slice) lookup(kind uint8, section, id string) (*snapDirectory, int, error) {
-	if s.keysOnly {
-		return nil, -1, errKeysOnly
+	if s.only > 0 {
+		return nil, -1, errNotThere
 	}
 	d, err := s.snapshotDirectory()
 	if err != nil {
