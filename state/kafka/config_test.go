@@ -274,7 +274,7 @@ func TestMutualTLSAgainstABroker(t *testing.T) {
 type attempts struct {
 	left  atomic.Int32
 	made  chan struct{}         // closed when none is left
-	cause atomic.Pointer[error] // why one of them failed
+	cause atomic.Pointer[error] // why the last one failed that did
 }
 
 func (a *attempts) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
@@ -288,8 +288,7 @@ func (a *attempts) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.
 
 // renewed lets a client that has connected produce, for which it connects anew. The
 // broker has been renewed by then, and the file is empty until after the second
-// attempt. It returns why an attempt failed before the brokers were
-// greeted.
+// attempt. It returns why an attempt failed.
 func renewed(t *testing.T, cfg Config, broker func(), file, content string) (cause error) {
 	t.Helper()
 	replace := func(content string) {
@@ -376,12 +375,15 @@ func TestRenewedFiles(t *testing.T) {
 			}
 			defer admin.Close()
 			cfg := Config{Brokers: c.ListenAddrs(), SASLMechanism: m, Username: "u", PasswordFile: write(t, "password", "old\n")}
-			renewed(t, cfg, func() {
+			cause := renewed(t, cfg, func() {
 				res, err := kadm.NewClient(admin).AlterUserSCRAMs(t.Context(), nil, []kadm.UpsertSCRAM{{User: "u", Mechanism: kind, Iterations: 4096, Password: "new"}})
 				if err != nil || !res.Ok() {
 					t.Fatal(res, err)
 				}
 			}, cfg.PasswordFile, "new\n")
+			if cause == nil || !strings.Contains(cause.Error(), cfg.PasswordFile) {
+				t.Errorf("an attempt failed with %v, want the file named", cause)
+			}
 		})
 	}
 }
