@@ -139,3 +139,29 @@ func TestACursorFileServesOneAtATime(t *testing.T) {
 		t.Errorf("no directory: exit %d: %s", status, errs)
 	}
 }
+
+// Nobody can go on with the part of a call that kept its cursor in a file: the next
+// one is about another report.
+func TestAFailedCallWithACursorFileLeavesNoPart(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	y.produce(ctx, 31, 500)
+	ictx, interrupt := context.WithCancel(ctx)
+	base, _ := files(t, y, func(n int, w http.ResponseWriter, r *http.Request, pass func(http.ResponseWriter)) {
+		if n == 1 {
+			pass(&shortWriter{ResponseWriter: w, left: 100})
+			panic(http.ErrAbortHandler)
+		}
+		interrupt() // what has arrived is in the part by now
+		<-r.Context().Done()
+	})
+	dir := t.TempDir()
+	if status, _, errs := command(ictx, nil, "export", "--url", base, "--client-id", "demo", "--client-secret", "demo-secret",
+		"--cursor-file", filepath.Join(t.TempDir(), "acme.cursor"), "-o", filepath.Join(dir, "f")); status != 130 || !strings.Contains(errs, "The cursor has not moved") {
+		t.Errorf("exit %d: %s", status, errs)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
+	}
+}

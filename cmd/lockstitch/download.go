@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/cenkalti/backoff/v5"
 
@@ -25,7 +26,7 @@ type sink interface {
 	restart() error       // forget them: they belong to another file
 	sum() (string, error) // SHA-256 of them, hex
 	keep() error          // they are the whole file
-	drop() error          // they are damaged
+	drop() error          // they are damaged, or nobody can go on with them
 	io.Closer
 }
 
@@ -43,30 +44,51 @@ func (a *app) openSink(out string) (sink, error) {
 		return nil, usage(fmt.Errorf("--output %s: is no regular file; \"-o -\" writes to standard output", out))
 	}
 	s, err := openFile(out)
-	if err != nil {
+	switch {
+	case errors.Is(err, errInUse):
+		return nil, fmt.Errorf("--output: %w", err)
+	case err != nil:
 		return nil, usage(fmt.Errorf("--output: the file cannot be written: %w", err))
 	}
 	return s, nil
 }
 
-// openFile opens FILE.part with what is there.
+var errInUse = errors.New("is in use by another process")
+
+// openFile opens FILE.part with what is there, and locks it: of two processes that
+// write to it neither would have its file.
 func openFile(name string) (*fileSink, error) {
 	f, err := os.OpenFile(name+".part", os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
 	}
-	n, err := f.Seek(0, io.SeekEnd)
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	switch {
+	case errors.Is(err, syscall.EWOULDBLOCK):
+		return nil, errors.Join(fmt.Errorf("%s %w", f.Name(), errInUse), f.Close())
+	case err != nil:
+		return nil, errors.Join(fmt.Errorf("%s cannot be locked: %w", f.Name(), err), f.Close())
+	}
+	// Who had the lock until now may have taken the name away.
+	have, err := f.Stat()
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &fileSink{f: f, n: n, name: name}, nil
+	if named, err := os.Stat(f.Name()); err != nil || !os.SameFile(have, named) {
+		return nil, errors.Join(fmt.Errorf("%s %w", f.Name(), errInUse), f.Close())
+	}
+	if _, err := f.Seek(0, io.SeekEnd); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &fileSink{f: f, n: have.Size(), name: name}, nil
 }
 
-// fileSink is FILE.part, which becomes FILE.
+// fileSink is FILE.part, which becomes FILE. It is locked while it is open.
 type fileSink struct {
 	f    *os.File
 	n    int64
 	name string
+	gone bool // FILE.part is not its name any more, and may be another's
 }
 
 func (s *fileSink) Write(p []byte) (int, error) {
@@ -99,21 +121,34 @@ func (s *fileSink) keep() error {
 	if err := s.f.Sync(); err != nil {
 		return err
 	}
+	info, err := s.f.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() != s.n { // not everybody asks for a lock
+		return errors.Join(fmt.Errorf("%s has %d bytes, of which %d were verified, and must not be used: something else writes to it", s.f.Name(), info.Size(), s.n), s.drop())
+	}
 	if err := os.Rename(s.f.Name(), s.name); err != nil {
 		return err
 	}
+	s.gone = true
 	return syncDir(filepath.Dir(s.name)) // before a cursor says that the file is there
 }
 
-func (s *fileSink) drop() error { return os.Remove(s.f.Name()) }
+func (s *fileSink) drop() error {
+	if s.gone {
+		return nil
+	}
+	s.gone = true
+	return os.Remove(s.f.Name())
+}
 
 // Close leaves no empty file behind.
 func (s *fileSink) Close() error {
-	err := s.f.Close()
 	if s.n == 0 {
-		_ = s.drop()
+		_ = s.drop() // while the lock is held
 	}
-	return err
+	return s.f.Close()
 }
 
 // streamSink passes the file on while it arrives. A download that breaks off is

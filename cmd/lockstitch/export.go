@@ -41,14 +41,15 @@ func (a *app) exportCommand() *cobra.Command {
 		Long: `Requests an export, shows its progress, downloads the file and verifies its
 SHA-256. A download that breaks off is resumed; it is given up after ` + giveUpAfter.String() + `
 without a byte. What has arrived lies in FILE.part until the file is whole; a later
-call with --report and the same FILE goes on from there, any other begins anew. "-o -" writes the file to
-standard output. Progress is shown on a terminal only, on standard error.
+call with --report and the same FILE goes on from there, any other begins anew. Of
+two calls with the same FILE at a time the second says so and ends. "-o -" writes
+the file to standard output. Progress is shown on a terminal only, on standard error.
 
 With --after the file holds everything kept since a cursor, however late it came,
 and the cursor to go on with is printed (on standard error with "-o -"). --cursor-file keeps it between calls: each
 file begins where the one before ended, at first with the oldest event that is kept. The cursor
-is written when the file is whole, so that a call that fails loses nothing; of two
-calls at a time the second says so and ends.
+is written when the file is whole, so that a call that fails loses nothing, and
+leaves no FILE.part; of two calls at a time the second says so and ends.
 
 Ctrl-C ends this command, not the report: it says how to go on.
 
@@ -324,6 +325,9 @@ func (a *app) export(ctx context.Context, o exportOptions) error {
 	say("report %s\n", st.ReportID)
 	done, err := a.followAndFetch(ctx, x, st, to, o, say)
 	err = interrupted(ctx, err)
+	if err != nil && o.cursorFile != "" {
+		_ = to.drop() // the next call asks for another report, and may name another file
+	}
 	var ended *endedError
 	switch {
 	case errors.As(err, &ended):
@@ -331,8 +335,12 @@ func (a *app) export(ctx context.Context, o exportOptions) error {
 	case err != nil && o.cursorFile != "":
 		return fmt.Errorf("%w\nThe cursor has not moved: call again for the same events", err)
 	case err != nil:
-		return fmt.Errorf("%w\nThe report is kept on the server; to go on where this ended:\n  lockstitch export --url %s --report %s -o %s",
-			err, x.url, st.ReportID, shellWord(o.out))
+		how := "to go on where this ended"
+		if o.out == "-" {
+			how = "to have the file once more, from its first byte"
+		}
+		return fmt.Errorf("%w\nThe report is kept on the server; %s:\n  lockstitch export --url %s --report %s -o %s",
+			err, how, x.url, st.ReportID, shellWord(o.out))
 	}
 	say("%s: %d rows, %d bytes, SHA-256 verified\n", o.out, *done.Rows, *done.Bytes)
 	switch {

@@ -232,6 +232,83 @@ func TestInterruptedExportGoesOn(t *testing.T) {
 	}
 }
 
+// What has gone to standard output is not there for another call: it has the whole
+// file, and says so.
+func TestInterruptedStandardOutputBeginsAnew(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	y.produce(ctx, 18, 500)
+	ictx, interrupt := context.WithCancel(ctx)
+	base, _ := files(t, y, func(_ int, w http.ResponseWriter, r *http.Request, pass func(http.ResponseWriter)) {
+		pass(&shortWriter{ResponseWriter: w, left: 100})
+		interrupt()
+		<-r.Context().Done()
+	})
+	args := append([]string{"export", "--url", base, "--client-id", "demo", "--client-secret", "demo-secret", "-o", "-"}, anything...)
+	if status, _, errs := command(ictx, nil, args...); status != 130 || !strings.Contains(errs, "to have the file once more, from its first byte:\n  lockstitch export") || !strings.Contains(errs, " -o -\n") {
+		t.Errorf("exit %d: %s", status, errs)
+	}
+}
+
+// Two calls with one FILE: the second does not touch what the first is writing, and
+// the first has its file.
+func TestAFileIsWrittenByOneAtATime(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	y.produce(ctx, 19, 500)
+	out := filepath.Join(t.TempDir(), "f")
+	export := func(base string) (status int, errs string) {
+		args := append([]string{"export", "--url", base, "--client-id", "demo", "--client-secret", "demo-secret", "-o", out}, anything...)
+		status, _, errs = command(ctx, nil, args...)
+		return status, errs
+	}
+	base, count := files(t, y, func(_ int, w http.ResponseWriter, _ *http.Request, pass func(http.ResponseWriter)) {
+		if status, errs := export(y.r.localURL()); status != 1 || !strings.Contains(errs, "--output: "+out+".part is in use by another process") {
+			t.Errorf("the second: exit %d: %s", status, errs)
+		}
+		pass(w)
+	})
+	if status, errs := export(base); status != 0 || count() != 1 {
+		t.Fatalf("the first: exit %d after %d downloads: %s", status, count(), errs)
+	}
+	f, err := os.Open(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err == nil {
+		_, err = io.Copy(io.Discard, z)
+	}
+	if err != nil {
+		t.Errorf("the file: %v", err)
+	}
+}
+
+// Who asks for no lock may still write to FILE.part.
+func TestAFileThatGrewIsNotKept(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "f")
+	to, err := openFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	if _, err := to.Write([]byte("verified")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(out+".part", []byte("verified and more"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := to.keep(); err == nil || !strings.Contains(err.Error(), "must not be used") {
+		t.Errorf("kept: %v", err)
+	}
+	if left, err := os.ReadDir(filepath.Dir(out)); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
+	}
+}
+
 // A server that stops sending without closing the connection, and breaks, do not
 // end a download as long as something arrives in between.
 func TestDownloadThatStallsIsResumed(t *testing.T) {
