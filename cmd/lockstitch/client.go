@@ -21,15 +21,17 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"lockstitch/exporter/api"
+	"lockstitch/state/kafka"
 )
 
 // exportClient calls the API of a replica as any other client would.
 type exportClient struct {
-	url    string // without a slash at the end
-	id     string
-	secret string
-	token  string // if set, used instead of id and secret
-	http   http.Client
+	url       string // without a slash at the end
+	id        string // empty: there is a token
+	secret    string
+	token     string // what calls carry; empty: to be asked for with id and secret
+	tokenFile string // where token comes from, unless it is empty
+	http      http.Client
 
 	stall  time.Duration // see stallTimeout, which 0 means
 	giveUp time.Duration // see giveUpAfter, which 0 means
@@ -71,18 +73,47 @@ func (e *problemError) Error() string {
 	return fmt.Sprintf("the server answered %d: %s", e.status, e.detail)
 }
 
-// authorize gets a token, unless one was given.
+// authorize gets a token, unless there is one. It waits for its turn as long as the
+// server says, but not for a server that does not answer: the address may be wrong.
 func (x *exportClient) authorize(ctx context.Context) error {
 	if x.token != "" {
 		return nil
 	}
 	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {x.id}, "client_secret": {x.secret}}
-	var t api.Token
-	if err := x.call(ctx, http.MethodPost, "/oauth/token", "application/x-www-form-urlencoded", form.Encode(), &t); err != nil {
+	t, err := backoff.Retry(ctx, func() (t api.Token, err error) {
+		err = x.send(ctx, http.MethodPost, "/oauth/token", "application/x-www-form-urlencoded", form.Encode(), &t)
+		var p *problemError
+		if err != nil && !errors.As(err, &p) {
+			return t, backoff.Permanent(err)
+		}
+		return t, permanent(err)
+	}, backoff.WithMaxElapsedTime(time.Minute))
+	if err != nil {
 		return fmt.Errorf("asking for a token: %w", err)
 	}
 	x.token = t.AccessToken
 	return nil
+}
+
+// renew replaces a token that was refused, by one that the server gives or that its
+// file holds by now; refused is returned if there is no other.
+func (x *exportClient) renew(ctx context.Context, refused error) error {
+	switch {
+	case x.tokenFile != "":
+		token, err := kafka.Secret("").Resolve(x.tokenFile)
+		if err != nil {
+			return errors.Join(refused, err)
+		}
+		if token == x.token {
+			return refused
+		}
+		x.token = token
+		return nil
+	case x.id != "":
+		x.token = ""
+		return x.authorize(ctx)
+	}
+	return refused
 }
 
 // endedError says that a report has ended without a file.
@@ -93,7 +124,7 @@ func (e *endedError) Error() string { return "report " + e.id + " " + e.how }
 // request asks for an export. An answer that got lost is asked for again: the
 // key makes both the same report.
 func (x *exportClient) request(ctx context.Context, req api.ExportRequest) (*api.Status, error) {
-	if err := x.authorize(ctx); err != nil {
+	if err := x.authorize(ctx); err != nil { // a wrong address shows at once
 		return nil, err
 	}
 	body, err := json.Marshal(req)
@@ -114,14 +145,6 @@ func (x *exportClient) request(ctx context.Context, req api.ExportRequest) (*api
 		return nil, fmt.Errorf("requesting the export: %w", err)
 	}
 	return st, nil
-}
-
-// find asks for a report that was requested before.
-func (x *exportClient) find(ctx context.Context, id string) (*api.Status, error) {
-	if err := x.authorize(ctx); err != nil {
-		return nil, err
-	}
-	return x.status(ctx, id)
 }
 
 func (x *exportClient) status(ctx context.Context, id string) (*api.Status, error) {
@@ -258,8 +281,25 @@ func hideQuery(err error) error {
 	return err
 }
 
-// call makes one call that is no download; header are names and values.
+// call makes one call that is no download; header are names and values. It gets a
+// token if there is none, and, once, another for one that is refused.
 func (x *exportClient) call(ctx context.Context, method, path, contentType, body string, answer any, header ...string) error {
+	if err := x.authorize(ctx); err != nil {
+		return err
+	}
+	err := x.send(ctx, method, path, contentType, body, answer, header...)
+	var p *problemError
+	if !errors.As(err, &p) || p.status != http.StatusUnauthorized {
+		return err
+	}
+	if err := x.renew(ctx, err); err != nil {
+		return err
+	}
+	return x.send(ctx, method, path, contentType, body, answer, header...)
+}
+
+// send sends a request with the token, if there is one, and reads the answer.
+func (x *exportClient) send(ctx context.Context, method, path, contentType, body string, answer any, header ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, x.url+path, strings.NewReader(body))

@@ -59,7 +59,8 @@ server accepts. Secrets are best given as a file or a variable:
   --client-secret-file   LOCKSTITCH_CLIENT_SECRET   LOCKSTITCH_CLIENT_SECRET_FILE
   --token-file           LOCKSTITCH_TOKEN           LOCKSTITCH_TOKEN_FILE
 
-Flags count before variables, and a token before a client.
+Flags count before variables, and a token before a client. When a token has expired
+meanwhile, a client gets another and the file of one is read again.
 
 Exit status 0: the file is whole and verified. 1: failed. 2: wrong usage.
 130: interrupted.`,
@@ -124,17 +125,17 @@ func (a *app) env(name string) string {
 }
 
 // credential fills v, unless a flag has, from the variable or from a file that
-// the flag or the variable with _FILE names.
-func (a *app) credential(v *string, file, flag, name string) error {
-	if *v != "" && file != "" {
+// the flag or the variable with _FILE names, and file with its name.
+func (a *app) credential(v, file *string, flag, name string) error {
+	if *v != "" && *file != "" {
 		return usage(fmt.Errorf("--%s and --%s-file: use one of them", flag, flag))
 	}
 	where := "--" + flag + "-file"
-	if *v == "" && file == "" {
+	if *v == "" && *file == "" {
 		*v = a.env(name)
-		file, where = a.env(name+"_FILE"), envPrefix+name+"_FILE"
+		*file, where = a.env(name+"_FILE"), envPrefix+name+"_FILE"
 	}
-	secret, err := kafka.Secret(*v).Resolve(file)
+	secret, err := kafka.Secret(*v).Resolve(*file)
 	if err != nil {
 		return usage(fmt.Errorf("%s: %w", where, err))
 	}
@@ -169,7 +170,7 @@ func (o *exportOptions) connectFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.id, "client-id", "", "client id (LOCKSTITCH_CLIENT_ID)")
 	f.StringVar(&o.secret, "client-secret", "", "client secret (LOCKSTITCH_CLIENT_SECRET)")
 	f.StringVar(&o.secretFile, "client-secret-file", "", "file that holds the client secret")
-	f.StringVar(&o.tokenFile, "token-file", "", "file that holds an access token, instead of a client id and secret")
+	f.StringVar(&o.tokenFile, "token-file", "", "file that holds an access token, instead of a client id and secret; read again when the token is refused")
 	f.StringVar(&o.caFile, "ca-file", "", "PEM file of the authority that signed the API's certificate (default: the system's)")
 }
 
@@ -182,7 +183,7 @@ func (o *exportOptions) connect(a *app, command string, missing ...string) (*exp
 	// It is one that asks: whom flags name, else whom variables name, and with a
 	// token nobody else.
 	if o.tokenFile != "" || o.id == "" && o.secret == "" && o.secretFile == "" {
-		if err := a.credential(&o.token, o.tokenFile, "token", "TOKEN"); err != nil {
+		if err := a.credential(&o.token, &o.tokenFile, "token", "TOKEN"); err != nil {
 			return nil, err
 		}
 	}
@@ -192,7 +193,7 @@ func (o *exportOptions) connect(a *app, command string, missing ...string) (*exp
 		if o.id == "" {
 			o.id = a.env("CLIENT_ID")
 		}
-		if err := a.credential(&o.secret, o.secretFile, "client-secret", "CLIENT_SECRET"); err != nil {
+		if err := a.credential(&o.secret, &o.secretFile, "client-secret", "CLIENT_SECRET"); err != nil {
 			return nil, err
 		}
 	}
@@ -212,7 +213,7 @@ func (o *exportOptions) connect(a *app, command string, missing ...string) (*exp
 	if bad := httpURL(o.url); bad != "" {
 		return nil, usage(fmt.Errorf("--url %q: %s", withoutPassword(o.url), bad))
 	}
-	x := &exportClient{url: strings.TrimSuffix(o.url, "/"), id: o.id, secret: o.secret, token: o.token}
+	x := &exportClient{url: strings.TrimSuffix(o.url, "/"), id: o.id, secret: o.secret, token: o.token, tokenFile: o.tokenFile}
 	if o.caFile != "" {
 		if err := x.trust(o.caFile); err != nil {
 			return nil, usage(fmt.Errorf("--ca-file: %w", err))
@@ -306,7 +307,7 @@ func (a *app) export(ctx context.Context, o exportOptions) error {
 	defer to.Close()
 	var st *api.Status
 	if o.report != "" {
-		st, err = x.find(ctx, o.report)
+		st, err = x.status(ctx, o.report)
 	} else if st, err = x.request(ctx, req); err == nil {
 		err = to.restart() // what an earlier call has left is of another report
 	}

@@ -198,6 +198,94 @@ func TestOnlyOneAsks(t *testing.T) {
 	}
 }
 
+// calls is a proxy before the API that does something before it passes a call on,
+// and answers in its place if that returns true.
+func calls(t *testing.T, y *system, instead func(w http.ResponseWriter, r *http.Request) bool) (base string) {
+	t.Helper()
+	target, err := url.Parse(y.r.localURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	inner := httputil.NewSingleHostReverseProxy(target)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !instead(w, r) {
+			inner.ServeHTTP(w, r)
+		}
+	}))
+	t.Cleanup(srv.Close)
+	return srv.URL
+}
+
+// One token call too many of the minute is made again when the server says.
+func TestATokenIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	y := startPulling(t)
+	for _, line := range []string{"export --start-at " + anything[1] + " -o " + filepath.Join(t.TempDir(), "f"), "rolling list"} {
+		var tokens atomic.Int32
+		base := calls(t, y.system, func(w http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Path != "/oauth/token" || tokens.Add(1) > 1 {
+				return false
+			}
+			w.Header().Set("Retry-After", "1")
+			w.WriteHeader(http.StatusTooManyRequests)
+			return true
+		})
+		status, _, errs := command(ctx, y.environ, append(strings.Fields(line), "--url", base)...)
+		if status != 0 || tokens.Load() != 2 {
+			t.Errorf("%s: exit %d after %d token calls: %s", line, status, tokens.Load(), errs)
+		}
+	}
+}
+
+// A token that has expired since it was given is replaced, and the call made again;
+// one that is refused again is not.
+func TestATokenThatHasExpiredIsReplaced(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	y := startPulling(t)
+	y.must("create", "x", "--every", "P1D", "--start", "now")
+	x := &exportClient{url: y.r.localURL(), id: "demo", secret: "demo-secret"}
+	if err := x.authorize(ctx); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "token")
+	write := func(token string) {
+		if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
+			t.Error(err)
+		}
+	}
+	var expire atomic.Bool
+	base := calls(t, y.system, func(_ http.ResponseWriter, r *http.Request) bool {
+		switch {
+		case r.Header.Get("Authorization") == "Bearer expired":
+			write(x.token) // as whoever renews the file has done by then
+		case r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/emails/") && expire.CompareAndSwap(true, false):
+			r.Header.Set("Authorization", "Bearer expired")
+		}
+		return false
+	})
+	for _, line := range []string{
+		"export --start-at " + anything[1] + " -o " + filepath.Join(t.TempDir(), "f"),
+		"rolling pull x --dir " + t.TempDir(),
+		"rolling show x",
+	} {
+		args := append(strings.Fields(line), "--url")
+		expire.Store(true)
+		if status, _, errs := command(ctx, y.environ[1:], append(args, base)...); status != 0 || expire.Load() {
+			t.Errorf("%s: exit %d: %s", line, status, errs)
+		}
+		write("expired")
+		if status, _, errs := command(ctx, nil, append(args, base, "--token-file", file)...); status != 0 {
+			t.Errorf("%s with a file: exit %d: %s", line, status, errs)
+		}
+		write("expired")
+		if status, _, errs := command(ctx, nil, append(args, y.r.localURL(), "--token-file", file)...); status != 1 || !strings.Contains(errs, "401") {
+			t.Errorf("%s with a file that stays: exit %d: %s", line, status, errs)
+		}
+	}
+}
+
 // Whoever interrupts an export is told how to go on, and can.
 func TestInterruptedExportGoesOn(t *testing.T) {
 	t.Parallel()

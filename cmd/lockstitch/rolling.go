@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -55,15 +54,6 @@ The client secret is best given as LOCKSTITCH_CLIENT_SECRET or --client-secret-f
 	return c
 }
 
-// client checks the flags that every call needs and gets a token.
-func (o *rollingOptions) client(ctx context.Context, a *app) (*exportClient, error) {
-	x, err := o.connect(a, "rolling")
-	if err != nil {
-		return nil, err
-	}
-	return x, x.authorize(ctx)
-}
-
 func rollingPath(name string) string { return "/emails/rolling-exports/" + url.PathEscape(name) }
 
 func (a *app) rollingCreate(o *rollingOptions) *cobra.Command {
@@ -93,7 +83,7 @@ to what it is already.`,
 			if o.every == "" {
 				return usage(errors.New("missing: --every"))
 			}
-			x, err := o.client(c.Context(), a)
+			x, err := o.connect(a, "rolling")
 			if err != nil {
 				return err
 			}
@@ -137,7 +127,7 @@ func (a *app) rollingList(o *rollingOptions) *cobra.Command {
 		Use: "list", Short: "List the account's rolling exports", Args: cobra.NoArgs,
 		Example: "  lockstitch rolling list --url http://localhost:8080 --client-id demo --client-secret demo-secret",
 		RunE: func(c *cobra.Command, _ []string) error {
-			x, err := o.client(c.Context(), a)
+			x, err := o.connect(a, "rolling")
 			if err != nil {
 				return err
 			}
@@ -168,7 +158,7 @@ func (a *app) rollingShow(o *rollingOptions) *cobra.Command {
 		Use: "show NAME", Short: "Show where a rolling export stands, as JSON", Args: cobra.ExactArgs(1),
 		Example: "  lockstitch rolling show hourly | jq .lag",
 		RunE: func(c *cobra.Command, args []string) error {
-			x, err := o.client(c.Context(), a)
+			x, err := o.connect(a, "rolling")
 			if err != nil {
 				return err
 			}
@@ -187,7 +177,7 @@ func (a *app) rollingSimple(o *rollingOptions, verb, method, short, long string)
 		Use: verb + " NAME", Short: short, Long: long, Args: cobra.ExactArgs(1),
 		Example: "  lockstitch rolling " + verb + " hourly",
 		RunE: func(c *cobra.Command, args []string) error {
-			x, err := o.client(c.Context(), a)
+			x, err := o.connect(a, "rolling")
 			if err != nil {
 				return err
 			}

@@ -218,21 +218,8 @@ func (p *puller) list(ctx context.Context, wait time.Duration) (*api.RollingFile
 	return page, err
 }
 
-// call asks about the rolling export, with a new token if there is none or the
-// old one has expired.
 func (p *puller) call(ctx context.Context, path string, answer any) error {
-	if err := p.x.authorize(ctx); err != nil {
-		return err
-	}
-	err := p.x.call(ctx, http.MethodGet, rollingPath(p.name)+path, "", "", answer)
-	if e := (*problemError)(nil); errors.As(err, &e) && e.status == http.StatusUnauthorized && p.x.id != "" {
-		p.x.token = ""
-		if err := p.x.authorize(ctx); err != nil {
-			return err
-		}
-		err = p.x.call(ctx, http.MethodGet, rollingPath(p.name)+path, "", "", answer)
-	}
-	return err
+	return p.x.call(ctx, http.MethodGet, rollingPath(p.name)+path, "", "", answer)
 }
 
 // sayWhyStopped says, once, that the rolling export makes no further files. It is
