@@ -1,13 +1,18 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"encoding/csv"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/state/kafka"
 )
 
 // A topic that is deleted and made anew leaves what was kept of the old one in
@@ -81,6 +86,61 @@ func TestExportHoldsAllIncarnations(t *testing.T) {
 		want += " " + six(name)
 		if got := subjects(); got != want {
 			t.Fatalf("adopted: rows of %q, want %q", got, want)
+		}
+	}
+}
+
+// Only the questions have a limit, not the reading of the catalog, which an open
+// transaction holds up here as its length does elsewhere.
+func TestTheCatalogIsReadForAsLongAsItTakes(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	b := testBroker(t, t.TempDir())
+	defer b.Close()
+	topics := kafka.DefaultTopics()
+	if err := b.createTopics(ctx, topics, 1); err != nil {
+		t.Fatal(err)
+	}
+	cl, err := kgo.NewClient(kgo.SeedBrokers(b.addr), kgo.TransactionalID("t"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if err := cl.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cl.ProduceSync(ctx, &kgo.Record{Topic: topics.Catalog, Value: []byte("of a cut that is under way")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	const ask = 2 * time.Second
+	ended := make(chan string, 3)
+	start := func(ctx context.Context, line string) {
+		go func() {
+			var out bytes.Buffer
+			status := run(ctx, &app{out: &out, err: &out, ask: ask}, append(strings.Fields(line), "--brokers", b.addr))
+			ended <- fmt.Sprintf("%s: exit %d: %s", line, status, &out)
+		}()
+	}
+	ictx, interrupt := context.WithCancel(ctx)
+	defer interrupt()
+	start(ctx, "topics adopt")
+	start(ctx, "segments ls")
+	start(ictx, "segments verify")
+	select {
+	case how := <-ended:
+		t.Fatalf("before the catalog was read: %s", how)
+	case <-time.After(ask + ask/2):
+	}
+	interrupt()
+	if how := <-ended; !strings.Contains(how, "segments verify: exit 130") {
+		t.Errorf("interrupted: %s", how)
+	}
+	if err := cl.EndTransaction(ctx, kgo.TryAbort); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if how := <-ended; !strings.Contains(how, "exit 0") {
+			t.Error(how)
 		}
 	}
 }

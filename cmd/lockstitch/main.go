@@ -36,6 +36,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -46,6 +47,8 @@ type app struct {
 	out     io.Writer
 	err     io.Writer
 	environ []string
+
+	ask time.Duration // see askTimeout, which 0 means
 }
 
 func main() {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -36,7 +37,10 @@ func (a *app) segmentsCommand() *cobra.Command {
   dump     prints the rows of one object as lines of JSON
 
 An object in the store that the catalog does not name is left over from a cut
-that failed; it is not live and is removed after a day.`,
+that failed; it is not live and is removed after a day.
+
+ls and verify read the whole catalog first, which takes minutes where there are
+millions of segments; the log says how far it is.`,
 		Args: knownCommand,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
@@ -55,9 +59,9 @@ func (a *app) withCatalog(c *cobra.Command, fn func(ctx context.Context, v *cata
 		return usage(err)
 	}
 	ctx := c.Context()
-	askCtx, cancel := context.WithTimeout(ctx, askTimeout)
+	ask, cancel := context.WithTimeout(ctx, cmp.Or(a.ask, askTimeout))
 	defer cancel()
-	v, err := catalog.Open(askCtx, catalog.Config{Opts: opts, Topic: s.Topics.Catalog, Log: log})
+	v, err := catalog.Open(ask, catalog.Config{Opts: opts, Topic: s.Topics.Catalog, Log: log})
 	switch {
 	case errors.Is(err, kerr.UnknownTopicOrPartition):
 		return fmt.Errorf("there is no topic %s: name the one that serve has with --catalog-topic, or make it with `lockstitch topics create`", s.Topics.Catalog)
@@ -65,7 +69,7 @@ func (a *app) withCatalog(c *cobra.Command, fn func(ctx context.Context, v *cata
 		return unreachable(s, err)
 	}
 	defer v.Close()
-	if err := v.CatchUp(askCtx); err != nil {
+	if err := v.Load(ctx); err != nil {
 		return err
 	}
 	if err := v.Err(); err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +14,8 @@ import (
 	"lockstitch/state/kafka"
 )
 
-// askTimeout bounds commands that ask the brokers a few questions.
+// askTimeout bounds what commands ask the brokers, but not the reading of the
+// catalog: with the segments of a year that takes minutes.
 const askTimeout = 30 * time.Second
 
 func (a *app) topicsCommand() *cobra.Command {
@@ -32,7 +34,8 @@ func (a *app) topicsCommand() *cobra.Command {
 	return topics
 }
 
-// withClient runs fn with a client for the configured cluster.
+// withClient runs fn with a client for the configured cluster, and a context for a
+// few questions.
 func (a *app) withClient(c *cobra.Command, fn func(ctx context.Context, cl *kgo.Client, s *Settings) error) error {
 	s, _, err := a.settings(c, scopeKafka|scopeTopics)
 	if err != nil {
@@ -47,7 +50,7 @@ func (a *app) withClient(c *cobra.Command, fn func(ctx context.Context, cl *kgo.
 		return usage(fmt.Errorf("kafka client: %w", err))
 	}
 	defer cl.Close()
-	ctx, cancel := context.WithTimeout(c.Context(), askTimeout)
+	ctx, cancel := context.WithTimeout(c.Context(), cmp.Or(a.ask, askTimeout))
 	defer cancel()
 	if err := ping(ctx, cl, s); err != nil {
 		return err
@@ -187,17 +190,20 @@ Partitions also stop when their log has lost events before they were read, by
 retention or because somebody removed them. This command gives up what is lost,
 and reading goes on with what is left.
 
+It reads the whole catalog, which takes minutes where there are millions of segments;
+the log says how far it is.
+
 Exit status 0: adopted, or nothing to adopt. 1: failed. 2: wrong usage or
 configuration.`,
 		Example: `  lockstitch topics adopt --brokers localhost:9092`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return a.withClient(c, func(ctx context.Context, _ *kgo.Client, s *Settings) error {
+			return a.withClient(c, func(_ context.Context, _ *kgo.Client, s *Settings) error {
 				opts, err := s.Kafka.Config().Opts()
 				if err != nil {
 					return usage(err)
 				}
-				changed, err := catalog.Adopt(ctx, opts, s.Topics.TopicNames(), a.logger(s.Log))
+				changed, err := catalog.Adopt(c.Context(), opts, s.Topics.TopicNames(), a.logger(s.Log))
 				for _, t := range changed {
 					fmt.Fprintf(a.out, "adopted %s\n", t)
 				}

@@ -42,7 +42,7 @@ func Adopt(ctx context.Context, opts []kgo.Opt, topics kafka.Topics, log *slog.L
 		return nil, err
 	}
 	defer v.Close()
-	if err := v.CatchUp(ctx); err != nil {
+	if err := v.Load(ctx); err != nil {
 		return nil, err
 	}
 	inputs := append(append([]string{}, topics.Events...), topics.Profiles)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -24,10 +25,14 @@ type Config struct {
 	Log   *slog.Logger
 }
 
+// sayAfter is how often Load says how far it is.
+const sayAfter = 5 * time.Second
+
 // View is the local copy of the catalog. A cut becomes visible in it whole: it
 // is one transaction on one partition.
 type View struct {
 	tail *kafka.Tail
+	log  *slog.Logger
 
 	mu sync.RWMutex
 	st state
@@ -64,7 +69,7 @@ func newState() state {
 // Open follows the catalog topic. It does not wait until the end is reached;
 // CatchUp does.
 func Open(ctx context.Context, cfg Config) (*View, error) {
-	v := &View{st: newState()}
+	v := &View{st: newState(), log: cfg.Log}
 	tail, err := kafka.StartTail(ctx, kafka.TailConfig{Opts: cfg.Opts, Topic: cfg.Topic, Apply: v.apply, Log: cfg.Log})
 	if err != nil {
 		return nil, fmt.Errorf("catalog: %w", err)
@@ -86,6 +91,23 @@ func (v *View) CatchUp(ctx context.Context) error {
 		return fmt.Errorf("catalog: %w", err)
 	}
 	return nil
+}
+
+// Load is CatchUp for whoever has just opened the view. With the segments of a year
+// that takes minutes, and the log is told how far it is.
+func (v *View) Load(ctx context.Context) error {
+	loaded := make(chan error, 1)
+	go func() { loaded <- v.CatchUp(ctx) }()
+	say := time.NewTicker(sayAfter)
+	defer say.Stop()
+	for {
+		select {
+		case err := <-loaded:
+			return err
+		case <-say.C:
+			v.log.Info("reading the catalog", "offset", v.tail.Position(0), "end", v.tail.Target(0))
+		}
+	}
 }
 
 // Err is why the catalog cannot be used: a record of another version

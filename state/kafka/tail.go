@@ -113,6 +113,16 @@ func (t *Tail) Position(p int32) int64 {
 	return t.next[p]
 }
 
+// Target is the greatest end of partition p that somebody waits for or has waited for.
+func (t *Tail) Target(p int32) int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if int(p) >= len(t.target) {
+		return 0
+	}
+	return t.target[p]
+}
+
 // Changed returns a channel that is closed when a position moves next. Take it
 // before looking at the state that is waited for.
 func (t *Tail) Changed() <-chan struct{} {
