@@ -60,23 +60,21 @@ func (c *Consumer) takeOver(ctx context.Context, n int32, stoppedAs func(*stoppe
 		case ctx.Err() != nil:
 			return nil, backoff.Permanent(ctx.Err())
 		case errors.As(err, &stop):
+			c.log.Error("lane is stopped", "lane", n, "why", stop.why)
 			if told != stop.why {
 				told = stop.why
-				c.log.Error("lane is stopped", "lane", n, "why", stop.why)
 				stoppedAs(stop)
 			}
 			return nil, backoff.RetryAfter(int(retryStopped / time.Second))
 		case c.deps.Catalog.Err() != nil:
 			return nil, backoff.Permanent(err)
 		default:
-			if told != err.Error() {
-				told = err.Error()
-				level := slog.LevelWarn
-				if damaged(err) {
-					level = slog.LevelError
-				}
-				c.log.Log(ctx, level, "taking over a lane; trying again", "lane", n, "err", err)
+			told = ""
+			level := slog.LevelWarn
+			if damaged(err) {
+				level = slog.LevelError
 			}
+			c.log.Log(ctx, level, "taking over a lane; trying again", "lane", n, "err", err)
 			return nil, err
 		}
 	}, backoff.WithMaxElapsedTime(0), backoff.WithBackOff(&backoff.ExponentialBackOff{
