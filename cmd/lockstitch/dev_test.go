@@ -418,6 +418,14 @@ func TestServeSaysWhatIsMissing(t *testing.T) {
 	if status, out, errs := command(ctx, nil, "topics", "create", "--brokers", b.addr, "--partitions", "2", "--replication-factor", "1"); status != 0 || strings.Count(out, "created ") != 6 {
 		t.Fatalf("create: exit %d: %s%s", status, out, errs)
 	}
+	// A number that is not applied is said not to be, if somebody has given it.
+	for flags, says := range map[string]bool{"--partitions 8": true, "--partitions 2": false, "": false} {
+		status, out, errs := command(ctx, nil, append([]string{"topics", "create", "--brokers", b.addr}, strings.Fields(flags)...)...)
+		said := strings.Contains(out, "email-events has 2 partitions, not 8") && strings.Contains(out, "profiles has 2 partitions, not 8") && strings.Contains(out, "to add partitions")
+		if status != 0 || said != says || strings.Contains(out, "partitions, not") != says {
+			t.Errorf("create %s: exit %d: %s%s", flags, status, out, errs)
+		}
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	log := newWatch("replica started", cancel)
 	if status := run(ctx, &app{out: io.Discard, err: log}, args); status != 0 {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -89,8 +90,9 @@ func (a *app) topicsCreateCommand() *cobra.Command {
 
 The catalog and the reports, which every replica reads at its start, are compacted
 within a day. Topics that exist are left as they are, so that it may run again and
-again; "topics check" looks at them. Nothing is made if an event or profile topic
-exists with another number of partitions. The number of partitions is the number of
+again; "topics check" looks at them. If they have another number of partitions than
+--partitions, it says so and what to do. Nothing is made if an event or profile topic exists
+with another number of partitions. The number of partitions is the number of
 replicas that can share the work. It can be raised later, but then all profiles
 have to be produced again.
 
@@ -116,6 +118,9 @@ Exit status 0: all topics exist now. 1: failed. 2: wrong usage or configuration.
 				if len(created) == 0 {
 					fmt.Fprintln(a.out, "all topics exist; `lockstitch topics check` looks at their settings")
 				}
+				if c.Flags().Changed("partitions") {
+					return a.sayOtherCounts(ctx, cl, s.Topics, o.Partitions)
+				}
 				return nil
 			})
 		},
@@ -125,6 +130,27 @@ Exit status 0: all topics exist now. 1: failed. 2: wrong usage or configuration.
 	c.Flags().Int16Var(&o.ReplicationFactor, "replication-factor", -1, "copies of every partition (-1: the brokers' default)")
 	c.Flags().Int32Var(&o.ReportPartitions, "report-partitions", kafka.DefaultReportPartitions, "partitions of the reports topic, for good")
 	return c
+}
+
+// sayOtherCounts says which input topics were there with another number of
+// partitions than n.
+func (a *app) sayOtherCounts(ctx context.Context, cl *kgo.Client, t TopicSettings, n int32) error {
+	inputs := append(slices.Clone(t.Events), t.Profiles)
+	infos, err := kafka.Describe(ctx, cl, inputs...)
+	if err != nil {
+		return err
+	}
+	other := false
+	for _, topic := range inputs {
+		if have := infos[topic].Partitions; have != n {
+			fmt.Fprintf(a.out, "%s has %d partitions, not %d: topics that exist are left as they are\n", topic, have, n)
+			other = true
+		}
+	}
+	if other {
+		fmt.Fprintln(a.out, "to add partitions, do so with Kafka's tools to all event topics and the profiles, then produce all profiles again; none can be taken away")
+	}
+	return nil
 }
 
 func (a *app) topicsCheckCommand() *cobra.Command {
