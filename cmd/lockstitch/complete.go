@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/tls"
 	"encoding/hex"
 	"fmt"
@@ -56,9 +57,18 @@ func (s *Settings) complete(in scope) []error {
 			fail("data_dir: %w", err)
 		}
 		errs = append(errs, checkDestinations(s.Replica.Destinations, store)...)
+		s.HTTP.PublicURL = strings.TrimSuffix(s.HTTP.PublicURL, "/")
 	}
 	if in&scopeServe != 0 {
-		errs = append(errs, s.Auth.complete()...)
+		wrong := s.Auth.complete()
+		errs = append(errs, wrong...)
+		if len(wrong) == 0 { // else it would say the same once more
+			c := s.apiConfig()
+			c.PublicURL = cmp.Or(c.PublicURL, "http://localhost") // the port is known when it listens
+			if err := c.Validate(); err != nil {
+				errs = append(errs, err)
+			}
+		}
 	}
 	return errs
 }

@@ -23,7 +23,7 @@ import (
 //
 //	defaults (options.go) < YAML file (--config) < LOCKSTITCH_… variables < flags
 //
-// All values, wherever they come from, then pass one table of types and bounds;
+// A variable that is empty counts as not set. All values, wherever they come from, then pass one table of types and bounds;
 // every error is reported, each with the key, the value, the bound and the place.
 
 const envPrefix = "LOCKSTITCH_"
@@ -191,6 +191,9 @@ func read(fs *pflag.FlagSet, environ []string) (*loaded, error) {
 				// the environment of a service of this name.
 				l.unknown = append(l.unknown, name)
 				return "", nil
+			}
+			if value == "" {
+				return "", nil // as compose and Helm write what nobody has set
 			}
 			l.origin[key] = name
 			return key, value

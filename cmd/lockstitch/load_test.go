@@ -67,6 +67,21 @@ func TestFlagOverVariableOverFileOverDefault(t *testing.T) {
 	}
 }
 
+// What compose and Helm leave empty hides nothing: the store would be a directory.
+func TestAnEmptyVariableIsNotSet(t *testing.T) {
+	file := writeFile(t, "c.yaml", "store_url: s3://lockstitch\nflush_interval: 3s\n")
+	s, l, err := loadSettings(flagsOf(t, append(least, "--config="+file)...), []string{"LOCKSTITCH_STORE_URL=", "LOCKSTITCH_FLUSH_INTERVAL=", "LOCKSTITCH_MAX_PENDING=", "LOCKSTITCH_STORE_URI="}, serveScope)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Replica.StoreURL != "s3://lockstitch" || s.Replica.FlushInterval != 3*time.Second || s.Limits.MaxPending != 10 || l.from("store_url") != file {
+		t.Errorf("%q from %s, %s, %d", s.Replica.StoreURL, l.from("store_url"), s.Replica.FlushInterval, s.Limits.MaxPending)
+	}
+	if fmt.Sprint(l.unknown) != "[LOCKSTITCH_STORE_URI]" {
+		t.Errorf("unknown variables: %v", l.unknown)
+	}
+}
+
 func TestConfigFileCanBeNamedByVariable(t *testing.T) {
 	file := writeFile(t, "c.yaml", "brokers: [one:1, two:2]\nsigning_keys:\n- {kid: k1, key: 0123456789abcdef0123456789abcdef}\n")
 	s, _, err := loadSettings(flagsOf(t), []string{"LOCKSTITCH_CONFIG=" + file}, serveScope)
@@ -122,7 +137,7 @@ func TestEveryRefusal(t *testing.T) {
 		{"--kafka-oauth-token-url=ftp://x", "kafka_oauth_token_url", "must be a URL"},
 		{"--events-topics=", "events_topics", "must name at least one"},
 		{"--destinations=lake", "destinations", "NAME:ACCOUNT|ACCOUNT:URL"},
-		{"--max-rolling-exports=0", "max_rolling_exports", "must be at least 1"},
+		{"--max-rolling-exports=0", "max_rolling_exports", "between 1 and 100000"},
 		{"--events-topics=a,a", "events_topics", "twice"},
 		{"--profiles-topic=a b", "profiles_topic", "letters, digits"},
 		{"--definitions-topic=profiles", "definitions_topic", "topic of its own"},
@@ -145,6 +160,7 @@ func TestEveryRefusal(t *testing.T) {
 		{"--admin-listen=:8080", "admin_listen", "must not be on the API's address"},
 		{"--public-url=example.com", "public_url", "must be a URL"},
 		{"--public-url=https://u:p@example.com/?x=1", "public_url", "must be a URL"},
+		{"--public-url=https://x.example/?", "public_url", "without user, query"}, // what the API itself refuses
 		{"--http-tls-cert-file=/does/not/exist", "http_tls_cert_file", "needs both"},
 		{"--clients=nonsense", "clients", "ID:SECRET:ACCOUNT"},
 		{"--clients=a:sha256:zz:b", "clients", "64 hexadecimal digits"},
@@ -161,14 +177,16 @@ func TestEveryRefusal(t *testing.T) {
 		{"--issuer-algorithms=HS256", "issuer_algorithms", "asymmetric"},
 		{"--window-months=0", "window_months", "between 1 and 1200"},
 		{"--window-months=5000", "window_months", "between 1 and 1200"}, // in hours it would be a negative number
-		{"--max-attributes=0", "max_attributes", "must be at least 1"},
-		{"--max-tags=0", "max_tags", "must be at least 1"},
-		{"--max-sections=0", "max_sections", "must be at least 1"},
-		{"--max-pending=0", "max_pending", "must be at least 1"},
+		{"--max-attributes=0", "max_attributes", "between 1 and 10000"},
+		{"--max-attributes=20000", "max_attributes", "between 1 and 10000"},
+		{"--max-tags=20000", "max_tags", "between 1 and 10000"},
+		{"--max-sections=2000000", "max_sections", "between 1 and 1000000"},
+		{"--max-pending=200000", "max_pending", "between 1 and 100000"},
+		{"--max-rolling-exports=200000", "max_rolling_exports", "between 1 and 100000"},
 		{"--max-file-size=1B", "max_file_size", "between 1KiB and"},
-		{"--tokens-per-minute=0", "tokens_per_minute", "must be at least 1"},
-		{"--exports-per-minute=0", "exports_per_minute", "must be at least 1"},
-		{"--downloads-per-minute=0", "downloads_per_minute", "must be at least 1"},
+		{"--tokens-per-minute=20000000", "tokens_per_minute", "between 1 and 10000000"},
+		{"--exports-per-minute=20000000", "exports_per_minute", "between 1 and 10000000"},
+		{"--downloads-per-minute=20000000", "downloads_per_minute", "between 1 and 10000000"},
 		{"--barrier-timeout=0s", "barrier_timeout", "between 1s and"},
 		{"--file-lifetime=1s", "file_lifetime", "between 1m0s and"},
 		{"--download-url-lifetime=48h", "download_url_lifetime", "24h0m0s"},

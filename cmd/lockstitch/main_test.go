@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"go.uber.org/goleak"
@@ -191,6 +193,26 @@ func TestNoBrokerIsExit1AndSaysWhatToCheck(t *testing.T) {
 	}
 }
 
+// A data directory that cannot be used is told before a broker is looked for.
+func TestADataDirectoryThatCannotBeUsedShowsAtOnce(t *testing.T) {
+	file, dir := writeFile(t, "f", ""), t.TempDir()
+	lock, err := vfs.Default.Lock(filepath.Join(dir, "LOCK"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	for path, want := range map[string]string{
+		filepath.Join(file, "data"): "the data directory cannot be made: ",
+		dir:                         "the data directory " + dir + " is in use by another process",
+	} {
+		status, _, errs := command(t.Context(), nil, "serve", "--brokers", "localhost:1", "--start-timeout", "1s", "--http-listen", "localhost:0", "--admin-listen", "localhost:0",
+			"--signing-keys", testKey, "--store-url", "file://"+t.TempDir(), "--data-dir", path)
+		if status != 1 || !strings.Contains(errs, want) || strings.Contains(errs, "no broker") {
+			t.Errorf("%s: exit %d: %s", path, status, errs)
+		}
+	}
+}
+
 func TestCheckConfigNeedsNoBroker(t *testing.T) {
 	ctx := context.Background()
 	env := []string{"LOCKSTITCH_SIGNING_KEYS=" + testKey, "LOCKSTITCH_BROKERS=localhost:1"}
@@ -206,6 +228,10 @@ func TestCheckConfigNeedsNoBroker(t *testing.T) {
 	}
 	if status, out, errs := command(ctx, env, "serve", "--check-config", "--retention", "2400h"); status != 0 || !strings.Contains(out, "valid") {
 		t.Errorf("exit %d: %s %s", status, out, errs)
+	}
+	// What the API refuses when it is made is refused here.
+	if status, _, errs := command(ctx, env, "serve", "--check-config", "--issuer", "lockstitch", "--issuer-audience", "a", "--issuer-jwks-url", "https://issuer.example/jwks"); status != 2 || !strings.Contains(errs, "issuer") {
+		t.Errorf("exit %d: %s", status, errs)
 	}
 	if status, _, errs := command(ctx, env, "serve", "--check-config", "--window-months", "13"); status != 2 || !strings.Contains(errs, "window_months (13, of 31 days)") {
 		t.Errorf("exit %d: %s", status, errs)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/cockroachdb/pebble/v2/vfs"
 	rungroup "github.com/oklog/run"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -30,6 +32,7 @@ import (
 	"lockstitch/state/catalog"
 	"lockstitch/state/definition"
 	"lockstitch/state/kafka"
+	"lockstitch/state/local"
 	"lockstitch/state/objects"
 	"lockstitch/state/report"
 )
@@ -66,8 +69,8 @@ const gcPercent = 50
 // stepHook is nil but in a binary that is built to fail on request (faults.go).
 var stepHook func(step string)
 
-// openReplica binds the addresses, opens the views and the store, and builds
-// the parts. Nothing is consumed or answered until Run.
+// openReplica binds the addresses, locks the data directory, opens the views and
+// the store, and builds the parts. Nothing is consumed or answered until Run.
 func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica, err error) {
 	r := &replica{s: s, log: log, reg: prometheus.NewRegistry(), stopping: make(chan struct{}), ready: make(chan struct{})}
 	defer func() {
@@ -85,6 +88,9 @@ func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica
 		return nil, err
 	}
 	r.serveAdmin()
+	if err := r.lockDataDir(); err != nil {
+		return nil, err
+	}
 	if r.store, err = openStore(ctx, s.Replica); err != nil {
 		return nil, err
 	}
@@ -143,7 +149,21 @@ func (r *replica) listen() (err error) {
 	if h.PublicURL == "" {
 		h.PublicURL = r.localURL()
 	}
-	h.PublicURL = strings.TrimSuffix(h.PublicURL, "/")
+	return nil
+}
+
+// lockDataDir takes the data directory for this replica, before anything is asked of
+// others: what is wrong with it shows at once.
+func (r *replica) lockDataDir() error {
+	dir := r.s.Replica.DataDir
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("the data directory cannot be made: %w; choose another with --data-dir", err)
+	}
+	lock, err := local.Lock(vfs.Default, filepath.Join(dir, "LOCK"))
+	if err != nil {
+		return fmt.Errorf("the data directory %s %w; choose another with --data-dir", dir, err)
+	}
+	r.onClose(func() { _ = lock.Close() })
 	return nil
 }
 

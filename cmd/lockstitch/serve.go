@@ -28,7 +28,7 @@ Every setting is a flag, a variable and a key of the YAML file:
   --flush-interval 10s     LOCKSTITCH_FLUSH_INTERVAL=10s     flush_interval: 10s
 
 A flag counts before a variable, a variable before the file, the file before the
-default. Secrets are best given as files (…_file).
+default; a variable that is empty counts as not set. Secrets are best given as files (…_file).
 
 Before the first start, make the topics with "lockstitch topics create" and a
 signing key with "openssl rand -hex 32".
