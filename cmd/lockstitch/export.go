@@ -100,7 +100,7 @@ Exit status 0: the file is whole and verified. 1: failed. 2: wrong usage.
 	f := c.Flags()
 	o.connectFlags(f)
 	f.StringVar(&o.start, "start-at", "", "earliest server_time, RFC 3339 in UTC, such as 2026-05-01T00:00:00Z")
-	f.StringVar(&o.end, "end-at", "", "server_time to end before, RFC 3339 in UTC (default: everything acknowledged until now)")
+	f.StringVar(&o.end, "end-at", "", "server_time to end before, RFC 3339 in UTC (default: everything acknowledged until now, which a window of at most three months has to reach)")
 	f.StringVar(&o.after, "after", "", "instead of a window, everything since this cursor, or since the \"beginning\"; prints the next cursor")
 	f.StringVar(&o.cursorFile, "cursor-file", "", "like --after, with the cursor that is kept in this file")
 	f.StringToStringVar(&o.segments, "segment", nil, "name for --filter, `NAME=DISCRIMINATOR`; may be repeated")

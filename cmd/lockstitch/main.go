@@ -120,7 +120,7 @@ Exit status of every command 0: done. 1: failed. 2: wrong usage or configuration
 		Example: `  lockstitch demo                      see all of it in a few seconds
   lockstitch dev --sample=true         a whole system on this machine, with traffic
   lockstitch serve --config lockstitch.yaml
-  lockstitch export --url http://localhost:8080 --start-at 2026-01-01T00:00:00Z -o events.csv.gz
+  lockstitch export --url http://localhost:8080 --client-id demo --client-secret demo-secret --after beginning -o events.csv.gz
   source <(lockstitch completion bash) completes commands and flags in this shell`,
 		Version:       versionText(),
 		SilenceUsage:  true,

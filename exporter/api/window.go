@@ -16,12 +16,12 @@ func checkWindow(start Time, end *Time, now Time, months int) error {
 	if end != nil && start >= *end {
 		return invalid(FieldError{"/end_at", "must be later than start_at"})
 	}
-	to, where := now, "/start_at"
+	to, where, ends := now, "/start_at", fmt.Sprintf("; without end_at it ends now, %s", now)
 	if end != nil {
-		to, where = *end, "/end_at"
+		to, where, ends = *end, "/end_at", ""
 	}
 	if latest := addMonths(start, months); to > latest {
-		return invalid(FieldError{where, fmt.Sprintf("the window may span at most %d calendar months: from %s to %s", months, start, latest)})
+		return invalid(FieldError{where, fmt.Sprintf("the window may span at most %d calendar months: from %s to %s%s", months, start, latest, ends)})
 	}
 	return nil
 }
