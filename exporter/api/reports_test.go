@@ -141,6 +141,8 @@ func TestRefusedRequests(t *testing.T) {
 		{"tag twice", `{"start_at":"%","additional_tag_mappings":[{"version_id":"20"},{"section_discriminator":"s1","discriminator":"vip"}]}`, "/additional_tag_mappings/1"},
 		{"unknown member of a filter", `{"start_at":"%","segment_filter":{"segment_discriminators":{"w":"seg-w"},"filter":"w","x":1}}`, "/segment_filter/x"},
 		{"unknown segment behind an unused name", `{"start_at":"%","segment_filter":{"segment_discriminators":{"w":"seg-w","v":"seg-x"},"filter":"w"}}`, "/segment_filter/segment_discriminators/v"},
+		{"unused name that no filter can use", `{"start_at":"%","segment_filter":{"segment_discriminators":{"w":"seg-w","a b":"seg-w"},"filter":"w"}}`, "/segment_filter/segment_discriminators/a b"},
+		{"long unused name", `{"start_at":"%","segment_filter":{"segment_discriminators":{"w":"seg-w","` + strings.Repeat("ö", 65) + `":"seg-w"},"filter":"w"}}`, "/segment_filter/segment_discriminators/" + strings.Repeat("ö", 64) + "…"},
 		{"filter of blanks", `{"start_at":"%","segment_filter":{"segment_discriminators":{"w":"seg-w"},"filter":" "}}`, "/segment_filter/filter"},
 		{"deep filter", `{"start_at":"%","segment_filter":{"segment_discriminators":{"w":"seg-w"},"filter":"` + strings.Repeat("!", 100) + `w"}}`, "/segment_filter/filter"},
 		{"long filter", `{"start_at":"%","segment_filter":{"segment_discriminators":{"w":"seg-w"},"filter":"w` + strings.Repeat(" &w", 4000) + `"}}`, "/segment_filter/filter"},

@@ -3,6 +3,7 @@ package api
 import (
 	"maps"
 	"sort"
+	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -13,6 +14,7 @@ import (
 const (
 	maxDiscriminator = 256 // characters
 	maxAudiences     = 100
+	maxAudienceName  = 64 // characters
 )
 
 // ExportRequest is the body of POST /emails/reports, echoed in the status.
@@ -65,7 +67,8 @@ func (SegmentFilter) Schema(huma.Registry) *huma.Schema {
 				"segment_discriminators": {
 					Type: huma.TypeObject, AdditionalProperties: textSchema(maxDiscriminator, "usercreated.segments.women-rjz6b8td2n"),
 					MinProperties: ptr(1), MaxProperties: ptr(maxAudiences),
-					Description: "The segments, by the names that `filter` uses.",
+					Description: "The segments, by the names that `filter` uses: letters, digits, `_`, `-`, `.` and `:`.",
+					Extensions:  map[string]any{"propertyNames": &huma.Schema{Type: huma.TypeString, Pattern: `^[^!&|() \t\r\n]+$`, MaxLength: ptr(maxAudienceName)}},
 				},
 				"filter": {
 					Type: huma.TypeString, MinLength: ptr(1), MaxLength: ptr(audience.MaxLength), Examples: []any{"!(europe) & women"},
@@ -174,6 +177,11 @@ func (e *fieldErrors) segmentFilter(v any) *SegmentFilter {
 	}
 	f.Discriminators = make(map[string]string, len(names))
 	for _, name := range sortedNames(names) {
+		// A name goes into every request and into each report that is kept.
+		if !audience.ValidName(name) || utf8.RuneCountInString(name) > maxAudienceName {
+			e.add(at+"/segment_discriminators/"+escapePointer(name), "must be named by 1 to %d letters, digits, _, -, . and :", maxAudienceName)
+			continue
+		}
 		s, ok := names[name].(string)
 		if n := len([]rune(s)); !ok || n == 0 || n > maxDiscriminator {
 			e.add(at+"/segment_discriminators/"+escapePointer(name), "must be a segment's discriminator, 1 to %d characters", maxDiscriminator)
