@@ -118,7 +118,7 @@ func (s *server) putRolling(c *call) error {
 		return err
 	}
 	// Each step is such a request, with the positions between which it lies.
-	if _, err := (&report.Request{Body: body, Question: q}).Encode(); errors.Is(err, report.ErrTooLarge) {
+	if _, err := (&report.Request{Question: q}).Encode(); errors.Is(err, report.ErrTooLarge) {
 		return tooLarge()
 	}
 	// Others may create and delete the name at the same time.

@@ -52,7 +52,7 @@ func (r *rig) step(account, name string, file []byte, tweak func(*report.Request
 	}
 	end := o.Order.CreatedAt.Truncate(time.Minute).Add(time.Minute)
 	req := &report.Request{
-		ID: ulid.Make().String(), Account: account, CreatedAt: time.Now().UTC(), Body: o.Settings.Body,
+		ID: ulid.Make().String(), Account: account, CreatedAt: time.Now().UTC(),
 		Question: report.Question{Rolling: true, After: o.Order.From, Barrier: []report.End{{TopicID: [16]byte{1}, Offset: o.Seq() + 1}}, CompleteThrough: end},
 		Step:     &report.Step{Order: o.Order.ID, Name: name, Revision: o.Settings.Revision, Seq: o.Seq() + 1, Files: o.Files(), PeriodEnd: end, Deliver: true},
 	}

@@ -64,7 +64,7 @@ func (g *Generator) step(ctx context.Context, s *report.Standing) error {
 		return g.trouble(ctx, s, *gone)
 	}
 	_, err = g.deps.Reports.SubmitStep(ctx, &report.Request{
-		ID: ulid.Make().String(), Account: s.Order.Account, CreatedAt: g.deps.Clock.Now().UTC(), Body: s.Settings.Body, Question: q,
+		ID: ulid.Make().String(), Account: s.Order.Account, CreatedAt: g.deps.Clock.Now().UTC(), Question: q,
 		Step: &report.Step{
 			Order: s.Order.ID, Name: s.Order.Name, Revision: s.Settings.Revision, Seq: s.Seq() + 1, Files: s.Files(),
 			PeriodStart: p.Start, PeriodEnd: p.End, EmptyFiles: s.Settings.EmptyFiles, Deliver: s.Settings.Destination != "",

@@ -362,6 +362,9 @@ func (w *world) onceEach(id string) {
 		for _, e := range w.ids(f) {
 			times[e]++
 		}
+		if len(f.Request.Body) > 0 {
+			w.t.Errorf("file %d has the body of its order's settings", i+1)
+		}
 		if i > 0 && f.Request.Step.PeriodStart.Before(files[i-1].Request.Step.PeriodStart) {
 			w.t.Errorf("file %d is about a period before that of file %d", i+1, i)
 		}

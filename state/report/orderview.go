@@ -3,6 +3,7 @@ package report
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -204,17 +205,29 @@ func (v *view) step(e *entry) {
 		return
 	}
 	if n := len(o.steps); n > 0 {
-		shareEnds(e.report.Request, o.steps[n-1].report.Request)
+		share(&e.report.Request.Question, &o.steps[n-1].report.Request.Question)
 	}
 	o.steps = append(o.steps, e)
 	v.pending[e.report.Request.ID] = e
 }
 
-// shareEnds makes a step begin with the very position that the one before ended
-// at: the steps of an order are many.
-func shareEnds(q, before *Request) {
-	if slices.Equal(q.Question.After, before.Question.Barrier) {
-		q.Question.After = before.Question.Barrier
+// share makes a step begin with the very position that the one before ended at, and
+// ask with the same memory for the same: the steps of an order are many.
+func share(q, before *Question) {
+	if slices.Equal(q.After, before.Barrier) {
+		q.After = before.Barrier
+	}
+	if slices.Equal(q.Attributes, before.Attributes) {
+		q.Attributes = before.Attributes
+	}
+	if slices.Equal(q.Tags, before.Tags) {
+		q.Tags = before.Tags
+	}
+	if maps.EqualFunc(q.Email, before.Email, slices.Equal) {
+		q.Email = before.Email
+	}
+	if q.Filter == before.Filter && maps.Equal(q.Audiences, before.Audiences) {
+		q.Filter, q.Audiences = before.Filter, before.Audiences
 	}
 }
 

@@ -53,7 +53,7 @@ type Request struct {
 	CreatedAt       time.Time `json:"created_at"`
 	IdempotencyKey  string    `json:"idempotency_key,omitempty"`
 	BodyHash        string    `json:"body_hash,omitempty"` // of the canonical body, to tell a repeat from a clash
-	Body            []byte    `json:"body"`                // the request's JSON as accepted, echoed in the status
+	Body            []byte    `json:"body,omitempty"`      // the request's JSON as accepted, echoed in the status; a step has none
 	Question        Question  `json:"question"`
 	BarrierDeadline time.Time `json:"barrier_deadline,omitzero"` // then the report ends in error; steps of standing orders wait
 	// MaxPending is how many requests of the account, this one included, may be

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -93,6 +94,50 @@ func TestCancelledInKafkasTime(t *testing.T) {
 		if r := v.byID[id].report; !r.Cancelled || !r.over().Equal(want) {
 			t.Errorf("cancelled %v, over at %v, want %v", r.Cancelled, r.over(), want)
 		}
+	}
+}
+
+// What the steps of an order ask for is held once.
+func TestStepsShareWhatTheyAskFor(t *testing.T) {
+	t.Parallel()
+	v, o := newView(), newOrder("a", "x")
+	o.Version = Version
+	if err := v.apply(stamped(t, 1, KeyOrder+o.ID, o)); err != nil {
+		t.Fatal(err)
+	}
+	for seq := range int64(3) {
+		step := stepOf(&Standing{Order: o, Settings: o.Settings}, seq+1, 0)
+		step.Version, step.Body = Version, nil
+		q := &step.Question
+		q.Attributes = []AttributeColumn{{Section: "s", VersionID: "1", Name: "n", Type: "text"}}
+		q.Tags = []TagColumn{{Section: "s", VersionID: "2", Name: "n"}}
+		q.Email = map[string][]EmailVersion{"s": {{VersionID: "3", Type: "text"}}}
+		q.Filter, q.Audiences = "w", map[string]string{"w": "women"}
+		if seq == 2 { // a change
+			q.Tags, q.Audiences = []TagColumn{{Section: "s", VersionID: "4", Name: "n"}}, map[string]string{"w": "men"}
+		}
+		if err := v.apply(stamped(t, 2+seq, KeyRequest+step.ID, step)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	same := func(i, j int) (out []bool) {
+		a, b := v.orders[o.ID].steps[i].report.Request.Question, v.orders[o.ID].steps[j].report.Request.Question
+		b.Email["mark"], b.Audiences["mark"] = nil, ""
+		_, email := a.Email["mark"]
+		_, audiences := a.Audiences["mark"]
+		delete(b.Email, "mark")
+		delete(b.Audiences, "mark")
+		return []bool{&a.After[0] == &b.Barrier[0], &a.Attributes[0] == &b.Attributes[0], &a.Tags[0] == &b.Tags[0], email, audiences}
+	}
+	if got := same(1, 0); !slices.Equal(got, []bool{true, true, true, true, true}) {
+		t.Errorf("positions, attributes, tags, e-mail, audiences are shared: %v", got)
+	}
+	if got := same(2, 1); !slices.Equal(got, []bool{true, true, false, true, false}) {
+		t.Errorf("behind a change positions, attributes, tags, e-mail, audiences are shared: %v", got)
+	}
+	last := v.orders[o.ID].steps[2].report.Request.Question
+	if last.Tags[0].VersionID != "4" || last.Audiences["w"] != "men" {
+		t.Errorf("the change is lost: %+v", last)
 	}
 }
 
