@@ -137,6 +137,7 @@ func TestEveryRefusal(t *testing.T) {
 		{"--kafka-oauth-token-url=ftp://x", "kafka_oauth_token_url", "must be a URL"},
 		{"--events-topics=", "events_topics", "must name at least one"},
 		{"--destinations=lake", "destinations", "NAME:ACCOUNT|ACCOUNT:URL"},
+		{"--max-reports-size=1023KiB", "max_reports_size", "must be between 1MiB and 1TiB"},
 		{"--max-rolling-exports=0", "max_rolling_exports", "between 1 and 100000"},
 		{"--events-topics=a,a", "events_topics", "twice"},
 		{"--profiles-topic=a b", "profiles_topic", "letters, digits"},

@@ -309,7 +309,7 @@ func (s *Settings) apiConfig() api.Config {
 		PublicURL: s.HTTP.PublicURL,
 		Limits: api.Limits{
 			WindowMonths: s.Limits.WindowMonths, Attributes: s.Limits.MaxAttributes, Tags: s.Limits.MaxTags,
-			Sections: s.Limits.MaxSections, Pending: s.Limits.MaxPending,
+			Sections: s.Limits.MaxSections, Pending: s.Limits.MaxPending, ReportsBytes: int64(s.Limits.MaxReportsSize),
 			RollingExports: s.Limits.MaxRolling, TokensPerMinute: s.Limits.TokensPerMinute,
 			ExportsPerMinute: s.Limits.ExportsPerMinute, DownloadsPerMinute: s.Limits.DownloadsPerMinute,
 		},

@@ -113,6 +113,7 @@ type LimitSettings struct {
 	MaxTags             int           `koanf:"max_tags"`
 	MaxSections         int           `koanf:"max_sections"`
 	MaxPending          int           `koanf:"max_pending"`
+	MaxReportsSize      Bytes         `koanf:"max_reports_size"`
 	MaxRolling          int           `koanf:"max_rolling_exports"`
 	MaxFileSize         Bytes         `koanf:"max_file_size"`
 	TokensPerMinute     int           `koanf:"tokens_per_minute"`

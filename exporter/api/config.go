@@ -40,6 +40,7 @@ type Limits struct {
 	Tags               int   // tag columns; 25
 	Sections           int   // sections defined on the account; 25
 	Pending            int   // exports of an account without result, over all replicas; 10
+	ReportsBytes       int64 // requests of all of an account's reports that are kept, as they are stored; 256 MiB
 	RollingExports     int   // rolling exports of an account; 20
 	TokensPerMinute    int   // token calls of a client; 10
 	ExportsPerMinute   int   // export requests of an account; 60
@@ -60,6 +61,7 @@ func (c Config) withDefaults() Config {
 	def(&c.Limits.Tags, 25)
 	def(&c.Limits.Sections, 25)
 	def(&c.Limits.Pending, 10)
+	def(&c.Limits.ReportsBytes, 256<<20)
 	def(&c.Limits.RollingExports, 20)
 	def(&c.Limits.TokensPerMinute, 10)
 	def(&c.Limits.ExportsPerMinute, 60)
@@ -96,6 +98,7 @@ func (c Config) Validate() error {
 		{"limits.tags", int64(c.Limits.Tags), 1, 10_000},
 		{"limits.sections", int64(c.Limits.Sections), 1, 1_000_000},
 		{"limits.pending", int64(c.Limits.Pending), 1, 100_000},
+		{"limits.reports_bytes", c.Limits.ReportsBytes, 1, 1 << 40},
 		{"limits.rolling_exports", int64(c.Limits.RollingExports), 1, 100_000},
 		{"limits.tokens_per_minute", int64(c.Limits.TokensPerMinute), 1, 10_000_000},
 		{"limits.exports_per_minute", int64(c.Limits.ExportsPerMinute), 1, 10_000_000},

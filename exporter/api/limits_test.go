@@ -58,6 +58,26 @@ func TestDefaultLimits(t *testing.T) {
 	r.problem(r.do("POST", "/oauth/token", "", strings.Replace(credentials, "nobody", "b", 1)), 401, "unauthorized")
 }
 
+// What an account's reports hold in memory is bounded, those that were cancelled
+// count too; a repeat asks for nothing new.
+func TestReportsOfAnAccountAreBounded(t *testing.T) {
+	const bound = 3000
+	r := newRig(t, func(c *Config, _ *Deps) { c.Limits.ReportsBytes = bound })
+	body, kept := recently(), 0
+	for r.table.Size("acme") < bound {
+		r.delete("a", r.request("a", body, "Idempotency-Key", "k"+fmt.Sprint(kept)).ReportID)
+		if kept++; kept > 20 {
+			t.Fatalf("%d reports have %d bytes", kept, r.table.Size("acme"))
+		}
+	}
+	r.problem(r.do("POST", "/emails/reports", "a", body), 429, "too-many-reports")
+	r.request("a", body, "Idempotency-Key", "k0")
+	if got := len(r.list("a")); got != kept {
+		t.Errorf("%d reports, want %d", got, kept)
+	}
+	r.request("b", body)
+}
+
 func TestListLimits(t *testing.T) {
 	r := newRig(t, func(c *Config, _ *Deps) { c.Limits.Pending, c.Limits.ExportsPerMinute = 1000, 1000 })
 	for range 51 {

@@ -70,6 +70,8 @@ var (
 		"Wait as long as `Retry-After` says."}
 	kindPending = kind{"too-many-pending", 429, "Too many exports are pending",
 		"An account may have a number of exports without result, by default 10. Wait for one to finish, or cancel one."}
+	kindReports = kind{"too-many-reports", 429, "The account has too many reports",
+		"Reports are kept for 30 days after they are over, those that were cancelled too, and together they may take a size, by default 256 MiB: some 90,000 requests of a usual size. Ask for fewer, or for smaller ones."}
 	kindRolling = kind{"too-many-rolling-exports", 429, "The account has too many rolling exports",
 		"An account may have a number of rolling exports, by default 20. Delete one."}
 	kindInternal = kind{"internal-error", 500, "Something went wrong here",
@@ -101,7 +103,7 @@ func ofReport(k report.ProblemKind, about string) kind {
 // answerKinds are what calls are refused with.
 var answerKinds = []kind{
 	kindInvalid, kindUnauthorized, kindForbidden, kindNotFound, kindMethod, kindGone, kindPrecondition,
-	kindTooLarge, kindSections, kindMediaType, kindRange, kindIdempotency, kindRate, kindPending, kindRolling,
+	kindTooLarge, kindSections, kindMediaType, kindRange, kindIdempotency, kindRate, kindPending, kindReports, kindRolling,
 	kindNoLongerKept, kindInternal, kindUnavailable,
 }
 

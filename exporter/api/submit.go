@@ -65,6 +65,9 @@ func (s *server) submit(c *call) error {
 	if err == nil && !again {
 		q, err = s.question(c, wire, now)
 	}
+	if err == nil && !again && s.deps.Reports.Size(c.account) >= s.cfg.Limits.ReportsBytes {
+		err = limited(kindReports, time.Hour, fmt.Sprintf("The requests of the account's reports take %d bytes. The oldest go 30 days after they are over.", s.cfg.Limits.ReportsBytes))
+	}
 	if err != nil {
 		return err
 	}

@@ -92,7 +92,9 @@ func (v *view) applyOrder(rec *kgo.Record, kind, id string) error {
 		if err := c.Settings.check(); err != nil {
 			return err
 		}
-		next.Settings = c.Settings
+		if next.Settings = c.Settings; next.Deleted {
+			next.slim()
+		}
 	case KeyPause:
 		p := new(Pause)
 		if err := json.Unmarshal(rec.Value, p); err != nil {
@@ -122,6 +124,7 @@ func (v *view) applyOrder(rec *kgo.Record, kind, id string) error {
 		}
 		v.end(o, d)
 		next.Deleted = true
+		next.slim()
 	}
 	if !slices.Contains(o.keys, key) {
 		o.keys = append(o.keys, key)
@@ -158,6 +161,7 @@ func (v *view) create(rec *kgo.Record, id string) error {
 	names := v.names[c.Account]
 	if names[c.Name] != nil || c.MaxOrders > 0 && len(names) >= c.MaxOrders {
 		o.void = true
+		o.standing.slim()
 		return nil
 	}
 	if names == nil {
@@ -166,6 +170,14 @@ func (v *view) create(rec *kgo.Record, id string) error {
 	}
 	names[c.Name] = o
 	return nil
+}
+
+// slim leaves out what nobody will ask of an order that makes no further step. Its
+// records stay for a day, and an account can make many in that time.
+func (s *Standing) slim() {
+	c := *s.Order
+	c.From, c.Settings.Body, s.Settings.Body = nil, nil, nil
+	s.Order = &c
 }
 
 // end takes a live order out of the list, and its steps with it: what runs is
@@ -197,11 +209,11 @@ func (v *view) step(e *entry) {
 	s := e.report.Request.Step
 	o := v.orders[s.Order]
 	if o == nil || !o.live() || o.standing.Order.Account != e.report.Request.Account {
-		e.void = true
+		e.countForNothing(nil)
 		return
 	}
 	if i, _ := o.find(s.Seq); i < len(o.steps) {
-		e.void, e.behind = true, o.steps[i]
+		e.countForNothing(o.steps[i])
 		return
 	}
 	if n := len(o.steps); n > 0 {

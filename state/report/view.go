@@ -25,6 +25,7 @@ type entry struct {
 	void      bool     // a repeat, or one too many
 	withdrawn bool
 	behind    *entry // void because of this one: the first under its idempotency key, its step's number or a later one
+	size      int64  // of the request's record, in bytes
 	repeated  bool   // a repeat was answered with this report
 	place     int    // in view.files, from 1; 0: not there
 }
@@ -32,10 +33,21 @@ type entry struct {
 func (e *entry) visible() bool { return !e.void && !e.withdrawn }
 func (e *entry) pending() bool { return e.visible() && e.report.Pending() }
 
+// countForNothing makes the entry void: nobody will ask what the request was about. behind: see entry.
+func (e *entry) countForNothing(behind *entry) {
+	e.void, e.behind = true, behind
+	q := e.report.Request
+	e.report.Request = &Request{
+		Version: q.Version, ID: q.ID, Account: q.Account, CreatedAt: q.CreatedAt,
+		IdempotencyKey: q.IdempotencyKey, BodyHash: q.BodyHash, Step: q.Step,
+	}
+}
+
 type account struct {
 	entries []*entry          // visible ones, by ascending offset
 	keys    map[string]*entry // idempotency key → the last request that was not void
 	pending int
+	size    int64 // of all entries
 }
 
 // view is the state that the records of the topic describe. Records of one
@@ -216,7 +228,7 @@ func (v *view) request(rec *kgo.Record, id string) error {
 	if v.byID[id] != nil {
 		return fmt.Errorf("request %s %w", id, errThereAlready)
 	}
-	e := &entry{partition: rec.Partition, report: &Report{Request: q, Offset: rec.Offset}}
+	e := &entry{partition: rec.Partition, report: &Report{Request: q, Offset: rec.Offset}, size: int64(len(rec.Value))}
 	v.byID[id] = e
 	if q.Step != nil {
 		v.step(e)
@@ -229,7 +241,7 @@ func (v *view) request(rec *kgo.Record, id string) error {
 	}
 	if q.IdempotencyKey != "" {
 		if first := a.remembers(q.IdempotencyKey, q.CreatedAt); first != nil {
-			e.void, e.behind = true, first
+			e.countForNothing(first)
 			if first.report.Request.BodyHash == q.BodyHash {
 				first.repeated = true
 			}
@@ -237,13 +249,14 @@ func (v *view) request(rec *kgo.Record, id string) error {
 		}
 	}
 	if q.MaxPending > 0 && a.pending >= q.MaxPending {
-		e.void = true
+		e.countForNothing(nil)
 		return nil
 	}
 	if q.IdempotencyKey != "" {
 		a.keys[q.IdempotencyKey] = e
 	}
 	a.entries = append(a.entries, e)
+	a.size += e.size
 	a.pending++
 	v.pending[id] = e
 	return nil
@@ -277,6 +290,7 @@ func (v *view) change(e *entry, fn func()) {
 	if wasVisible && !e.visible() {
 		if i, ok := a.find(e.report.Offset); ok {
 			a.entries = slices.Delete(a.entries, i, i+1)
+			a.size -= e.size
 		}
 	}
 }

@@ -97,6 +97,66 @@ func TestCancelledInKafkasTime(t *testing.T) {
 	}
 }
 
+// The size of an account is that of its reports, and what does not count or was
+// deleted holds nothing of what it asked for.
+func TestWhatAnAccountHolds(t *testing.T) {
+	t.Parallel()
+	v, offset := newView(), int64(0)
+	apply := func(key string, value any) (size int64) {
+		t.Helper()
+		offset++
+		rec := stamped(t, offset, key, value)
+		if err := v.apply(rec); err != nil {
+			t.Fatal(err)
+		}
+		return int64(len(rec.Value))
+	}
+	ask := func(tweak func(*Request)) (*Request, int64) {
+		q := request("a")
+		q.Version, q.Body = Version, []byte(strings.Repeat("b", 1000))
+		tweak(q)
+		return q, apply(KeyRequest+q.ID, q)
+	}
+	tb := &Table{view: v}
+	first, size := ask(func(q *Request) { q.IdempotencyKey = "k" })
+	second, more := ask(func(*Request) {})
+	repeat, _ := ask(func(q *Request) { q.IdempotencyKey = "k" })
+	excess, _ := ask(func(q *Request) { q.MaxPending = 2 })
+	if got := tb.Size("a"); got != size+more || size < 1000 {
+		t.Errorf("%d bytes, want %d and %d", got, size, more)
+	}
+	for _, q := range []*Request{repeat, excess} {
+		if e := v.byID[q.ID]; !e.void || e.report.Request.Body != nil || e.report.Request.Question.Barrier != nil {
+			t.Errorf("void %v, holds %+v", e.void, e.report.Request)
+		}
+	}
+	apply(KeyCancel+first.ID+"/1", &Cancel{Version: Version})
+	if got := tb.Size("a"); got != size+more {
+		t.Errorf("with one cancelled %d bytes, want %d and %d", got, size, more)
+	}
+	apply(KeyCancel+second.ID+"/1", &Cancel{Version: Version, Withdrawn: true})
+	if got := tb.Size("a"); got != size {
+		t.Errorf("with one withdrawn %d bytes, want %d", got, size)
+	}
+	apply(KeyRequest+first.ID, nil)
+	apply(KeyRequest+second.ID, nil)
+	if got := tb.Size("a"); got != 0 {
+		t.Errorf("without any %d bytes", got)
+	}
+
+	o, late := newOrder("a", "x"), settings(time.Minute)
+	o.Version, o.From, o.Settings.Body, late.Body = Version, []End{{Offset: 1}}, []byte("{}"), []byte("{}")
+	apply(KeyOrder+o.ID, o)
+	if s, _ := tb.Order(o.ID); len(s.Order.From) == 0 || len(s.Settings.Body) == 0 {
+		t.Fatalf("%+v", s)
+	}
+	apply(KeyDeletion+o.ID+"/1", &Deletion{Version: Version})
+	apply(KeyChange+o.ID, &Change{Version: Version, Settings: late})
+	if s, _ := tb.Order(o.ID); !s.Deleted || s.Order.From != nil || s.Order.Settings.Body != nil || s.Settings.Body != nil || s.Settings.Revision != late.Revision {
+		t.Errorf("a deleted order holds %+v and %+v", s.Order, s.Settings)
+	}
+}
+
 // What the steps of an order ask for is held once.
 func TestStepsShareWhatTheyAskFor(t *testing.T) {
 	t.Parallel()
