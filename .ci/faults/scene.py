@@ -33,7 +33,7 @@ LAGS = ("lockstitch_processing_lag_records", "lockstitch_durable_lag_records")
 EARLY = ({"start_at": "1970-01-01T00:00:00Z", "end_at": "2069-01-01T00:00:00Z"}, {"start": 0, "end": 3124224000000})
 LATE = ({"start_at": "2069-01-01T00:00:00Z"}, {"start": 3124224000000, "end": None})
 SETTINGS = {"session_timeout": f"{SESSION}s", "transaction_timeout": f"{TRANSACTION}s", "flush_interval": "2s", "start_timeout": "5m", "window_months": 1200, "retention": "1000000h",
-            "tokens_per_minute": 10000, "exports_per_minute": 10000, "downloads_per_minute": 10000, "max_pending": 1000,
+            "tokens_per_minute": 10000, "exports_per_minute": 10000, "downloads_per_minute": 10000, "calls_per_minute": 1000000, "max_pending": 1000,
             "memory_limit": "256MiB", "log_level": "debug"}
 
 

@@ -6,7 +6,7 @@ from hostile import ACCOUNTS
 from parts import S3, Kafka
 from product import Dev, Serve, create_topics
 
-MANY = {"tokens_per_minute": 1_000_000, "exports_per_minute": 1_000_000, "downloads_per_minute": 1_000_000, "max_pending": 10_000, "flush_interval": "1s"}
+MANY = {"tokens_per_minute": 1_000_000, "exports_per_minute": 1_000_000, "downloads_per_minute": 1_000_000, "calls_per_minute": 1_000_000, "max_pending": 10_000, "flush_interval": "1s"}
 SMALL = "12KiB"  # a limit that makes many files
 
 

@@ -188,6 +188,7 @@ func TestEveryRefusal(t *testing.T) {
 		{"--tokens-per-minute=20000000", "tokens_per_minute", "between 1 and 10000000"},
 		{"--exports-per-minute=20000000", "exports_per_minute", "between 1 and 10000000"},
 		{"--downloads-per-minute=20000000", "downloads_per_minute", "between 1 and 10000000"},
+		{"--calls-per-minute=20000000", "calls_per_minute", "between 1 and 10000000"},
 		{"--barrier-timeout=0s", "barrier_timeout", "between 1s and"},
 		{"--file-lifetime=1s", "file_lifetime", "between 1m0s and"},
 		{"--download-url-lifetime=48h", "download_url_lifetime", "24h0m0s"},

@@ -312,6 +312,7 @@ func (s *Settings) apiConfig() api.Config {
 			Sections: s.Limits.MaxSections, Pending: s.Limits.MaxPending, ReportsBytes: int64(s.Limits.MaxReportsSize),
 			RollingExports: s.Limits.MaxRolling, TokensPerMinute: s.Limits.TokensPerMinute,
 			ExportsPerMinute: s.Limits.ExportsPerMinute, DownloadsPerMinute: s.Limits.DownloadsPerMinute,
+			CallsPerMinute: s.Limits.CallsPerMinute,
 		},
 		DownloadLifetime: s.Limits.DownloadURLLifetime,
 		BarrierTimeout:   s.Limits.BarrierTimeout,

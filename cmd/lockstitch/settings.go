@@ -119,6 +119,7 @@ type LimitSettings struct {
 	TokensPerMinute     int           `koanf:"tokens_per_minute"`
 	ExportsPerMinute    int           `koanf:"exports_per_minute"`
 	DownloadsPerMinute  int           `koanf:"downloads_per_minute"`
+	CallsPerMinute      int           `koanf:"calls_per_minute"`
 	BarrierTimeout      time.Duration `koanf:"barrier_timeout"`
 	FileLifetime        time.Duration `koanf:"file_lifetime"`
 	DownloadURLLifetime time.Duration `koanf:"download_url_lifetime"`

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"sort"
+	"time"
 	"unicode/utf8"
 
 	"github.com/cespare/xxhash/v2"
@@ -70,19 +71,19 @@ func (s *server) activityOperations(schemas huma.Registry) []operation {
 	// "section"; both are answered under both.
 	for _, v := range []struct{ word, suffix string }{{"sections", ""}, {"section", "-alias"}} {
 		ops = append(ops,
-			operation{handle: s.listActivities, Operation: huma.Operation{
+			operation{limit: s.dear, handle: s.listActivities, Operation: huma.Operation{
 				OperationID: "list-activities" + v.suffix, Method: http.MethodGet, Path: "/emails/" + v.word + "/{section_discriminator}/activities", Tags: []string{"Activities"},
 				Summary: "List recent activities", Description: "The activities of a section with events in the last 90 days, by server time; the latest event first.",
 				Security:   bearer,
 				Parameters: append([]*huma.Param{section}, d.paging()...),
-				Responses:  d.responses(d.json(200, "A page of activities.", ActivityList{}), d.problems(400, 401, 404, 503)),
+				Responses:  d.responses(d.json(200, "A page of activities.", ActivityList{}), d.problems(400, 401, 404, 429, 503)),
 			}},
-			operation{handle: s.getActivity, Operation: huma.Operation{
+			operation{limit: s.dear, handle: s.getActivity, Operation: huma.Operation{
 				OperationID: "get-activity" + v.suffix, Method: http.MethodGet, Path: "/emails/" + v.word + "/{section_discriminator}/activities/{activity_id}", Tags: []string{"Activities"},
 				Summary: "A recent activity", Description: "An activity of a section with events in the last 90 days.",
 				Security:   bearer,
 				Parameters: []*huma.Param{section, activity},
-				Responses:  d.responses(d.json(200, "The activity.", Activity{}), d.problems(400, 401, 404, 503)),
+				Responses:  d.responses(d.json(200, "The activity.", Activity{}), d.problems(400, 401, 404, 429, 503)),
 			}},
 		)
 	}
@@ -100,7 +101,7 @@ func (s *server) listActivities(c *call) error {
 			return invalidParam("page_token", "is not one that this list gave")
 		}
 	}
-	all, err := s.activities(c)
+	all, err := s.activitiesOf(c)
 	if err != nil {
 		return err
 	}
@@ -120,7 +121,7 @@ func (s *server) listActivities(c *call) error {
 }
 
 func (s *server) getActivity(c *call) error {
-	all, err := s.activities(c)
+	all, err := s.activitiesOf(c)
 	if err != nil {
 		return err
 	}
@@ -133,9 +134,14 @@ func (s *server) getActivity(c *call) error {
 	return notFound("The section has no such activity in the last 90 days.")
 }
 
-// activities reads the activities of the section that the path names, the
+// activitiesOf reads the activities of the section that the path names, the
 // latest event first, ties by id.
-func (s *server) activities(c *call) ([]Activity, error) {
+func (s *server) activitiesOf(c *call) ([]Activity, error) {
+	end, ok := s.activities.Begin(c.account)
+	if !ok {
+		return nil, limited(kindRate, time.Second, fmt.Sprintf("The account has %d calls for activities under way.", activitiesAtOnce))
+	}
+	defer end()
 	section := c.r.PathValue("section_discriminator")
 	if !utf8.ValidString(section) {
 		return nil, notFound("The account has no such section.")

@@ -103,10 +103,16 @@ type server struct {
 	metrics   *metrics
 
 	tokenCalls *limits.PerMinute // by client
-	exports    *limits.PerMinute // by account
-	downloads  *limits.PerMinute // by account
-	summaries  *summaryCache
-	reads      chan struct{} // holds a token for each slice being read for activities
+	// By account:
+	calls      *limits.PerMinute // all but token calls and downloads
+	dear       *limits.PerMinute // those that cost much
+	exports    *limits.PerMinute
+	downloads  *limits.PerMinute
+	activities *limits.AtOnce // calls for activities
+	waiting    *limits.AtOnce // calls that wait for a file
+
+	summaries *summaryCache
+	reads     chan struct{} // holds a token for each slice being read for activities
 }
 
 // New checks the configuration and makes the handler of the API listener. It
@@ -130,8 +136,12 @@ func New(cfg Config, deps Deps) (http.Handler, error) {
 		cfg: cfg, deps: deps, log: deps.Log, now: deps.Now,
 		authority: authority, cursors: cursor.New(cfg.SigningKeys), metrics: newMetrics(deps.Registerer),
 		tokenCalls: limits.NewPerMinute(cfg.Limits.TokensPerMinute),
+		calls:      limits.NewPerMinute(cfg.Limits.CallsPerMinute),
+		dear:       limits.NewPerMinute(max(1, cfg.Limits.CallsPerMinute/callsToADearOne)),
 		exports:    limits.NewPerMinute(cfg.Limits.ExportsPerMinute),
 		downloads:  limits.NewPerMinute(cfg.Limits.DownloadsPerMinute),
+		activities: limits.NewAtOnce(activitiesAtOnce),
+		waiting:    limits.NewAtOnce(waitingForAnOrder * cfg.Limits.RollingExports),
 		summaries:  newSummaryCache(cfg.ActivityCacheBytes),
 		reads:      make(chan struct{}, cfg.ActivityReads),
 	}

@@ -33,7 +33,21 @@ type Config struct {
 	ActivityReads      int           // slices read at a time, for all calls together; 32
 }
 
-// Limits are the limits of contract section 3, each with its default.
+const (
+	// callsToADearOne: of so many calls of an account one may be of those that cost
+	// much: what writes about a report or an order, for which all brokers and replicas
+	// work, and what reads stored events for activities.
+	callsToADearOne = 10
+	// activitiesAtOnce is how many calls for activities an account may have under way.
+	// Each asks for ActivityReads slices at a time, and who reads next goes in turn.
+	activitiesAtOnce = 2
+	// waitingForAnOrder: so many calls of an account may wait for a file, for each
+	// rolling export that it may have.
+	waitingForAnOrder = 3
+)
+
+// Limits are the limits of contract section 3 and a few of our own, each with its
+// default.
 type Limits struct {
 	WindowMonths       int   // calendar months an export may span; 3
 	Attributes         int   // attribute columns; 75
@@ -45,6 +59,7 @@ type Limits struct {
 	TokensPerMinute    int   // token calls of a client; 10
 	ExportsPerMinute   int   // export requests of an account; 60
 	DownloadsPerMinute int   // downloads of an account; 60
+	CallsPerMinute     int   // calls of an account, token calls and downloads excepted; 3000
 	BodyBytes          int64 // of a request's body; 100,000
 }
 
@@ -66,6 +81,7 @@ func (c Config) withDefaults() Config {
 	def(&c.Limits.TokensPerMinute, 10)
 	def(&c.Limits.ExportsPerMinute, 60)
 	def(&c.Limits.DownloadsPerMinute, 60)
+	def(&c.Limits.CallsPerMinute, 3000)
 	def(&c.Limits.BodyBytes, 100_000)
 	return c
 }
@@ -103,6 +119,7 @@ func (c Config) Validate() error {
 		{"limits.tokens_per_minute", int64(c.Limits.TokensPerMinute), 1, 10_000_000},
 		{"limits.exports_per_minute", int64(c.Limits.ExportsPerMinute), 1, 10_000_000},
 		{"limits.downloads_per_minute", int64(c.Limits.DownloadsPerMinute), 1, 10_000_000},
+		{"limits.calls_per_minute", int64(c.Limits.CallsPerMinute), 1, 10_000_000},
 		{"limits.body_bytes", c.Limits.BodyBytes, 1_000, 10_000_000},
 		{"activity_cache_bytes", c.ActivityCacheBytes, 1, 1 << 40},
 		{"activity_reads", int64(c.ActivityReads), 1, 1024},

@@ -29,7 +29,7 @@ func (s *server) reportOperations(schemas huma.Registry) []operation {
 			Summary: "List reports", Description: "The account's reports, newest first. Download URLs are given by the status of a single report.",
 			Security:   bearer,
 			Parameters: d.paging(),
-			Responses:  d.responses(d.json(200, "A page of reports.", ReportList{}), d.problems(400, 401, 503)),
+			Responses:  d.responses(d.json(200, "A page of reports.", ReportList{}), d.problems(400, 401, 429, 503)),
 		}},
 		{handle: s.getReport, Operation: huma.Operation{
 			OperationID: "get-report", Method: http.MethodGet, Path: "/emails/reports/{report_id}", Tags: []string{"Exports"},
@@ -37,14 +37,14 @@ func (s *server) reportOperations(schemas huma.Registry) []operation {
 			Security: bearer,
 			Parameters: []*huma.Param{id, d.query("header_auth", "With `true` the URL carries no credential: it is in the `x-apsis-auth` header of this answer and must be sent back as the same header on the download.",
 				&huma.Schema{Type: huma.TypeBoolean, Default: false})},
-			Responses: d.responses(d.json(200, "The status.", Status{}, tokenHeader), d.problems(400, 401, 404, 503)),
+			Responses: d.responses(d.json(200, "The status.", Status{}, tokenHeader), d.problems(400, 401, 404, 429, 503)),
 		}},
-		{handle: s.deleteReport, Operation: huma.Operation{
+		{limit: s.dear, handle: s.deleteReport, Operation: huma.Operation{
 			OperationID: "delete-report", Method: http.MethodDelete, Path: "/emails/reports/{report_id}", Tags: []string{"Exports"},
 			Summary: "Cancel a report or delete its file", Description: "A pending report becomes `cancelled`; a completed one loses its file and becomes `expired`; others stay as they are.",
 			Security:   bearer,
 			Parameters: []*huma.Param{id},
-			Responses:  d.responses(map[string]*huma.Response{"204": {Description: "Done, or there was nothing to do."}}, d.problems(400, 401, 404, 503)),
+			Responses:  d.responses(map[string]*huma.Response{"204": {Description: "Done, or there was nothing to do."}}, d.problems(400, 401, 404, 429, 503)),
 		}},
 	}
 }

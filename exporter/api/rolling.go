@@ -56,31 +56,31 @@ func (s *server) rollingOperations(schemas huma.Registry) []operation {
 			OperationID: "list-rolling-exports", Method: http.MethodGet, Path: "/emails/rolling-exports", Tags: tags,
 			Summary: "List rolling exports", Description: "The account's rolling exports by name.",
 			Security: bearer, Parameters: d.paging(),
-			Responses: d.responses(d.json(200, "A page of rolling exports.", RollingList{}), d.problems(400, 401, 503)),
+			Responses: d.responses(d.json(200, "A page of rolling exports.", RollingList{}), d.problems(400, 401, 429, 503)),
 		}},
 		{handle: s.getRolling, Operation: huma.Operation{
 			OperationID: "get-rolling-export", Method: http.MethodGet, Path: rollingPath, Tags: tags,
 			Summary: "The status of a rolling export", Description: "Its settings, where it stands and how far it is behind.",
 			Security: bearer, Parameters: []*huma.Param{name},
-			Responses: d.responses(d.json(200, "The status.", RollingExport{}), d.problems(400, 401, 404, 503)),
+			Responses: d.responses(d.json(200, "The status.", RollingExport{}), d.problems(400, 401, 404, 429, 503)),
 		}},
-		{handle: s.deleteRolling, Operation: huma.Operation{
+		{limit: s.dear, handle: s.deleteRolling, Operation: huma.Operation{
 			OperationID: "delete-rolling-export", Method: http.MethodDelete, Path: rollingPath, Tags: tags,
 			Summary: "Delete a rolling export", Description: "Its files go, those that were delivered excepted. The name used again is another rolling export, whose files are numbered from 1.",
 			Security: bearer, Parameters: []*huma.Param{name},
-			Responses: d.responses(done, d.problems(400, 401, 404, 503)),
+			Responses: d.responses(done, d.problems(400, 401, 404, 429, 503)),
 		}},
-		{handle: func(c *call) error { return s.pauseRolling(c, true) }, Operation: huma.Operation{
+		{limit: s.dear, handle: func(c *call) error { return s.pauseRolling(c, true) }, Operation: huma.Operation{
 			OperationID: "pause-rolling-export", Method: http.MethodPost, Path: rollingPath + "/pause", Tags: tags,
 			Summary: "Pause a rolling export", Description: "A file that is being made is finished; no other is begun. Nothing is lost: what comes in meanwhile is made up for after `resume`, as long as it is kept.",
 			Security: bearer, Parameters: []*huma.Param{name},
-			Responses: d.responses(done, d.problems(400, 401, 404, 503)),
+			Responses: d.responses(done, d.problems(400, 401, 404, 429, 503)),
 		}},
-		{handle: func(c *call) error { return s.pauseRolling(c, false) }, Operation: huma.Operation{
+		{limit: s.dear, handle: func(c *call) error { return s.pauseRolling(c, false) }, Operation: huma.Operation{
 			OperationID: "resume-rolling-export", Method: http.MethodPost, Path: rollingPath + "/resume", Tags: tags,
 			Summary: "Let a paused rolling export go on", Description: "The boundaries that were missed are made up for one by one, in order.",
 			Security: bearer, Parameters: []*huma.Param{name},
-			Responses: d.responses(done, d.problems(400, 401, 404, 503)),
+			Responses: d.responses(done, d.problems(400, 401, 404, 429, 503)),
 		}},
 	}
 	return append(ops, s.rollingFileOperations(d, name)...)

@@ -94,7 +94,7 @@ func (s *server) rollingFileOperations(d describe, name *huma.Param) []operation
 				d.query("limit", "How many items a page holds.", &huma.Schema{Type: huma.TypeInteger, Minimum: ptr(1.0), Maximum: ptr(float64(listMax)), Default: listDefault}),
 				d.query("wait", "Seconds to wait for a file if there is none.", &huma.Schema{Type: huma.TypeInteger, Minimum: ptr(0.0), Maximum: ptr(float64(maxWait)), Default: 0}),
 			},
-			Responses: d.responses(d.json(200, "A page of files; without items if there is none.", RollingFileList{}), d.problems(400, 401, 404, 503)),
+			Responses: d.responses(d.json(200, "A page of files; without items if there is none.", RollingFileList{}), d.problems(400, 401, 404, 429, 503)),
 		}},
 		{handle: s.getRollingFile, Operation: huma.Operation{
 			OperationID: "get-rolling-file", Method: http.MethodGet, Path: rollingPath + "/files/{number}", Tags: tags,
@@ -102,7 +102,7 @@ func (s *server) rollingFileOperations(d describe, name *huma.Param) []operation
 			Security: bearer,
 			Parameters: []*huma.Param{name, number, d.query("header_auth", "With `true` the URL carries no credential: it is in the `x-apsis-auth` header of this answer and must be sent back as the same header on the download.",
 				&huma.Schema{Type: huma.TypeBoolean, Default: false})},
-			Responses: d.responses(d.json(200, "The file.", RollingFile{}, tokenHeader), d.problems(400, 401, 404, 410, 503)),
+			Responses: d.responses(d.json(200, "The file.", RollingFile{}, tokenHeader), d.problems(400, 401, 404, 410, 429, 503)),
 		}},
 	}
 }
@@ -220,6 +220,13 @@ func (s *server) listRollingFiles(c *call) error {
 // awaitFiles returns files of an order; if there are none, it waits for one, for
 // the order's end or for that of the server.
 func (s *server) awaitFiles(c *call, o *report.Standing, after int64, limit int, wait time.Duration) ([]*report.Report, error) {
+	if wait > 0 {
+		end, ok := s.waiting.Begin(c.account)
+		if !ok {
+			return nil, limited(kindRate, time.Second, fmt.Sprintf("The account has %d calls that wait for files.", waitingForAnOrder*s.cfg.Limits.RollingExports))
+		}
+		defer end()
+	}
 	// The connection's own limits are for calls that do not wait.
 	rc := http.NewResponseController(c.w)
 	_ = rc.SetReadDeadline(time.Time{})

@@ -16,12 +16,14 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"lockstitch/exporter/auth"
+	"lockstitch/exporter/limits"
 )
 
 // operation is one call of the API: how it is documented and who answers it.
 type operation struct {
 	huma.Operation
-	public bool // needs no access token
+	public bool              // needs no access token
+	limit  *limits.PerMinute // counts the call by account, beside server.calls; nil: nothing does
 	handle func(*call) error
 }
 
@@ -151,6 +153,9 @@ func (s *server) answer(op *operation, w *responseWriter, r *http.Request) {
 			if err := s.authenticate(c); err != nil {
 				return err
 			}
+			if err := s.count(op, c.account); err != nil {
+				return err
+			}
 		}
 		q, err := url.ParseQuery(r.URL.RawQuery)
 		if err != nil {
@@ -173,6 +178,18 @@ func (s *server) answer(op *operation, w *responseWriter, r *http.Request) {
 	if !w.wrote {
 		writeProblem(w, p)
 	}
+}
+
+// count refuses a call of which the account has made too many.
+func (s *server) count(op *operation, account string) error {
+	wait, ok := s.calls.Take(account, s.now())
+	if ok && op.limit != nil {
+		wait, ok = op.limit.Take(account, s.now())
+	}
+	if !ok {
+		return limited(kindRate, wait, "The account has made too many calls, or too many of this kind, within a minute.")
+	}
+	return nil
 }
 
 const challenge = `Bearer realm="lockstitch"`

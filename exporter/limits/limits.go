@@ -1,6 +1,6 @@
-// Package limits counts calls per minute for many callers in bounded memory
-// (contract 3): token calls by client, requests and downloads by account. Each
-// replica counts for itself.
+// Package limits counts calls for many callers in bounded memory: those of a minute
+// (contract 3: token calls by client, requests and downloads by account), and those
+// under way. Each replica counts for itself.
 package limits
 
 import (

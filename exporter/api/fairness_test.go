@@ -1,0 +1,171 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Calls are counted by account, whatever they ask for.
+func TestCallsOfAnAccount(t *testing.T) {
+	r := newRig(t, func(c *Config, d *Deps) {
+		frozen("")(c, d)
+		c.Limits.CallsPerMinute = 1
+	})
+	r.list("a")
+	for path, item := range r.doc.Paths {
+		parts := strings.Split(path, "/")
+		for i := range parts {
+			if strings.HasPrefix(parts[i], "{") {
+				parts[i] = "x"
+			}
+		}
+		for method, op := range operationsOf(item) {
+			if len(op.Security) == 0 {
+				continue
+			}
+			r.problem(r.do(method, strings.Join(parts, "/"), "a", ""), 429, "rate-limit")
+		}
+	}
+	if a := r.do("GET", "/emails/reports", "b", ""); a.StatusCode != 200 {
+		t.Errorf("another account: %d %s", a.StatusCode, a.body)
+	}
+}
+
+// Calls that write for all replicas are fewer than those that ask.
+func TestWritesOfAnAccount(t *testing.T) {
+	r := newRig(t, func(c *Config, d *Deps) {
+		frozen("")(c, d)
+		c.Limits.CallsPerMinute = 2 * callsToADearOne
+	})
+	const path = "/emails/rolling-exports/x"
+	r.put("a", "x", `{"every":"PT1M","start":"now"}`, 201)
+	for _, what := range []string{"/pause", "/resume"} {
+		if a := r.do("POST", path+what, "a", ""); a.StatusCode != 204 {
+			t.Fatalf("%d %s", a.StatusCode, a.body)
+		}
+	}
+	for _, c := range []struct{ method, path string }{
+		{"POST", path + "/pause"}, {"POST", path + "/resume"}, {"DELETE", path}, {"DELETE", "/emails/reports/x"},
+	} {
+		r.problem(r.do(c.method, c.path, "a", ""), 429, "rate-limit")
+	}
+	if a := r.do("GET", path, "a", ""); a.StatusCode != 200 {
+		t.Errorf("%d %s", a.StatusCode, a.body)
+	}
+	r.problem(r.do("DELETE", path, "b", ""), 404, "not-found")
+}
+
+// slowSlices is a catalog that catches up when it is told to.
+type slowSlices struct {
+	catalogSlices
+	asked chan struct{}
+	goOn  chan struct{}
+}
+
+type catalogSlices interface{ Slices }
+
+func (s slowSlices) CatchUp(ctx context.Context) error {
+	s.asked <- struct{}{}
+	select {
+	case <-s.goOn:
+	case <-ctx.Done():
+	}
+	return ctx.Err()
+}
+
+// Of the calls for activities, which read what is stored, an account has few under
+// way, and few in a minute.
+func TestActivitiesOfAnAccount(t *testing.T) {
+	slow := slowSlices{asked: make(chan struct{}), goOn: make(chan struct{})}
+	r := newRig(t, func(c *Config, d *Deps) {
+		frozen("")(c, d)
+		c.Limits.CallsPerMinute, c.KafkaTimeout = callsToADearOne*(activitiesAtOnce+1), time.Minute
+		slow.catalogSlices = d.Catalog
+		d.Catalog = slow
+	})
+	r.define(`{"kind":"section","account_id":"acme","discriminator":"s1","name":"n"}`, `{"kind":"section","account_id":"other","discriminator":"s1","name":"n"}`)
+	const path = "/emails/sections/s1/activities"
+	r.token("a")
+	r.token("b")
+	answers := make(chan answer)
+	begin := func(client string) {
+		go func() { answers <- r.do("GET", path, client, "") }()
+		<-slow.asked
+	}
+	for range activitiesAtOnce {
+		begin("a")
+	}
+	r.problem(r.do("GET", path, "a", ""), 429, "rate-limit")
+	begin("b")
+	close(slow.goOn)
+	for range activitiesAtOnce + 1 {
+		if a := <-answers; a.StatusCode != 200 {
+			t.Errorf("%d %s", a.StatusCode, a.body)
+		}
+	}
+	r.problem(r.do("GET", path+"/x", "a", ""), 429, "rate-limit") // too many in a minute
+	begin("b")
+	<-answers
+}
+
+// watchedReports tell when somebody begins to wait for a change.
+type watchedReports struct {
+	Reports
+	waits chan struct{}
+}
+
+func (w watchedReports) Changed() <-chan struct{} {
+	w.waits <- struct{}{}
+	return w.Reports.Changed()
+}
+
+// So many calls of an account may wait for a file, and no more.
+func TestWaitingCallsOfAnAccount(t *testing.T) {
+	watched := watchedReports{waits: make(chan struct{}, 1)}
+	stopping, most := make(chan struct{}), waitingForAnOrder
+	r := newRig(t, func(c *Config, d *Deps) {
+		c.Limits.RollingExports = 1
+		watched.Reports, d.Stopping = d.Reports, stopping
+		d.Reports = watched
+	})
+	const path = "/emails/rolling-exports/x/files"
+	r.put("a", "x", `{"every":"P1D","start":"now"}`, 201)
+	r.put("b", "x", `{"every":"P1D","start":"now"}`, 201)
+	tr := &http.Transport{}
+	defer tr.CloseIdleConnections()
+	answers := make(chan int)
+	begin := func(client string) {
+		req, err := http.NewRequestWithContext(t.Context(), "GET", r.url+path+"?wait=60", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+r.token(client))
+		go func() {
+			resp, err := tr.RoundTrip(req)
+			if err != nil {
+				answers <- 0
+				return
+			}
+			resp.Body.Close()
+			answers <- resp.StatusCode
+		}()
+		<-watched.waits
+	}
+	for range most {
+		begin("a")
+	}
+	r.problem(r.do("GET", path+"?wait=1", "a", ""), 429, "rate-limit")
+	begin("b")
+	if a := r.do("GET", path, "a", ""); a.StatusCode != 200 { // it does not wait
+		t.Errorf("%d %s", a.StatusCode, a.body)
+	}
+	close(stopping)
+	for range most + 1 {
+		if got := <-answers; got != 200 {
+			t.Errorf("a call that waited: %d", got)
+		}
+	}
+}
