@@ -42,6 +42,11 @@ func TestIdempotencyAndPending(t *testing.T) {
 	}
 	third := r.request("a", body, "Idempotency-Key", "k2") // which stood for nothing yet
 	r.complete("acme", third.ReportID, someFile())
+	// A repeat of a completed one is answered with what its status says, URL included.
+	if st := r.request("a", body, "Idempotency-Key", "k2"); st.Status != "completed" || st.FileDownloadURLExpiresAt == nil || st.FileExpiresAt == nil ||
+		string(r.do("GET", st.FileDownloadURL, "", "").body) != string(someFile()) {
+		t.Fatalf("%+v", st)
+	}
 	r.request("a", body)
 	if got := r.list("a"); len(got) != 4 {
 		t.Fatalf("%d reports of four requests", len(got))

@@ -98,6 +98,9 @@ func (s *server) submit(c *call) error {
 	if err != nil {
 		return err
 	}
+	if _, err := s.link(st, c.account, false); err != nil { // a repeat may be of a completed one
+		return err
+	}
 	return writeJSON(c.w, http.StatusAccepted, st)
 }
 
