@@ -102,7 +102,9 @@ type server struct {
 	cursors   *cursor.Codec
 	metrics   *metrics
 
-	tokenCalls *limits.PerMinute // by client
+	// By client:
+	tokenCalls   *limits.PerMinute // with its secret
+	wrongSecrets *limits.PerMinute // with another; the client need not exist
 	// By account:
 	calls      *limits.PerMinute // all but token calls and downloads
 	dear       *limits.PerMinute // those that cost much
@@ -135,15 +137,16 @@ func New(cfg Config, deps Deps) (http.Handler, error) {
 	s := &server{
 		cfg: cfg, deps: deps, log: deps.Log, now: deps.Now,
 		authority: authority, cursors: cursor.New(cfg.SigningKeys), metrics: newMetrics(deps.Registerer),
-		tokenCalls: limits.NewPerMinute(cfg.Limits.TokensPerMinute),
-		calls:      limits.NewPerMinute(cfg.Limits.CallsPerMinute),
-		dear:       limits.NewPerMinute(max(1, cfg.Limits.CallsPerMinute/callsToADearOne)),
-		exports:    limits.NewPerMinute(cfg.Limits.ExportsPerMinute),
-		downloads:  limits.NewPerMinute(cfg.Limits.DownloadsPerMinute),
-		activities: limits.NewAtOnce(activitiesAtOnce),
-		waiting:    limits.NewAtOnce(waitingForAnOrder * cfg.Limits.RollingExports),
-		summaries:  newSummaryCache(cfg.ActivityCacheBytes),
-		reads:      make(chan struct{}, cfg.ActivityReads),
+		tokenCalls:   limits.NewPerMinute(cfg.Limits.TokensPerMinute),
+		wrongSecrets: limits.NewPerMinute(cfg.Limits.TokensPerMinute),
+		calls:        limits.NewPerMinute(cfg.Limits.CallsPerMinute),
+		dear:         limits.NewPerMinute(max(1, cfg.Limits.CallsPerMinute/callsToADearOne)),
+		exports:      limits.NewPerMinute(cfg.Limits.ExportsPerMinute),
+		downloads:    limits.NewPerMinute(cfg.Limits.DownloadsPerMinute),
+		activities:   limits.NewAtOnce(activitiesAtOnce),
+		waiting:      limits.NewAtOnce(waitingForAnOrder * cfg.Limits.RollingExports),
+		summaries:    newSummaryCache(cfg.ActivityCacheBytes),
+		reads:        make(chan struct{}, cfg.ActivityReads),
 	}
 	mux := http.NewServeMux()
 	doc := newDocument(cfg)

@@ -55,16 +55,40 @@ func TestTokenCall(t *testing.T) {
 	r.problem(r.do("POST", "/oauth/token", "", "x", "Content-Type", "multipart/form-data; boundary=x"), 415, "unsupported-media-type")
 }
 
+// Who does not have a client's secret cannot keep the client from its tokens.
+func TestWrongSecretsLockNobodyOut(t *testing.T) {
+	r := newRig(t, func(c *Config, d *Deps) {
+		frozen("")(c, d)
+		c.Limits.TokensPerMinute = 2
+	})
+	ask := func(secret string) answer {
+		return r.do("POST", "/oauth/token", "", fmt.Sprintf(`{"grant_type":"client_credentials","client_id":"a","client_secret":%q}`, secret))
+	}
+	for range 2 {
+		r.problem(ask("guess"), 401, "unauthorized")
+	}
+	r.problem(ask("guess"), 429, "rate-limit")
+	for range 2 {
+		if a := ask("secret-a"); a.StatusCode != 200 {
+			t.Fatalf("%d %s", a.StatusCode, a.body)
+		}
+	}
+	r.problem(ask("secret-a"), 429, "rate-limit")
+}
+
 func TestCallLimits(t *testing.T) {
 	r := newRig(t, func(c *Config, _ *Deps) {
 		c.Limits.TokensPerMinute, c.Limits.ExportsPerMinute = 3, 3
 	})
 	r.token("a")
 	r.token("b")
+	credentials := `{"grant_type":"client_credentials","client_id":"a","client_secret":"secret-a"}`
 	for range 2 {
-		r.problem(r.do("POST", "/oauth/token", "", `{"grant_type":"client_credentials","client_id":"a","client_secret":"no"}`), 401, "unauthorized")
+		if a := r.do("POST", "/oauth/token", "", credentials); a.StatusCode != 200 {
+			t.Fatalf("%d %s", a.StatusCode, a.body)
+		}
 	}
-	a := r.do("POST", "/oauth/token", "", `{"grant_type":"client_credentials","client_id":"a","client_secret":"secret-a"}`)
+	a := r.do("POST", "/oauth/token", "", credentials)
 	r.problem(a, 429, "rate-limit")
 	if s := a.Header.Get("Retry-After"); s != "20" && s != "19" {
 		t.Errorf("Retry-After %s; three a minute come back every 20 s", s)

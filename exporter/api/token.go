@@ -71,10 +71,15 @@ func (s *server) token(c *call) error {
 	if err := e.err(); err != nil {
 		return err
 	}
-	if wait, ok := s.tokenCalls.Take(id, s.now()); !ok {
+	// Who does not know the secret must not use up what the client may ask for.
+	who, err := s.authority.Authenticate(id, secret)
+	calls := s.tokenCalls
+	if err != nil {
+		calls = s.wrongSecrets
+	}
+	if wait, ok := calls.Take(id, s.now()); !ok {
 		return limited(kindRate, wait, fmt.Sprintf("A client may ask for %d tokens a minute. A token is valid for a day.", s.cfg.Limits.TokensPerMinute))
 	}
-	who, err := s.authority.Authenticate(id, secret)
 	if err != nil {
 		return unauthorized(challenge, "There is no such client, or the secret is wrong.")
 	}
