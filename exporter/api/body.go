@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -48,6 +49,22 @@ func (c *call) readBody(limit int64, mediaTypes ...string) (body []byte, mediaTy
 		return nil, "", invalid(FieldError{Detail: "the body cannot be read to its end"})
 	}
 	return body, mediaType, nil
+}
+
+// endBody lets a call take longer than the connection may be read from: of a body that
+// it does not need the rest must not be waited for without end. What is sent is read,
+// within the connection's limit, and left out.
+func (c *call) endBody(limit int64) error {
+	_, err := io.Copy(io.Discard, http.MaxBytesReader(c.w, c.r.Body, limit))
+	var over *http.MaxBytesError
+	switch {
+	case errors.As(err, &over):
+		return kindTooLarge.problem(fmt.Sprintf("The body may have at most %d bytes.", limit))
+	case err != nil:
+		return invalid(FieldError{Detail: "the body cannot be read to its end"})
+	}
+	_ = http.NewResponseController(c.w).SetReadDeadline(time.Time{})
+	return nil
 }
 
 // members is a JSON object.

@@ -57,7 +57,7 @@ func (s *server) downloadOperation(schemas huma.Registry) operation {
 				"200": file("The file."), "206": file("The range that was asked for.", "Content-Range"),
 				"304": {Description: "The file is the one that `If-None-Match` names."},
 			},
-			d.problems(400, 403, 410, 412, 416, 429, 503),
+			d.problems(400, 403, 410, 412, 413, 416, 429, 503),
 		),
 	}}
 }
@@ -112,8 +112,9 @@ func (s *server) serveFile(c *call, rep *report.Report) error {
 	}
 	// The connection's limit on reading would end a long transfer: the server
 	// keeps reading to notice that the client has gone.
-	_ = http.NewResponseController(c.w).SetReadDeadline(time.Time{})
-
+	if err := c.endBody(s.cfg.Limits.BodyBytes); err != nil {
+		return err
+	}
 	f := openFile(c.r.Context(), s.deps.Store, res.Object, res.Bytes)
 	defer f.Close()
 	h := c.w.Header()

@@ -94,7 +94,7 @@ func (s *server) rollingFileOperations(d describe, name *huma.Param) []operation
 				d.query("limit", "How many items a page holds.", &huma.Schema{Type: huma.TypeInteger, Minimum: ptr(1.0), Maximum: ptr(float64(listMax)), Default: listDefault}),
 				d.query("wait", "Seconds to wait for a file if there is none.", &huma.Schema{Type: huma.TypeInteger, Minimum: ptr(0.0), Maximum: ptr(float64(maxWait)), Default: 0}),
 			},
-			Responses: d.responses(d.json(200, "A page of files; without items if there is none.", RollingFileList{}), d.problems(400, 401, 404, 429, 503)),
+			Responses: d.responses(d.json(200, "A page of files; without items if there is none.", RollingFileList{}), d.problems(400, 401, 404, 413, 429, 503)),
 		}},
 		{handle: s.getRollingFile, Operation: huma.Operation{
 			OperationID: "get-rolling-file", Method: http.MethodGet, Path: rollingPath + "/files/{number}", Tags: tags,
@@ -228,9 +228,10 @@ func (s *server) awaitFiles(c *call, o *report.Standing, after int64, limit int,
 		defer end()
 	}
 	// The connection's own limits are for calls that do not wait.
-	rc := http.NewResponseController(c.w)
-	_ = rc.SetReadDeadline(time.Time{})
-	_ = rc.SetWriteDeadline(time.Now().Add(wait + answerTimeout))
+	if err := c.endBody(s.cfg.Limits.BodyBytes); err != nil {
+		return nil, err
+	}
+	_ = http.NewResponseController(c.w).SetWriteDeadline(time.Now().Add(wait + answerTimeout))
 	late := time.NewTimer(wait)
 	defer late.Stop()
 	for {

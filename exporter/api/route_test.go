@@ -189,6 +189,47 @@ func (o observed) CatchUp(ctx context.Context) error {
 
 // A client that does not read must not hold a handler, whatever it asks for. But
 // finding the answer takes nothing from the time to write it.
+// Calls that may take longer than the connection is read from do not wait for the
+// body of a request that never comes; one that does come changes nothing.
+func TestABodyThatNeverComes(t *testing.T) {
+	r := newRig(t, nil)
+	r.put("a", "x", `{"every":"P1D","start":"now"}`, 201)
+	st, file := r.finished()
+	srv := httptest.NewUnstartedServer(nil)
+	srv.Config = NewServer(r.handler, slog.New(slog.DiscardHandler))
+	srv.Config.ReadTimeout = 300 * time.Millisecond
+	srv.Start()
+	defer srv.Close()
+	const waiting = "/emails/rolling-exports/x/files?wait="
+	download := strings.TrimPrefix(st.FileDownloadURL, r.url)
+	for _, path := range []string{waiting + "60", download} {
+		c, err := net.Dial("tcp", srv.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 10\r\n\r\n{", path, r.token("a")); err != nil {
+			t.Fatal(err)
+		}
+		said, err := io.ReadAll(c) // until the server ends the connection
+		if err != nil || !strings.HasPrefix(string(said), "HTTP/1.1 400 ") {
+			t.Errorf("%.40s: %v, %.200s", path, err, said)
+		}
+		if a := r.do("GET", srv.URL+path, "a", strings.Repeat(" ", 100_001)); a.StatusCode != 413 {
+			t.Errorf("%.40s: %d %s", path, a.StatusCode, a.body)
+		}
+	}
+	if a := r.do("GET", srv.URL+waiting+"1", "a", "{}"); a.StatusCode != 200 {
+		t.Errorf("%d %s", a.StatusCode, a.body)
+	}
+	if a := r.do("GET", srv.URL+download, "", "{}"); a.StatusCode != 200 || string(a.body) != string(file) {
+		t.Errorf("%d, %d bytes", a.StatusCode, len(a.body))
+	}
+}
+
 func TestDeadlines(t *testing.T) {
 	d := deadlined{write: new(atomic.Int64)}
 	var asked atomic.Int64
