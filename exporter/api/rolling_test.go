@@ -242,7 +242,7 @@ func TestRefusedRollingExports(t *testing.T) {
 	for _, path := range []string{"?limit=0", "?limit=201", "?page_token=", "?page_token=x", "?page_token=" + "b1g"} {
 		r.problem(r.do("GET", "/emails/rolling-exports"+path, "a", ""), 400, "invalid-request")
 	}
-	for _, path := range []string{"?after=-1", "?after=x", "?after=1&after=2", "?limit=0", "?wait=61", "?wait=PT5S", "?wait=-1", "?wait=1.5"} {
+	for _, path := range []string{"?after=-1", "?after=x", "?after=1&after=2", "?page_token=cjU", "?limit=0", "?wait=61", "?wait=PT5S", "?wait=-1", "?wait=1.5"} {
 		r.problem(r.do("GET", "/emails/rolling-exports/z/files"+path, "a", ""), 400, "invalid-request")
 	}
 	for _, n := range []string{"0", "1", "-1", "x", "01"} {

@@ -185,6 +185,10 @@ func (s *server) listRollingFiles(c *call) error {
 	if err != nil {
 		return err
 	}
+	// Ignored, it would give the first page for ever.
+	if c.query.Has("page_token") {
+		return invalidParam("page_token", "is not taken here; go on with the number of the last file as after")
+	}
 	after, err := c.number("after", 1<<53)
 	if err != nil {
 		return err
