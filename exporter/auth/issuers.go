@@ -64,6 +64,7 @@ const (
 	jwksMaxStale = 24 * time.Hour   // keys that cannot be read again are used this long
 	jwksTimeout  = 5 * time.Second
 	jwksMaxBytes = 1 << 20
+	maxRedirects = 10
 )
 
 // external verifies the tokens of one issuer. Keys are read when a token needs
@@ -73,18 +74,33 @@ type external struct {
 	http *http.Client
 	now  func() time.Time
 
-	mu    sync.Mutex                 // held while keys are read: others wait for the same answer
-	keys  map[string]keyfunc.Keyfunc // by key id; nil: none were read yet
-	read  time.Time                  // when the keys were read
-	tried time.Time                  // when reading was last tried
-	err   error                      // what came of it
+	mu      sync.Mutex
+	keys    map[string]keyfunc.Keyfunc // by key id; nil: none were read yet
+	read    time.Time                  // when the keys were read
+	tried   time.Time                  // when reading was last tried
+	err     error                      // what came of it the last time
+	reading chan struct{}              // closed when the reading under way is over; nil: there is none
 }
 
 func newExternal(cfg Issuer, client *http.Client, now func() time.Time) *external {
-	if client == nil {
-		client = &http.Client{}
+	c := http.Client{}
+	if client != nil {
+		c = *client
 	}
-	return &external{cfg: cfg, http: client, now: now}
+	c.CheckRedirect = staySecure
+	return &external{cfg: cfg, http: &c, now: now}
+}
+
+// staySecure refuses a redirect by which anybody on the way could say what the keys
+// are.
+func staySecure(req *http.Request, via []*http.Request) error {
+	switch {
+	case via[len(via)-1].URL.Scheme == "https" && req.URL.Scheme != "https":
+		return fmt.Errorf("redirected from https to %s", req.URL.Scheme)
+	case len(via) >= maxRedirects:
+		return fmt.Errorf("redirected %d times", maxRedirects)
+	}
+	return nil
 }
 
 func (e *external) verify(ctx context.Context, token string) (Identity, error) {
@@ -127,14 +143,32 @@ func (e *external) verify(ctx context.Context, token string) (Identity, error) {
 // keyOf gives the issuer's key of an id, nil if it has none. The keys are read anew
 // when they are old or do not hold the id. An error if nothing can be said of the
 // id: there are no keys, or it is not among old ones and new ones cannot be read.
+//
+// One caller at a time reads. Others wait for that, unless they have a key that is
+// not old, or one that could not be had anew the last time either.
 func (e *external) keyOf(ctx context.Context, kid string) (keyfunc.Keyfunc, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := e.now()
-	wanted := e.keys == nil || now.Sub(e.read) >= jwksMaxAge || e.keys[kid] == nil
-	if wanted && (e.tried.IsZero() || now.Sub(e.tried) >= jwksMinAge) {
-		e.tried = now
-		e.err = e.fetch(ctx, now)
+	known := e.keys[kid] != nil
+	switch wanted := !known || now.Sub(e.read) >= jwksMaxAge; {
+	case !wanted:
+	case e.reading != nil:
+		if known && e.err != nil {
+			break
+		}
+		reading := e.reading
+		e.mu.Unlock()
+		select {
+		case <-reading:
+		case <-ctx.Done():
+		}
+		e.mu.Lock()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+	case e.tried.IsZero() || now.Sub(e.tried) >= jwksMinAge:
+		e.renew(ctx, now)
 	}
 	if e.keys == nil || now.Sub(e.read) >= jwksMaxStale || (e.err != nil && e.keys[kid] == nil) {
 		return nil, e.err
@@ -142,37 +176,53 @@ func (e *external) keyOf(ctx context.Context, kid string) (keyfunc.Keyfunc, erro
 	return e.keys[kid], nil
 }
 
-func (e *external) fetch(ctx context.Context, now time.Time) error {
+// renew reads the keys, with the mutex held before and after, not meanwhile.
+func (e *external) renew(ctx context.Context, now time.Time) {
+	e.tried, e.reading = now, make(chan struct{})
+	keys, err := map[string]keyfunc.Keyfunc(nil), errors.New("reading the keys broke off")
+	e.mu.Unlock()
+	defer func() {
+		e.mu.Lock()
+		if e.err = err; err == nil {
+			e.keys, e.read = keys, now
+		}
+		close(e.reading)
+		e.reading = nil
+	}()
+	keys, err = e.fetch(ctx)
+}
+
+func (e *external) fetch(ctx context.Context) (map[string]keyfunc.Keyfunc, error) {
 	// Not the request's context: a caller that goes away must not spoil the
 	// attempt for everybody else.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), jwksTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.cfg.JWKSURL, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	resp, err := e.http.Do(req)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer resp.Body.Close()
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, jwksMaxBytes+1))
 	switch {
 	case err != nil:
-		return fmt.Errorf("reading %s: %w", e.cfg.JWKSURL, err)
+		return nil, fmt.Errorf("reading %s: %w", e.cfg.JWKSURL, err)
 	case resp.StatusCode != http.StatusOK:
-		return fmt.Errorf("reading %s: status %d", e.cfg.JWKSURL, resp.StatusCode)
+		return nil, fmt.Errorf("reading %s: status %d", e.cfg.JWKSURL, resp.StatusCode)
 	case len(raw) > jwksMaxBytes:
-		return fmt.Errorf("reading %s: more than %d bytes", e.cfg.JWKSURL, jwksMaxBytes)
+		return nil, fmt.Errorf("reading %s: more than %d bytes", e.cfg.JWKSURL, jwksMaxBytes)
 	}
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
 	if err := json.Unmarshal(raw, &set); err != nil {
-		return fmt.Errorf("reading %s: %w", e.cfg.JWKSURL, err)
+		return nil, fmt.Errorf("reading %s: %w", e.cfg.JWKSURL, err)
 	}
 	if set.Keys == nil {
-		return fmt.Errorf("reading %s: it holds no keys", e.cfg.JWKSURL)
+		return nil, fmt.Errorf("reading %s: it holds no keys", e.cfg.JWKSURL)
 	}
 	// Each alone: one of a kind that is not known here is to be ignored (RFC 7517,
 	// section 5) and must not spoil the others.
@@ -189,8 +239,7 @@ func (e *external) fetch(ctx context.Context, now time.Time) error {
 		}
 	}
 	if len(keys) == 0 && len(set.Keys) > 0 {
-		return fmt.Errorf("reading %s: none of its %d keys can be read", e.cfg.JWKSURL, len(set.Keys))
+		return nil, fmt.Errorf("reading %s: none of its %d keys can be read", e.cfg.JWKSURL, len(set.Keys))
 	}
-	e.keys, e.read = keys, now
-	return nil
+	return keys, nil
 }

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"crypto/ed25519"
 	"encoding/base64"
 	"errors"
@@ -46,7 +47,14 @@ func newIDP(t *testing.T) *idp {
 
 func (p *idp) authority(t *testing.T, now func() time.Time) *Authority {
 	t.Helper()
+	return p.authorityBy(t, nil, now)
+}
+
+// authorityBy reads the keys with a client.
+func (p *idp) authorityBy(t *testing.T, client *http.Client, now func() time.Time) *Authority {
+	t.Helper()
 	a, err := New(Config{
+		HTTP:    client,
 		Keys:    []Key{{"k", []byte(strings.Repeat("k", 32))}},
 		Issuers: []Issuer{{Name: "idp", JWKSURL: p.url, Audience: "exports", AccountClaim: "account", Algorithms: []string{"EdDSA"}}},
 		Now:     now,
@@ -55,6 +63,121 @@ func (p *idp) authority(t *testing.T, now func() time.Time) *Authority {
 		t.Fatal(err)
 	}
 	return a
+}
+
+// held keeps requests back until it is told to let them go.
+type held struct {
+	http.RoundTripper
+	hold  atomic.Bool
+	asked chan struct{}
+	goOn  chan struct{}
+}
+
+func (h *held) RoundTrip(r *http.Request) (*http.Response, error) {
+	if h.hold.Load() {
+		h.asked <- struct{}{}
+		<-h.goOn
+	}
+	return h.RoundTripper.RoundTrip(r)
+}
+
+// While an issuer does not answer, tokens whose key is known are verified, and who has
+// to wait does so no longer than it likes.
+func TestAnIssuerThatHangs(t *testing.T) {
+	p, start, passed := newIDP(t), time.Now(), new(atomic.Int64)
+	p.answer.Store(`{"keys":[` + p.jwk + `]}`)
+	h := &held{RoundTripper: http.DefaultTransport, asked: make(chan struct{}), goOn: make(chan struct{})}
+	t.Cleanup(http.DefaultTransport.(*http.Transport).CloseIdleConnections)
+	a := p.authorityBy(t, &http.Client{Transport: h}, func() time.Time { return start.Add(time.Duration(passed.Load())) })
+	if _, err := a.Verify(t.Context(), p.token); err != nil {
+		t.Fatal(err)
+	}
+	forged := func() string { // its key is not known
+		tok := jwt.NewWithClaims(jwt.SigningMethodEdDSA, jwt.MapClaims{"iss": "idp", "aud": "exports", "account": "acme", "exp": time.Now().Add(time.Hour).Unix()})
+		tok.Header["kid"] = "bad"
+		_, private, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := tok.SignedString(private)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}()
+	verify := func(ctx context.Context, token string) chan error {
+		out := make(chan error, 1)
+		go func() {
+			_, err := a.Verify(ctx, token)
+			out <- err
+		}()
+		return out
+	}
+	within := func(what string, c chan error, want error) {
+		t.Helper()
+		late := time.NewTimer(30 * time.Second)
+		defer late.Stop()
+		select {
+		case err := <-c:
+			if !errors.Is(err, want) {
+				t.Errorf("%s: %v, want %v", what, err, want)
+			}
+		case <-late.C:
+			t.Fatalf("%s waits for the issuer", what)
+		}
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	h.hold.Store(true)
+	passed.Add(int64(jwksMinAge))
+	reader := verify(t.Context(), forged)
+	<-h.asked
+	within("a token whose key is known", verify(t.Context(), p.token), nil)
+	within("who has gone", verify(gone, forged), context.Canceled)
+	waiter := verify(t.Context(), forged)
+	h.goOn <- struct{}{}
+	// Held back for longer than reading may take, it may have failed.
+	for _, c := range []chan error{reader, waiter} {
+		if err := <-c; !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrUnavailable) {
+			t.Errorf("an unknown key: %v", err)
+		}
+	}
+
+	// The keys are old, and reading them anew has failed: they count until it succeeds.
+	h.hold.Store(false)
+	p.answer.Store(`no keys`)
+	passed.Add(int64(jwksMaxAge))
+	within("a token whose key is old", verify(t.Context(), p.token), nil)
+	h.hold.Store(true)
+	passed.Add(int64(jwksMinAge))
+	reader = verify(t.Context(), p.token)
+	<-h.asked
+	within("a token whose old key cannot be had anew", verify(t.Context(), p.token), nil)
+	h.goOn <- struct{}{}
+	within("who has tried", reader, nil)
+}
+
+// What https protects is not given away by a redirect.
+func TestNoRedirectLeavesHTTPS(t *testing.T) {
+	p := newIDP(t)
+	p.answer.Store(`{"keys":[` + p.jwk + `]}`)
+	to := new(atomic.Value)
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/keys" {
+			_, _ = fmt.Fprint(w, p.answer.Load())
+			return
+		}
+		http.Redirect(w, r, to.Load().(string), http.StatusFound)
+	}))
+	t.Cleanup(srv.Close)
+	plain := p.url
+	p.url = srv.URL
+	for target, want := range map[string]error{plain: ErrUnavailable, srv.URL + "/keys": nil, srv.URL: ErrUnavailable} {
+		to.Store(target)
+		if _, err := p.authorityBy(t, srv.Client(), nil).Verify(t.Context(), p.token); !errors.Is(err, want) {
+			t.Errorf("redirected to %s: %v, want %v", target, err, want)
+		}
+	}
 }
 
 // An issuer may have keys of kinds that are not known here, for others than us.
