@@ -153,6 +153,12 @@ func TestCheckConfigAdvisesAndLooksAtTheStore(t *testing.T) {
 	if status, said := check("s3://bucket?region=eu-north-1", "--public-url=https://x.example.com", "--clients=a:"+secret+":c"); status != 0 || said != "the configuration is valid\n" {
 		t.Errorf("exit %d: %s", status, said)
 	}
+	status, said = check("s3://bucket?region=eu-north-1", "--public-url=http://x.example.com", "--issuer-jwks-url=http://id.example.com/keys", "--issuer=id", "--issuer-audience=x")
+	for _, want := range []string{"issuer_jwks_url is plain http", "public_url is plain http", "is valid"} {
+		if status != 0 || !strings.Contains(said, want) {
+			t.Errorf("exit %d: %q lacks %q", status, said, want)
+		}
+	}
 	dir := filepath.Join(t.TempDir(), "objects")
 	if status, said := check("file://" + dir); status != 0 {
 		t.Errorf("exit %d: %s", status, said)

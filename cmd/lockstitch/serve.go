@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 
 	"github.com/spf13/cobra"
 
@@ -101,4 +102,16 @@ func (s *Settings) advise(log *slog.Logger) {
 	if len(s.Auth.Clients) == 0 && s.Auth.IssuerJWKSURL == "" {
 		log.Warn("neither clients nor issuer_jwks_url is set: nobody can call the API")
 	}
+	if plain(s.Auth.IssuerJWKSURL) {
+		log.Warn("issuer_jwks_url is plain http: who can change what is sent there can make tokens of any account", "issuer_jwks_url", s.Auth.IssuerJWKSURL)
+	}
+	if s.HTTP.TLSCertFile == "" && plain(s.HTTP.PublicURL) {
+		log.Warn("public_url is plain http: secrets, tokens and files are sent unencrypted; set http_tls_cert_file, or the https address of a proxy in front", "public_url", s.HTTP.PublicURL)
+	}
+}
+
+// plain tells whether a URL is http.
+func plain(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && u.Scheme == "http"
 }
