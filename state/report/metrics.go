@@ -21,8 +21,12 @@ func newMetrics(reg prometheus.Registerer, v *view) *metrics {
 			Name: "lockstitch_report_records_ignored_total",
 			Help: "Records of the reports topic that were ignored: the request or standing order was there already.",
 		}),
-		reports: &collector{view: v, desc: prometheus.NewDesc("lockstitch_reports",
-			"Reports known to this replica, by status.", []string{"status"}, nil)},
+		reports: &collector{
+			view:   v,
+			counts: prometheus.NewDesc("lockstitch_reports", "Reports known to this replica, by status.", []string{"status"}, nil),
+			oldest: prometheus.NewDesc("lockstitch_reports_oldest_pending_seconds",
+				"Age of the oldest report, or step of a standing order, without a result; 0 if there is none. Every replica tells it of all.", nil, nil),
+		},
 	}
 	if reg != nil {
 		reg.MustRegister(m.ignored, m.reports)
@@ -38,11 +42,11 @@ func (m *metrics) unregister() {
 }
 
 type collector struct {
-	view *view
-	desc *prometheus.Desc
+	view           *view
+	counts, oldest *prometheus.Desc
 }
 
-func (c *collector) Describe(ch chan<- *prometheus.Desc) { ch <- c.desc }
+func (c *collector) Describe(ch chan<- *prometheus.Desc) { ch <- c.counts; ch <- c.oldest }
 
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	now := time.Now()
@@ -53,8 +57,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			counts[e.report.Status(now)]++
 		}
 	}
+	var age time.Duration
+	for _, e := range c.view.pending {
+		age = max(age, now.Sub(e.report.Request.CreatedAt))
+	}
 	c.view.mu.RUnlock()
+	ch <- prometheus.MustNewConstMetric(c.oldest, prometheus.GaugeValue, age.Seconds())
 	for _, s := range Statuses {
-		ch <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(counts[s]), string(s))
+		ch <- prometheus.MustNewConstMetric(c.counts, prometheus.GaugeValue, float64(counts[s]), string(s))
 	}
 }

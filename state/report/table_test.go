@@ -513,7 +513,60 @@ lockstitch_reports{status="expired"} 0
 lockstitch_reports{status="processing"} 0
 lockstitch_reports{status="requested"} 1
 `
-	if err := testutil.GatherAndCompare(reg, strings.NewReader(want)); err != nil {
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "lockstitch_report_records_ignored_total", "lockstitch_reports"); err != nil {
 		t.Error(err)
+	}
+}
+
+// How long the oldest report has been without a result is known to every replica,
+// whoever is to run it.
+func TestOldestPending(t *testing.T) {
+	t.Parallel()
+	v, offset := newView(), int64(0)
+	apply := func(key string, value any) {
+		t.Helper()
+		offset++
+		if err := v.apply(stamped(t, offset, key, value)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reg := prometheus.NewRegistry()
+	newMetrics(reg, v)
+	age := func() time.Duration {
+		t.Helper()
+		all, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range all {
+			if m.GetName() == "lockstitch_reports_oldest_pending_seconds" {
+				return time.Duration(m.GetMetric()[0].GetGauge().GetValue() * float64(time.Second))
+			}
+		}
+		t.Fatal("there is no such metric")
+		return 0
+	}
+	if got := age(); got != 0 {
+		t.Errorf("without reports %s", got)
+	}
+	begin := time.Now()
+	old, young, ahead := request("a"), request("b"), request("c")
+	old.CreatedAt, young.CreatedAt, ahead.CreatedAt = begin.Add(-2*time.Hour), begin.Add(-time.Hour), begin.Add(100*time.Hour)
+	for _, q := range []*Request{ahead, young, old} {
+		q.Version = Version
+		apply(KeyRequest+q.ID, q)
+	}
+	between := func(least time.Duration) {
+		t.Helper()
+		if got, most := age(), least+time.Since(begin); got < least || got > most {
+			t.Errorf("%s, want %s to %s", got, least, most)
+		}
+	}
+	between(2 * time.Hour)
+	apply(KeyCancel+old.ID+"/1", &Cancel{Version: Version})
+	between(time.Hour)
+	apply(KeyResult+young.ID+"/1", &Result{Version: Version, Attempt: "1", Object: "o"})
+	if got := age(); got != 0 {
+		t.Errorf("with one of the future %s", got)
 	}
 }
