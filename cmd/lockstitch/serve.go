@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/url"
 
 	"github.com/spf13/cobra"
@@ -110,8 +111,12 @@ func (s *Settings) advise(log *slog.Logger) {
 	}
 }
 
-// plain tells whether a URL is http.
+// plain tells whether a URL is http and leaves this machine.
 func plain(text string) bool {
 	u, err := url.Parse(text)
-	return err == nil && u.Scheme == "http"
+	if err != nil || u.Scheme != "http" {
+		return false
+	}
+	ip := net.ParseIP(u.Hostname())
+	return u.Hostname() != "localhost" && !ip.IsLoopback()
 }
