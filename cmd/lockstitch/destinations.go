@@ -91,7 +91,7 @@ func (r *replica) openDestinations(ctx context.Context) error {
 	d := &destinations{settings: r.s.Replica.Destinations, stores: make(map[string]objects.Store)}
 	r.destinations = d
 	for _, s := range d.settings {
-		store, err := objects.Open(ctx, s.URL)
+		store, err := objects.OpenForOthers(ctx, s.URL)
 		if err != nil {
 			return fmt.Errorf("destination %s: %w", s.Name, err)
 		}

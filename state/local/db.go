@@ -107,7 +107,7 @@ func Open(dir, cluster, group string, opt Options) (*DB, error) {
 	if opt.FS == nil {
 		opt.FS = vfs.Default
 	}
-	if err := opt.FS.MkdirAll(dir, 0o755); err != nil {
+	if err := opt.FS.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	id, stale, err := identify(opt.FS, dir, cluster, group)

@@ -251,5 +251,5 @@ func makeLoadDir(fs vfs.FS, dir string) error {
 	if err := fs.RemoveAll(path); err != nil {
 		return err
 	}
-	return fs.MkdirAll(path, 0o755)
+	return fs.MkdirAll(path, 0o700)
 }

@@ -30,11 +30,20 @@ const staleTemp = time.Hour
 // taken), and the directories above it are synced: what has a name is whole,
 // and what a write has reported survives a loss of power.
 type fileStore struct {
-	root string
-	url  string
+	root  string
+	url   string
+	modes modes
 	// sync is os.File.Sync; tests replace it to see the order of events.
 	sync func(*os.File) error
 }
+
+// modes are the permissions of what a store makes, before the umask.
+type modes struct{ dir, file os.FileMode }
+
+var (
+	private = modes{0o700, 0o600}
+	shared  = modes{0o755, 0o644}
+)
 
 // fileRoot is the directory that a URL names.
 func fileRoot(u *url.URL) (string, error) {
@@ -50,13 +59,17 @@ func fileRoot(u *url.URL) (string, error) {
 	return filepath.Clean(u.Path), nil
 }
 
-func openFile(u *url.URL) (*fileStore, error) {
+func openFile(u *url.URL, m modes) (*fileStore, error) {
 	root, err := fileRoot(u)
 	if err != nil {
 		return nil, err
 	}
-	s := &fileStore{root: root, url: "file://" + u.Path, sync: (*os.File).Sync}
-	if err := s.makeDirs(filepath.Join(s.root, tempDir), "/"); err != nil {
+	s := &fileStore{root: root, url: "file://" + u.Path, modes: m, sync: (*os.File).Sync}
+	above := filepath.Dir(s.root) // others may have something there
+	if err := s.makeDirs(above, "/", shared.dir); err != nil {
+		return nil, err
+	}
+	if err := s.makeDirs(filepath.Join(s.root, tempDir), above, m.dir); err != nil {
 		return nil, err
 	}
 	return s, s.sweepTemp(time.Now().Add(-staleTemp))
@@ -150,7 +163,7 @@ func (s *fileStore) Create(ctx context.Context, name string) (Writer, error) {
 		return nil, s.err("writing", name, err)
 	}
 	temp := filepath.Join(s.root, tempDir, ulid.Make().String())
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, s.modes.file)
 	if err != nil {
 		// A missing directory here is the store's failure, not an object's absence.
 		return nil, &storeError{op: "writing", store: s.url, name: name, cause: err}
@@ -194,7 +207,7 @@ func (w *fileWriter) Commit() error {
 	}
 	dir := filepath.Dir(w.path)
 	for try := 0; ; try++ {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err := os.MkdirAll(dir, w.s.modes.dir); err != nil {
 			return w.fail(notTaken(err))
 		}
 		err := os.Link(w.f.Name(), w.path)
@@ -236,9 +249,9 @@ func (w *fileWriter) Abort() {
 	os.Remove(w.f.Name())
 }
 
-// makeDirs makes dir and what is missing above it, and syncs every directory
+// makeDirs makes dir and what is missing above it, with a mode, and syncs every directory
 // from dir up to, without, base.
-func (s *fileStore) makeDirs(dir, base string) error {
+func (s *fileStore) makeDirs(dir, base string, mode os.FileMode) error {
 	var missing []string
 	for d := dir; d != base; d = filepath.Dir(d) {
 		if _, err := os.Stat(d); err == nil {
@@ -248,7 +261,7 @@ func (s *fileStore) makeDirs(dir, base string) error {
 		}
 		missing = append(missing, d)
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, mode); err != nil {
 		return err
 	}
 	for _, d := range missing {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -20,6 +21,46 @@ func openTestFile(t *testing.T) (*fileStore, string) {
 		t.Fatal(err)
 	}
 	return s.(*fileStore), dir
+}
+
+// What a store holds is personal data, and what is delivered is for others. The
+// directory of another above is left as others need it.
+func TestWhoMayReadTheFiles(t *testing.T) {
+	for name, c := range map[string]struct {
+		open      func(context.Context, string) (Store, error)
+		dir, file os.FileMode
+	}{
+		"a store":       {Open, 0o700, 0o600},
+		"a destination": {OpenForOthers, 0o755, 0o644},
+	} {
+		t.Run(name, func(t *testing.T) {
+			above := filepath.Join(t.TempDir(), "above")
+			root := filepath.Join(above, "root")
+			s, err := c.open(t.Context(), "file://"+root)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			if err := s.Put(t.Context(), "a/b/c", []byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			for path, want := range map[string]os.FileMode{
+				above: 0o755, root: c.dir, filepath.Join(root, tempDir): c.dir, filepath.Join(root, "a"): c.dir,
+				filepath.Join(root, "a", "b"): c.dir, filepath.Join(root, "a", "b", "c"): c.file,
+			} {
+				if info, err := os.Stat(path); err != nil || info.Mode().Perm() != want&^umask() {
+					t.Errorf("%s: %v %v, want %v", path, info, err, want)
+				}
+			}
+		})
+	}
+}
+
+// umask is what this process takes away from the modes that it asks for.
+func umask() os.FileMode {
+	m := syscall.Umask(0)
+	syscall.Umask(m)
+	return os.FileMode(m)
 }
 
 // What a loss of power may take is what was not synced: the file must be synced

@@ -27,7 +27,19 @@ import (
 // A path in the URL of a bucket is the prefix of all names. Opening does not
 // contact the service. Errors hold neither user information nor parameters of
 // the URL.
+//
+// What is stored in files nobody but this user may read.
 func Open(ctx context.Context, rawURL string) (Store, error) {
+	return open(ctx, rawURL, private)
+}
+
+// OpenForOthers is Open for a store whose objects others are to have: their files, and
+// the directories, may be read by everybody.
+func OpenForOthers(ctx context.Context, rawURL string) (Store, error) {
+	return open(ctx, rawURL, shared)
+}
+
+func open(ctx context.Context, rawURL string, m modes) (Store, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		// The parser's message repeats the URL with everything in it.
@@ -36,7 +48,7 @@ func Open(ctx context.Context, rawURL string) (Store, error) {
 	var s Store
 	switch u.Scheme {
 	case "file":
-		s, err = openFile(u)
+		s, err = openFile(u, m)
 	case "s3", "gs", "azblob":
 		s, err = openBucket(ctx, u)
 	default:
