@@ -46,10 +46,10 @@ type Expr struct {
 // The caller must not change it.
 func (e *Expr) Names() []string { return e.names }
 
-// Eval evaluates the expression for one profile. member tells whether the
-// profile belongs to the audience called Names()[i]; it may be called any number
-// of times for an i, or never.
-func (e *Expr) Eval(member func(i int) bool) bool { return e.root.eval(member) }
+// Eval evaluates the expression for 64 profiles, a bit for each: an expression has
+// thousands of operands if somebody likes. members tells which of them belong to the
+// audience called Names()[i]; it may be called any number of times for an i, or never.
+func (e *Expr) Eval(members func(i int) uint64) uint64 { return e.root.eval(members) }
 
 type operator uint8
 
@@ -68,26 +68,28 @@ type node struct {
 	args []node
 }
 
-func (n *node) eval(member func(int) bool) bool {
+func (n *node) eval(members func(int) uint64) uint64 {
 	switch n.op {
 	case name:
-		return member(n.name)
+		return members(n.name)
 	case not:
-		return !n.args[0].eval(member)
+		return ^n.args[0].eval(members)
 	case and:
+		all := ^uint64(0)
 		for i := range n.args {
-			if !n.args[i].eval(member) {
-				return false
+			if all &= n.args[i].eval(members); all == 0 {
+				break
 			}
 		}
-		return true
+		return all
 	default:
+		some := uint64(0)
 		for i := range n.args {
-			if n.args[i].eval(member) {
-				return true
+			if some |= n.args[i].eval(members); some == ^uint64(0) {
+				break
 			}
 		}
-		return false
+		return some
 	}
 }
 

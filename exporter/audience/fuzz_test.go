@@ -30,9 +30,19 @@ func FuzzParse(f *testing.F) {
 		for i, n := range e.Names() {
 			index[n] = i
 		}
-		member := func(i int) bool { return members>>(i%64)&1 != 0 }
-		if got, want := e.Eval(member), rewrite(t, expr, func(n string) bool { return member(index[n]) }); got != want {
-			t.Errorf("%q for %b: %v, the reference says %v", expr, members, got, want)
+		member := func(profile, i int) bool { return members>>((i+7*profile)%64)&1 != 0 }
+		got := e.Eval(func(i int) (word uint64) {
+			for profile := range 64 {
+				if member(profile, i) {
+					word |= 1 << profile
+				}
+			}
+			return word
+		})
+		for _, profile := range []int{0, 1, 63} {
+			if got, want := got>>profile&1 != 0, rewrite(t, expr, func(n string) bool { return member(profile, index[n]) }); got != want {
+				t.Errorf("%q for profile %d of %b: %v, the reference says %v", expr, profile, members, got, want)
+			}
 		}
 	})
 }

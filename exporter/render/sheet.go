@@ -418,9 +418,18 @@ func (b *sheetBuilder) evaluateFilter() error {
 	}
 	b.pass = make([]bool, 1+b.slice.Snapshots())
 	b.bytes += int64(len(b.pass))
-	b.pass[0] = b.filter.Eval(func(int) bool { return false })
+	b.pass[0] = b.filter.Eval(func(int) uint64 { return 0 })&1 != 0
+	var passing segment.Bitmap
+	for word := range (b.slice.Snapshots() + 63) / 64 {
+		passing = append(passing, b.filter.Eval(func(i int) uint64 {
+			if members[i] == nil { // nobody of the slice belongs to it
+				return 0
+			}
+			return members[i][word]
+		}))
+	}
 	for snapshot := range b.slice.Snapshots() {
-		b.pass[snapshot+1] = b.filter.Eval(func(i int) bool { return members[i].Has(snapshot) })
+		b.pass[snapshot+1] = passing.Has(snapshot)
 	}
 	return nil
 }
