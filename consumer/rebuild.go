@@ -158,7 +158,7 @@ func (c *Consumer) firstSince(ctx context.Context, in *input, t int64) (int64, e
 // most.
 func rowsOf(info *segment.SliceInfo, in *input, from int64) int {
 	for _, r := range info.Sources {
-		if r.TopicID == in.stream.ID && r.Partition == in.partition {
+		if src := r.Source(); src.ID == in.stream.ID && src.Partition == in.partition {
 			return int(min(int64(info.Rows), max(0, min(r.Next, in.pos.Next)-max(r.Min, from))))
 		}
 	}

@@ -169,7 +169,8 @@ func (a ages) old(s *catalog.Segment) bool {
 			return false
 		}
 		for _, r := range in.Sources {
-			if at, ok := a.behind[partitionOf{r.TopicID, r.Partition}]; ok && newest >= at-a.retention {
+			src := r.Source()
+			if at, ok := a.behind[partitionOf{src.ID, src.Partition}]; ok && newest >= at-a.retention {
 				return false
 			}
 		}

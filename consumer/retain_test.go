@@ -427,8 +427,8 @@ func TestWhenASegmentIsOld(t *testing.T) {
 	p0, p1 := partitionOf{topic, 0}, partitionOf{topic, 1}
 	seg := func(logTime, server int64) *catalog.Segment {
 		return &catalog.Segment{LogTime: logTime, Slices: []segment.SliceInfo{
-			{MaxTime: server, Sources: []segment.OffsetRange{{TopicID: topic, Partition: 0, Next: 1}}},
-			{MaxTime: 0, Sources: []segment.OffsetRange{{TopicID: topic, Partition: 0, Next: 1}, {TopicID: topic, Partition: 1, Next: 1}}},
+			{MaxTime: server, Sources: []segment.OffsetRange{segment.Stream{ID: topic}.Range(0, 0, 1)}},
+			{MaxTime: 0, Sources: []segment.OffsetRange{segment.Stream{ID: topic}.Range(0, 0, 1), segment.Stream{ID: topic}.Range(1, 0, 1)}},
 		}}
 	}
 	for name, c := range map[string]struct {
@@ -466,7 +466,7 @@ func TestRetentionDecidesOnce(t *testing.T) {
 	records := make([]*kgo.Record, old)
 	for i := range records {
 		s := &catalog.Segment{ID: ulid.Make().String(), LogTime: p.ago(30).UnixMilli(), Slices: []segment.SliceInfo{{
-			Account: "acme", Rows: 1, MaxTime: p.ago(30).UnixMilli(), Sources: []segment.OffsetRange{{TopicID: segment.TopicID{9}, Min: int64(i), Next: int64(i + 1)}},
+			Account: "acme", Rows: 1, MaxTime: p.ago(30).UnixMilli(), Sources: []segment.OffsetRange{segment.Stream{ID: segment.TopicID{9}}.Range(0, int64(i), int64(i+1))},
 		}}}
 		var err error
 		if records[i], err = s.Record(w.topics.Catalog); err != nil {
@@ -519,7 +519,7 @@ func TestStepsOfRetention(t *testing.T) {
 	topic := segment.TopicID{1}
 	var old []*catalog.Segment
 	for i := range int64(removalsPerCut + 1) {
-		old = append(old, &catalog.Segment{ID: fmt.Sprint(i), Slices: []segment.SliceInfo{{MaxTime: i, Sources: []segment.OffsetRange{{TopicID: topic, Next: i + 1}}}}})
+		old = append(old, &catalog.Segment{ID: fmt.Sprint(i), Slices: []segment.SliceInfo{{MaxTime: i, Sources: []segment.OffsetRange{segment.Stream{ID: topic}.Range(0, 0, i+1)}}}})
 	}
 	const notice = 100
 	var at catalog.Retention
@@ -550,7 +550,7 @@ func TestStepsOfRetention(t *testing.T) {
 	if next := step(old[removalsPerCut:], 1001); next == nil || len(next.remove) != 0 || at.Refused.Next(topic, 0) != removalsPerCut+1 || at.Removed.Next(topic, 0) != removalsPerCut {
 		t.Fatalf("the rest is not announced: %+v", next)
 	}
-	more := append(old, &catalog.Segment{Slices: []segment.SliceInfo{{MaxTime: 3, Sources: []segment.OffsetRange{{TopicID: topic, Next: 4}}}}})
+	more := append(old, &catalog.Segment{Slices: []segment.SliceInfo{{MaxTime: 3, Sources: []segment.OffsetRange{segment.Stream{ID: topic}.Range(0, 0, 4)}}}})
 	if next := step(more, 1101); next == nil || len(next.remove) != removalsPerCut+2 || len(next.part()) != removalsPerCut || at.Removed.Next(topic, 0) != removalsPerCut+1 {
 		t.Fatalf("more than a cut carries: %+v", next)
 	}

@@ -139,5 +139,5 @@ func (s *sweeper) strange(ctx context.Context, object string) (bool, error) {
 	case err != nil:
 		return false, err
 	}
-	return !s.deps.Catalog.Knows(sources[0].TopicID), nil
+	return !s.deps.Catalog.Knows(sources[0].Source().ID), nil
 }

@@ -100,7 +100,8 @@ func offsets(ends []report.End) map[partition]int64 {
 func contributes(in *segment.SliceInfo, barrier, after map[partition]int64) bool {
 	for i := range in.Sources {
 		s := &in.Sources[i]
-		k := partition{s.TopicID, s.Partition}
+		src := s.Source()
+		k := partition{src.ID, src.Partition}
 		if max(s.Min, after[k]) < min(s.Next, barrier[k]) {
 			return true
 		}

@@ -18,7 +18,7 @@ var topic = segment.TopicID{1}
 func ref(object string, from, to int64, rows int) catalog.SliceRef {
 	return catalog.SliceRef{SegmentID: object, Object: object, Info: &segment.SliceInfo{
 		MinTime: from, MaxTime: to, Rows: rows,
-		Sources: []segment.OffsetRange{{TopicID: topic, Partition: 0, Min: 0, Next: 100}},
+		Sources: []segment.OffsetRange{segment.Stream{ID: topic}.Range(0, 0, 100)},
 	}}
 }
 
@@ -86,14 +86,14 @@ func check(t *testing.T, p Plan, q *report.Question) int {
 
 func TestPrune(t *testing.T) {
 	low, high := ref("low", 10, 20, 5), ref("high", 10, 20, 5)
-	low.Info.Sources = []segment.OffsetRange{{TopicID: topic, Min: 0, Next: 10}}
-	high.Info.Sources = []segment.OffsetRange{{TopicID: topic, Min: 100, Next: 110}}
+	low.Info.Sources = []segment.OffsetRange{segment.Stream{ID: topic}.Range(0, 0, 10)}
+	high.Info.Sources = []segment.OffsetRange{segment.Stream{ID: topic}.Range(0, 100, 110)}
 	other := ref("other", 10, 20, 5)
-	other.Info.Sources = []segment.OffsetRange{{TopicID: topic, Partition: 1, Min: 0, Next: 10}}
+	other.Info.Sources = []segment.OffsetRange{segment.Stream{ID: topic}.Range(1, 0, 10)}
 	anew := ref("anew", 10, 20, 5)
-	anew.Info.Sources = []segment.OffsetRange{{TopicID: segment.TopicID{2}, Min: 0, Next: 10}}
+	anew.Info.Sources = []segment.OffsetRange{segment.Stream{ID: segment.TopicID{2}}.Range(0, 0, 10)}
 	mixed := ref("mixed", 10, 20, 5)
-	mixed.Info.Sources = append(other.Info.Sources[:1:1], segment.OffsetRange{TopicID: topic, Min: 99, Next: 200})
+	mixed.Info.Sources = append(other.Info.Sources[:1:1], segment.Stream{ID: topic}.Range(0, 99, 200))
 	q := question(10, 21)
 	q.After = []report.End{{TopicID: topic, Offset: 10}}
 	refs := []catalog.SliceRef{low, high, other, anew, mixed, ref("before", 1, 9, 5), ref("behind", 21, 30, 5), ref("first", 1, 10, 5), ref("last", 20, 30, 5)}

@@ -41,7 +41,7 @@ func Problem(f catalog.Floor, q *report.Question) *report.Problem {
 
 func cuts(f catalog.Floor, q *report.Question) bool {
 	for _, way := range report.Between(q.After, q.Barrier) {
-		if way.Min < f.Next(way.TopicID, way.Partition) {
+		if src := way.Source(); way.Min < f.Next(src.ID, src.Partition) {
 			return true
 		}
 	}

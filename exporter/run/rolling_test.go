@@ -291,7 +291,7 @@ func TestShortenEnds(t *testing.T) {
 			for range r.IntN(4) {
 				from := r.Int64N(e.Offset + 1)
 				rows := 1 + r.IntN(segment.MaxSliceRows)
-				refs = append(refs, catalog.SliceRef{Info: &segment.SliceInfo{Rows: rows, Sources: []segment.OffsetRange{{TopicID: topicID, Partition: p, Min: from, Next: from + int64(rows) + r.Int64N(1<<20)}}}})
+				refs = append(refs, catalog.SliceRef{Info: &segment.SliceInfo{Rows: rows, Sources: []segment.OffsetRange{segment.Stream{ID: topicID}.Range(p, from, from+int64(rows)+r.Int64N(1<<20))}}})
 			}
 			if r.IntN(3) > 0 {
 				e.Offset = r.Int64N(e.Offset + 10)

@@ -86,7 +86,8 @@ func (w *way) count(slices []catalog.SliceRef) {
 			offsets += s.Next - s.Min
 		}
 		for _, s := range ref.Info.Sources {
-			if i, known := w.index[partition{s.TopicID, s.Partition}]; known && s.Next > w.from[i] && s.Min < w.end[i].Offset {
+			src := s.Source()
+			if i, known := w.index[partition{src.ID, src.Partition}]; known && s.Next > w.from[i] && s.Min < w.end[i].Offset {
 				w.stretch = append(w.stretch, stretch{i, s.Min, s.Next, float64(ref.Info.Rows) / float64(offsets)})
 			}
 		}

@@ -33,7 +33,7 @@ func newHistory(t *testing.T, r *rand.Rand) *history {
 	h := &history{t: t, r: r, v: &View{st: newState()}, ends: make(map[partition]int64)}
 	for topic := range 1 + r.IntN(2) {
 		for n := range 1 + r.Int32N(3) {
-			h.topics = append(h.topics, segment.OffsetRange{Topic: "e", Incarnation: topic, TopicID: segment.TopicID{byte(topic)}, Partition: n})
+			h.topics = append(h.topics, segment.Stream{Topic: "e", Incarnation: topic, ID: segment.TopicID{byte(topic)}}.Range(n, 0, 0))
 		}
 	}
 	return h
@@ -78,7 +78,7 @@ func (h *history) cut() {
 	}
 	rows := make(map[place][]segment.OffsetRange)
 	for _, src := range h.topics {
-		k := partition{src.TopicID, src.Partition}
+		k := partitionOf(src)
 		for range h.r.IntN(12) {
 			at := h.ends[k]
 			h.ends[k]++
@@ -156,7 +156,7 @@ func (h *history) check() {
 	}
 	var within []segment.OffsetRange
 	for _, src := range h.topics {
-		end := h.ends[partition{src.TopicID, src.Partition}]
+		end := h.ends[partitionOf(src)]
 		src.Min = h.r.Int64N(end + 2)
 		src.Next = src.Min + h.r.Int64N(end+2-src.Min)
 		if h.r.IntN(5) > 0 {
@@ -246,7 +246,7 @@ func TestSlicesInLooksAtNothingElse(t *testing.T) {
 	source := slice("", 0, 0).Sources[0]
 	for range 1000 {
 		cut()
-		l := v.st.accounts["acme"].ranges[partition{source.TopicID, source.Partition}]
+		l := v.st.accounts["acme"].ranges[partitionOf(source)]
 		for _, first := range []int64{cuts - 1, cuts / 2, 0} {
 			if looked := len(l.between(first*rows, (first+1)*rows)); looked != 1+late {
 				t.Fatalf("of %d cuts, %d ranges were looked at for those of cut %d, want %d", cuts, looked, first, 1+late)

@@ -6,7 +6,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime"
-	"syscall"
 	"testing"
 	"time"
 
@@ -133,32 +132,19 @@ func TestMarksAreSmall(t *testing.T) {
 // BenchmarkMarks says what a View keeps for a day of a partition, everything
 // included, and the processor time of reading its records.
 func BenchmarkMarks(b *testing.B) {
-	cpu := func() time.Duration {
-		var u syscall.Rusage
-		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-			b.Fatal(err)
-		}
-		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-	}
-	heap := func() uint64 {
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
 	for _, aMinute := range []float64{1, 1_000, 100_000} {
 		b.Run(fmt.Sprintf("events=%.0f", aMinute), func(b *testing.B) {
 			s, rng := newState(), rand.New(rand.NewPCG(1, 1))
 			before, days, spent := heap(), int64(0), time.Duration(0)
 			for b.Loop() {
 				records := dayOfMarks(b, rng, int32(days%16), 20_000+days/16, aMinute)
-				began := cpu()
+				began := cpu(b)
 				for _, r := range records {
 					if err := s.decode(r); err != nil {
 						b.Fatal(err)
 					}
 				}
-				spent += cpu() - began
+				spent += cpu(b) - began
 				days++
 			}
 			b.ReportMetric(float64(heap()-before)/float64(days), "B/partition-day")

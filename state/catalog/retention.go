@@ -65,7 +65,8 @@ func (f Floor) Above(segments []*Segment) Floor {
 			in := &s.Slices[i]
 			f.OldestAvailable = max(f.OldestAvailable, in.MaxTime+1)
 			for _, r := range in.Sources {
-				e := FloorEnd{r.TopicID, r.Partition, r.Next}
+				p := partitionOf(r)
+				e := FloorEnd{p.topic, p.n, r.Next}
 				at, ok := slices.BinarySearchFunc(f.Ends, e, FloorEnd.compare)
 				if !ok {
 					f.Ends = slices.Insert(f.Ends, at, e)
@@ -85,7 +86,7 @@ func (f *Floor) Covers(s *Segment) bool {
 			return false
 		}
 		for _, r := range in.Sources {
-			if r.Next > f.Next(r.TopicID, r.Partition) {
+			if p := partitionOf(r); r.Next > f.Next(p.topic, p.n) {
 				return false
 			}
 		}

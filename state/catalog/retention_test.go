@@ -19,17 +19,13 @@ func TestFloors(t *testing.T) {
 			for range 1 + r.IntN(3) {
 				in := segment.SliceInfo{MaxTime: r.Int64N(50)}
 				for range 1 + r.IntN(3) {
-					in.Sources = append(in.Sources, segment.OffsetRange{TopicID: segment.TopicID{byte(r.IntN(2))}, Partition: r.Int32N(3), Next: 1 + r.Int64N(50)})
+					in.Sources = append(in.Sources, segment.Stream{ID: segment.TopicID{byte(r.IntN(2))}}.Range(r.Int32N(3), 0, 1+r.Int64N(50)))
 				}
 				s.Slices = append(s.Slices, in)
 			}
 			return s
 		}
-		type part struct {
-			id segment.TopicID
-			n  int32
-		}
-		oldest, next := int64(0), make(map[part]int64)
+		oldest, next := int64(0), make(map[partition]int64)
 		var f Floor
 		for range 30 {
 			var below []*Segment
@@ -46,7 +42,7 @@ func TestFloors(t *testing.T) {
 				for _, in := range s.Slices {
 					oldest = max(oldest, in.MaxTime+1)
 					for _, o := range in.Sources {
-						k := part{o.TopicID, o.Partition}
+						k := partitionOf(o)
 						next[k] = max(next[k], o.Next)
 					}
 				}
@@ -59,8 +55,8 @@ func TestFloors(t *testing.T) {
 			}
 			for id := range 2 {
 				for n := range int32(4) {
-					k := part{segment.TopicID{byte(id)}, n}
-					if got := f.Next(k.id, k.n); got != next[k] {
+					k := partition{segment.TopicID{byte(id)}, n}
+					if got := f.Next(k.topic, k.n); got != next[k] {
 						t.Fatalf("%v: %d, want %d", k, got, next[k])
 					}
 				}
@@ -70,7 +66,7 @@ func TestFloors(t *testing.T) {
 			for _, in := range s.Slices {
 				want = want && in.MaxTime < oldest
 				for _, o := range in.Sources {
-					want = want && o.Next <= next[part{o.TopicID, o.Partition}]
+					want = want && o.Next <= next[partitionOf(o)]
 				}
 			}
 			if got := f.Covers(s); got != want {

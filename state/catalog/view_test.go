@@ -60,7 +60,7 @@ func (tp *topic) open() *View {
 
 func slice(account string, from, to int64) segment.SliceInfo {
 	return segment.SliceInfo{Account: account, Rows: 1, MinTime: from, MaxTime: to, Length: 10, KeysLength: 5,
-		Sources: []segment.OffsetRange{{Topic: "e", TopicID: segment.TopicID{1}, Partition: 3, Min: 5, Next: 9}}}
+		Sources: []segment.OffsetRange{segment.Stream{Topic: "e", ID: segment.TopicID{1}}.Range(3, 5, 9)}}
 }
 
 func TestViewShowsWhatWasWritten(t *testing.T) {

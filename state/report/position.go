@@ -48,7 +48,7 @@ func Between(after, end []End) []segment.OffsetRange {
 	var out []segment.OffsetRange
 	for _, e := range end {
 		if first := from[partition{e.TopicID, e.Partition}]; first < e.Offset {
-			out = append(out, segment.OffsetRange{Topic: e.Topic, TopicID: e.TopicID, Partition: e.Partition, Min: first, Next: e.Offset})
+			out = append(out, segment.Stream{Topic: e.Topic, ID: e.TopicID}.Range(e.Partition, first, e.Offset))
 		}
 	}
 	return out

@@ -43,7 +43,7 @@ func TestBetweenTwoPositions(t *testing.T) {
 	end := []End{at(1, 0, 8), at(1, 1, 20), at(2, 0, 5), at(2, 1, 1), at(4, 0, 0)}
 	got := ""
 	for _, r := range Between(after, end) {
-		got += fmt.Sprintf("%d/%d:%d-%d ", r.TopicID[0], r.Partition, r.Min, r.Next)
+		got += fmt.Sprintf("%d/%d:%d-%d ", r.Source().ID[0], r.Source().Partition, r.Min, r.Next)
 	}
 	if want := "1/1:7-20 2/1:0-1 "; got != want {
 		t.Errorf("between the positions: %s, want %s", got, want)

@@ -147,8 +147,7 @@ func (e *encoder) sourceTable(rows []entry, info *SliceInfo) []uint32 {
 	for i, s := range seen {
 		e.localSource.at[s].code = uint32(i)
 		src := e.sources[s]
-		info.Sources = append(info.Sources, OffsetRange{Topic: src.Topic, Incarnation: src.Incarnation, TopicID: src.ID,
-			Partition: src.Partition, Min: math.MaxInt64})
+		info.Sources = append(info.Sources, src.Range(src.Partition, math.MaxInt64, 0))
 	}
 	codes := make([]uint32, len(rows))
 	for i, r := range rows {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"unique"
 )
 
 // String gives the id as Kafka's own tools print it: 22 characters of unpadded
@@ -39,12 +40,6 @@ func (id *TopicID) UnmarshalText(text []byte) error {
 	return err
 }
 
-// Source is where rows came from: one partition of one stream.
-type Source struct {
-	Stream
-	Partition int32
-}
-
 // Compare orders sources as rows of equal server_time are ordered (contract
 // 2.5): by topic name bytewise, incarnation, partition.
 func (s Source) Compare(o Source) int {
@@ -57,10 +52,13 @@ func (s Source) Compare(o Source) int {
 	return cmp.Compare(s.Partition, o.Partition)
 }
 
-// Source is the source that the range speaks about.
-func (r OffsetRange) Source() Source {
-	return Source{Stream: Stream{Topic: r.Topic, Incarnation: r.Incarnation, ID: r.TopicID}, Partition: r.Partition}
+// Range is the range of offsets from min to below next of a partition of the stream.
+func (s Stream) Range(partition int32, min, next int64) OffsetRange {
+	return OffsetRange{source: unique.Make(Source{s, partition}), Min: min, Next: next}
 }
+
+// Source is the source that the range speaks about.
+func (r OffsetRange) Source() Source { return r.source.Value() }
 
 // sliceJSON is SliceInfo on the wire. Thousands of them stand in one catalog
 // record, so names are short and the sources of a stream share one entry.
@@ -84,11 +82,12 @@ func (s SliceInfo) MarshalJSON() ([]byte, error) {
 	j := sliceJSON{Account: s.Account, Rows: s.Rows, Times: [2]int64{s.MinTime, s.MaxTime - s.MinTime},
 		Place: [3]int64{s.Offset, s.Length, s.KeysLength}}
 	for i, r := range s.Sources {
-		if i == 0 || r.Topic != s.Sources[i-1].Topic || r.Incarnation != s.Sources[i-1].Incarnation || r.TopicID != s.Sources[i-1].TopicID {
-			j.Streams = append(j.Streams, streamJSON{Topic: r.Topic, Incarnation: r.Incarnation, ID: r.TopicID})
+		src := r.Source()
+		if i == 0 || src.Stream != s.Sources[i-1].Source().Stream {
+			j.Streams = append(j.Streams, streamJSON{Topic: src.Topic, Incarnation: src.Incarnation, ID: src.ID})
 		}
 		last := &j.Streams[len(j.Streams)-1]
-		last.Ranges = append(last.Ranges, [3]int64{int64(r.Partition), r.Min, r.Next - r.Min})
+		last.Ranges = append(last.Ranges, [3]int64{int64(src.Partition), r.Min, r.Next - r.Min})
 	}
 	return json.Marshal(j)
 }
@@ -103,10 +102,15 @@ func (s *SliceInfo) UnmarshalJSON(data []byte) error {
 	}
 	out := SliceInfo{Account: j.Account, Rows: j.Rows, MinTime: j.Times[0], MaxTime: j.Times[0] + j.Times[1],
 		Offset: j.Place[0], Length: j.Place[1], KeysLength: j.Place[2]}
+	sources := 0
 	for _, st := range j.Streams {
+		sources += len(st.Ranges)
+	}
+	out.Sources = make([]OffsetRange, 0, sources)
+	for _, st := range j.Streams {
+		stream := Stream{Topic: st.Topic, Incarnation: st.Incarnation, ID: st.ID}
 		for _, r := range st.Ranges {
-			out.Sources = append(out.Sources, OffsetRange{Topic: st.Topic, Incarnation: st.Incarnation, TopicID: st.ID,
-				Partition: int32(r[0]), Min: r[1], Next: r[1] + r[2]})
+			out.Sources = append(out.Sources, stream.Range(int32(r[0]), r[1], r[1]+r[2]))
 			if r[0] != int64(int32(r[0])) {
 				return fmt.Errorf("slice of account %q: partition %d is out of range", j.Account, r[0])
 			}
@@ -133,10 +137,11 @@ func (s *SliceInfo) check() error {
 		return bad("its number of sources")
 	}
 	for i, r := range s.Sources {
-		if r.Partition < 0 || r.Incarnation < 0 || r.Min < 0 || r.Next <= r.Min {
+		src := r.Source()
+		if src.Partition < 0 || src.Incarnation < 0 || r.Min < 0 || r.Next <= r.Min {
 			return bad("a source")
 		}
-		if i > 0 && s.Sources[i-1].Source().Compare(r.Source()) >= 0 {
+		if i > 0 && s.Sources[i-1].Source().Compare(src) >= 0 {
 			return bad("the order of its sources")
 		}
 	}

@@ -42,13 +42,14 @@ func appendInfo(dst []byte, info *SliceInfo) []byte {
 	dst = binary.AppendUvarint(dst, uint64(info.MinTime))
 	dst = binary.AppendUvarint(dst, uint64(info.MaxTime-info.MinTime))
 	dst = binary.AppendUvarint(dst, uint64(len(info.Sources)))
-	for _, s := range info.Sources {
+	for _, r := range info.Sources {
+		s := r.Source()
 		dst = appendString(dst, []byte(s.Topic))
 		dst = binary.AppendUvarint(dst, uint64(s.Incarnation))
-		dst = append(dst, s.TopicID[:]...)
+		dst = append(dst, s.ID[:]...)
 		dst = binary.AppendUvarint(dst, uint64(s.Partition))
-		dst = binary.AppendUvarint(dst, uint64(s.Min))
-		dst = binary.AppendUvarint(dst, uint64(s.Next-s.Min))
+		dst = binary.AppendUvarint(dst, uint64(r.Min))
+		dst = binary.AppendUvarint(dst, uint64(r.Next-r.Min))
 	}
 	return dst
 }

@@ -287,10 +287,11 @@ func takeRange(p []byte) (r OffsetRange, rest []byte, err error) {
 	if err != nil {
 		return r, nil, err
 	}
-	if len(p) < len(r.TopicID) {
+	var id TopicID
+	if len(p) < len(id) {
 		return r, nil, errShort
 	}
-	p = p[copy(r.TopicID[:], p):]
+	p = p[copy(id[:], p):]
 	var n [3]uint64
 	for i := range n {
 		if n[i], p, err = takeUvarint(p); err != nil {
@@ -300,9 +301,8 @@ func takeRange(p []byte) (r OffsetRange, rest []byte, err error) {
 	if incarnation > 1<<31-1 || n[0] > 1<<31-1 || n[1] > 1<<62 || n[2] > 1<<62 {
 		return r, nil, errNumber
 	}
-	r.Topic, r.Incarnation, r.Partition = string(topic), int(incarnation), int32(n[0])
-	r.Min, r.Next = int64(n[1]), int64(n[1]+n[2])
-	return r, p, nil
+	stream := Stream{Topic: string(topic), Incarnation: int(incarnation), ID: id}
+	return stream.Range(int32(n[0]), int64(n[1]), int64(n[1]+n[2])), p, nil
 }
 
 func (s *Slice) stored(b block) []byte { return s.data[b.off : b.off+b.stored : b.off+b.stored] }

@@ -9,7 +9,10 @@
 // export reads no object.
 package segment
 
-import "fmt"
+import (
+	"fmt"
+	"unique"
+)
 
 // TopicID is Kafka's id of a topic (KIP-516). A topic that is deleted and made
 // anew has another one.
@@ -23,15 +26,19 @@ type Stream struct {
 	ID          TopicID `json:"-"`           // written by MarshalText in records
 }
 
-// OffsetRange is a half-open range [Min, Next) of offsets of one stream and
-// partition that a slice's rows come from.
+// Source is where rows came from: one partition of one stream.
+type Source struct {
+	Stream
+	Partition int32
+}
+
+// OffsetRange is a half-open range [Min, Next) of offsets of one source that a
+// slice's rows come from; Stream.Range makes one. The catalog of a large system has
+// hundreds in memory for each of its segments, so that what a source is stands there
+// once for all of its ranges.
 type OffsetRange struct {
-	Topic       string  `json:"topic"`
-	Incarnation int     `json:"inc,omitempty"`
-	TopicID     TopicID `json:"topic_id"`
-	Partition   int32   `json:"partition"`
-	Min         int64   `json:"min"`
-	Next        int64   `json:"next"`
+	source    unique.Handle[Source]
+	Min, Next int64
 }
 
 // SliceInfo is the directory entry of one slice.

@@ -495,8 +495,8 @@ func TestDependentColumnsShareCodes(t *testing.T) {
 
 func TestSliceInfoJSON(t *testing.T) {
 	info := SliceInfo{Account: "<é>\"", Rows: 3, MinTime: 1_700_000_000_000, MaxTime: 1_700_000_000_500, Offset: 8, Length: 500, KeysLength: 200,
-		Sources: []OffsetRange{{Topic: "a", TopicID: TopicID{1}, Partition: 2, Min: 5, Next: 9}, {Topic: "a", TopicID: TopicID{1}, Partition: 3, Min: 0, Next: 1},
-			{Topic: "a", Incarnation: 1, TopicID: TopicID{2}, Partition: 0, Min: 7, Next: 8}}}
+		Sources: []OffsetRange{Stream{Topic: "a", ID: TopicID{1}}.Range(2, 5, 9), Stream{Topic: "a", ID: TopicID{1}}.Range(3, 0, 1),
+			Stream{Topic: "a", Incarnation: 1, ID: TopicID{2}}.Range(0, 7, 8)}}
 	text, err := json.Marshal(info)
 	if err != nil {
 		t.Fatal(err)

@@ -231,7 +231,7 @@ func (s *Slice) verifyOrder(times []int64, source []uint16, offsets []int64) err
 	}
 	for i, r := range s.info.Sources {
 		if r.Min != least[i] || r.Next != next[i] {
-			return s.corrupt(sliceHead, "the offsets of %s[%d] are not those of its rows", r.Topic, r.Partition)
+			return s.corrupt(sliceHead, "the offsets of %s[%d] are not those of its rows", r.Source().Topic, r.Source().Partition)
 		}
 	}
 	return nil

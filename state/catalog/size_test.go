@@ -1,0 +1,98 @@
+package catalog
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/state/segment"
+)
+
+// TestSourcesAreSmall: each slice has one for every partition that it has rows of.
+func TestSourcesAreSmall(t *testing.T) {
+	const segments, sources = 200, 170
+	s := newState()
+	before := heap()
+	for i := range segments {
+		if err := s.decode(segmentRecord(t, i, sources, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := int64(heap()-before) / (segments * sources); got > 80 {
+		t.Errorf("a source takes %d bytes, want at most 80", got)
+	}
+	runtime.KeepAlive(s)
+}
+
+// BenchmarkSegments says what a View keeps for a segment, everything included, and the
+// processor time of reading its record, by the partitions and the accounts that it has
+// rows of, every account in every partition.
+func BenchmarkSegments(b *testing.B) {
+	for _, size := range []struct{ sources, accounts int }{{4, 1}, {4, 20}, {170, 1}, {170, 20}} {
+		b.Run(fmt.Sprintf("sources=%d/accounts=%d", size.sources, size.accounts), func(b *testing.B) {
+			s := newState()
+			before, n, spent := heap(), 0, time.Duration(0)
+			for b.Loop() {
+				records := make([]*kgo.Record, 100)
+				for i := range records {
+					records[i] = segmentRecord(b, n, size.sources, size.accounts)
+					n++
+				}
+				began := cpu(b)
+				for _, r := range records {
+					if err := s.decode(r); err != nil {
+						b.Fatal(err)
+					}
+				}
+				spent += cpu(b) - began
+			}
+			b.ReportMetric(float64(heap()-before)/float64(n), "B/segment")
+			b.ReportMetric(float64(spent.Microseconds())/float64(n), "cpu-µs/segment")
+			runtime.KeepAlive(s)
+		})
+	}
+}
+
+// segmentRecord is that of the nth segment of a replica that reads ten topics.
+func segmentRecord(tb testing.TB, n, sources, accounts int) *kgo.Record {
+	tb.Helper()
+	id := ulid.Make().String()
+	seg := Segment{ID: id, Object: "segments/2026050100/" + id, Bytes: 1 << 20, SHA256: strings.Repeat("0", 64), Cut: id, LogTime: 1_795_479_459_139}
+	for a := range accounts {
+		s := slice(fmt.Sprintf("account-%d", a), 1_795_479_456_466, 1_795_479_459_139)
+		s.Sources = nil
+		for i := range sources {
+			topic := i * 10 / sources
+			from := 1_000_000_000 + int64(n)*1000 + int64(a)
+			s.Sources = append(s.Sources, segment.Stream{Topic: fmt.Sprintf("email-events-%d", topic), ID: segment.TopicID{1, byte(topic)}}.Range(int32(i), from, from+500))
+		}
+		seg.Slices = append(seg.Slices, s)
+	}
+	rec, err := seg.Record("cat")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return rec
+}
+
+// cpu is the processor time of the process, heap what is live.
+func cpu(tb testing.TB) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		tb.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
