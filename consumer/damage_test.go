@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -135,6 +136,49 @@ func testSpoiltSegment(t *testing.T, spoil func(data []byte, info segment.SliceI
 	w.settle(r.cat)
 	if got := strings.Join(w.rows(r.cat), "\n"); got != "c0 SENT -\nc1 SENT -\nc2 SENT -\nc3 SENT -\nc4 SENT -\nlast SENT -" {
 		t.Errorf("rows:\n%s", got)
+	}
+}
+
+// TestWhatIsOlderThanTheHorizonIsNotRead: nor when the log does not reach back that
+// far, so that no offset tells what is.
+func TestWhatIsOlderThanTheHorizonIsNotRead(t *testing.T) {
+	t.Parallel()
+	p := newPast(newWorld(t))
+	horizon := func(c *Config) { c.DedupHorizon = day }
+	r := p.start(filepath.Join(t.TempDir(), "a"), horizon)
+	p.event(p.ago(5), "old")
+	p.settle(r.cat)
+	p.event(p.now, "new")
+	p.settle(r.cat)
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	removed := 0
+	for _, s := range r.cat.Segments() {
+		if s.Newest() <= p.ago(5).UnixMilli() {
+			removed++
+			if err := p.store.Delete(t.Context(), s.Object); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if removed == 0 {
+		t.Fatal("no segment is older than the horizon")
+	}
+	gone := make(kadm.Offsets)
+	for n := range int32(lanes) {
+		gone.AddOffset("email-events", n, 1, -1)
+	}
+	if res, err := kadm.NewClient(p.prod).DeleteRecords(t.Context(), gone); err != nil || res.Error() != nil {
+		t.Fatal(err, res.Error())
+	}
+	r = p.start(filepath.Join(t.TempDir(), "b"), horizon)
+	p.event(p.now, "new")
+	p.settle(r.cat)
+	for _, pos := range r.cat.Positions(r.cat.Adopted("email-events")[0]) {
+		if pos.Kept != 2 || pos.Duplicates != 1 {
+			t.Errorf("partition %d: %d kept, %d duplicates, want 2 and 1", pos.Partition, pos.Kept, pos.Duplicates)
+		}
 	}
 }
 

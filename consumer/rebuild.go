@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"lockstitch/state/catalog"
 	"lockstitch/state/kafka"
 	"lockstitch/state/local"
 	"lockstitch/state/segment"
@@ -38,12 +39,7 @@ func (c *Consumer) prepareDedup(ctx context.Context, l *lane, state *local.Lane)
 	if err := l.dd.load(logTimes); err != nil {
 		return c.db.Damaged(err)
 	}
-	for _, in := range l.inputs {
-		if err := c.rebuildDedup(ctx, l, in, from[in.stream.ID]); err != nil {
-			return err
-		}
-	}
-	return nil
+	return c.rebuildDedup(ctx, l, from)
 }
 
 // dedupFrom says for each input below which offset the local entries are
@@ -67,61 +63,73 @@ func (c *Consumer) dedupFrom(l *lane, state *local.Lane) (map[segment.TopicID]in
 	return from, nil
 }
 
-// rebuildDedup adds the entries of the events of in that were kept at offsets
-// from … its position, as far as the horizon reaches.
-func (c *Consumer) rebuildDedup(ctx context.Context, l *lane, in *input, from int64) error {
+// missing is what a lane lacks of the entries of one of its inputs: those of events
+// that were kept in within, with a log time of at least oldest (ms).
+type missing struct {
+	within segment.OffsetRange
+	oldest int64
+}
+
+// rebuildDedup adds the entries of the events of all inputs that were kept at offsets
+// from … their positions, as far as the horizon reaches.
+func (c *Consumer) rebuildDedup(ctx context.Context, l *lane, from map[segment.TopicID]int64) error {
 	begun := time.Now()
-	oldest := in.pos.LogTime - l.dd.horizon
-	if from < in.pos.Next && oldest > 0 {
-		first, err := c.firstSince(ctx, in, oldest)
-		if err != nil {
-			return err
+	var lacks []missing
+	markers := make(map[segment.TopicID]local.DedupMarker)
+	for _, in := range l.inputs {
+		first, oldest := from[in.stream.ID], in.pos.LogTime-l.dd.horizon
+		if first < in.pos.Next && oldest > 0 {
+			since, err := c.firstSince(ctx, in, oldest)
+			if err != nil {
+				return err
+			}
+			first = max(first, since)
 		}
-		from = max(from, first)
+		if first < in.pos.Next {
+			lacks = append(lacks, missing{in.stream.Range(in.partition, first, in.pos.Next), oldest})
+		}
+		markers[in.stream.ID] = local.DedupMarker{Next: in.pos.Next, Horizon: l.dd.horizon}
 	}
-	if from < in.pos.Next {
-		n, err := c.loadDedup(ctx, l, in, from, oldest)
+	if len(lacks) > 0 {
+		n, err := c.loadDedup(ctx, l, lacks)
 		if err != nil {
 			return err
 		}
 		if n > 0 {
-			c.log.Info("rebuilt deduplication entries from segments", "lane", l.n, "topic", in.stream.Topic, "entries", n, "seconds", time.Since(begun).Seconds())
+			c.log.Info("rebuilt deduplication entries from segments", "lane", l.n, "entries", n, "seconds", time.Since(begun).Seconds())
 		}
 	}
-	return c.db.Damaged(l.dd.add(nil, map[segment.TopicID]local.DedupMarker{in.stream.ID: {Next: in.pos.Next, Horizon: l.dd.horizon}}))
+	return c.db.Damaged(l.dd.add(nil, markers))
 }
 
-// loadDedup reads the entries of all slices that hold rows of in at offsets from
-// … its position, and answers how many there are.
-func (c *Consumer) loadDedup(ctx context.Context, l *lane, in *input, from, oldest int64) (n int, err error) {
+// loadDedup reads the entries that a lane lacks, each slice that has some of them once,
+// and answers how many there are.
+func (c *Consumer) loadDedup(ctx context.Context, l *lane, lacks []missing) (n int, err error) {
 	select {
 	case c.rebuilding <- struct{}{}:
 		defer func() { <-c.rebuilding }()
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
-	type place struct {
-		object string
-		info   *segment.SliceInfo
-		rows   int // of in, at most
-	}
-	var slices []place
-	rows := 0
-	for _, seg := range c.deps.Catalog.Segments() {
-		for i := range seg.Slices {
-			if n := rowsOf(&seg.Slices[i], in, from); n > 0 {
-				slices = append(slices, place{seg.Object, &seg.Slices[i], n})
-				rows += n
+	var slices []catalog.SliceRef
+	rows, all := make(map[catalog.SliceRef]int), 0 // at most
+	for _, m := range lacks {
+		for _, ref := range c.deps.Catalog.SlicesSince(m.within, m.oldest) {
+			n := rowsOf(ref.Info, m.within)
+			if _, seen := rows[ref]; !seen {
+				slices = append(slices, ref)
 			}
+			rows[ref] += n
+			all += n
 		}
 	}
-	load := l.dd.lane.LoadDedup(rows, l.dd.horizon)
+	load := l.dd.lane.LoadDedup(all, l.dd.horizon)
 	defer func() { err = errors.Join(err, c.db.Damaged(load.Close())) }()
 	eg, ectx := errgroup.WithContext(ctx)
 	eg.SetLimit(rebuildReaders)
-	for _, s := range slices {
+	for _, ref := range slices {
 		eg.Go(func() error {
-			entries, err := c.keysOf(ectx, s.object, s.info, in, from, oldest, s.rows)
+			entries, err := c.keysOf(ectx, ref, lacks, rows[ref])
 			if err != nil {
 				return err
 			}
@@ -154,33 +162,35 @@ func (c *Consumer) firstSince(ctx context.Context, in *input, t int64) (int64, e
 	return f, nil
 }
 
-// rowsOf is how many rows of in at offsets from … its position a slice has at
-// most.
-func rowsOf(info *segment.SliceInfo, in *input, from int64) int {
+// place is what tells sources apart; a topic's name does not count.
+func place(s segment.Source) partitionOf { return partitionOf{s.ID, s.Partition} }
+
+// rowsOf is how many rows with offsets within a range a slice has at most.
+func rowsOf(info *segment.SliceInfo, within segment.OffsetRange) int {
 	for _, r := range info.Sources {
-		if src := r.Source(); src.ID == in.stream.ID && src.Partition == in.partition {
-			return int(min(int64(info.Rows), max(0, min(r.Next, in.pos.Next)-max(r.Min, from))))
+		if place(r.Source()) == place(within.Source()) {
+			return int(min(int64(info.Rows), max(0, min(r.Next, within.Next)-max(r.Min, within.Min))))
 		}
 	}
 	return 0
 }
 
-// keysOf reads the deduplication entries of one slice: of rows of in with
-// offsets in [from, position) and a log time of at least oldest, of which there
-// are about n.
-func (c *Consumer) keysOf(ctx context.Context, object string, info *segment.SliceInfo, in *input, from, oldest int64, n int) ([]local.DedupEntry, error) {
-	r, err := c.deps.Store.Open(ctx, object, info.Offset, info.KeysLength)
+// keysOf reads those entries of one slice that a lane lacks, of which there are at
+// most n.
+func (c *Consumer) keysOf(ctx context.Context, ref catalog.SliceRef, lacks []missing, n int) ([]local.DedupEntry, error) {
+	info := ref.Info
+	r, err := c.deps.Store.Open(ctx, ref.Object, info.Offset, info.KeysLength)
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", object, err)
+		return nil, fmt.Errorf("reading %s: %w", ref.Object, err)
 	}
 	data, err := io.ReadAll(io.LimitReader(r, info.KeysLength))
 	if cerr := r.Close(); err == nil {
 		err = cerr
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", object, err)
+		return nil, fmt.Errorf("reading %s: %w", ref.Object, err)
 	}
-	s, err := segment.OpenKeys(object, info, data)
+	s, err := segment.OpenKeys(ref.Object, info, data)
 	if err != nil {
 		return nil, err
 	}
@@ -200,19 +210,26 @@ func (c *Consumer) keysOf(ctx context.Context, object string, info *segment.Slic
 	if err != nil {
 		return nil, err
 	}
-	sources := s.Sources()
+	wanted := make([]*missing, len(s.Sources())) // by source; nil: nothing is
+	for i, src := range s.Sources() {
+		for j := range lacks {
+			if place(lacks[j].within.Source()) == place(src) {
+				wanted[i] = &lacks[j]
+			}
+		}
+	}
 	account := []byte(info.Account)
 	out := make([]local.DedupEntry, 0, n)
 	var corr []byte
 	for i := range types {
-		src := &sources[codes[i]]
-		if src.ID != in.stream.ID || src.Partition != in.partition || offsets[i] < from || offsets[i] >= in.pos.Next || times[i] < oldest {
+		m := wanted[codes[i]]
+		if m == nil || offsets[i] < m.within.Min || offsets[i] >= m.within.Next || times[i] < m.oldest {
 			continue
 		}
 		if corr, err = s.AppendCorrelation(corr[:0], i); err != nil {
 			return nil, err
 		}
-		out = append(out, local.DedupEntry{Key: dedupKey(in.stream.ID, account, types[i], corr), Offset: offsets[i], LogTime: times[i]})
+		out = append(out, local.DedupEntry{Key: dedupKey(m.within.Source().ID, account, types[i], corr), Offset: offsets[i], LogTime: times[i]})
 	}
 	return out, nil
 }

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"iter"
 	"slices"
 
 	"lockstitch/state/segment"
@@ -48,6 +49,22 @@ type offsetRange struct {
 func (r *offsetRange) info() *segment.SliceInfo { return &r.segment.Slices[r.slice] }
 
 func (r *offsetRange) offsets() *segment.OffsetRange { return &r.info().Sources[r.source] }
+
+func (r *offsetRange) ref() SliceRef {
+	return SliceRef{SegmentID: r.segment.ID, Object: r.segment.Object, Info: r.info()}
+}
+
+// in are the account's ranges that have an offset of another one.
+func (a *account) in(within segment.OffsetRange) iter.Seq[*offsetRange] {
+	return func(yield func(*offsetRange) bool) {
+		found := a.ranges[partitionOf(within)].between(within.Min, within.Next)
+		for i := range found {
+			if r := &found[i]; r.offsets().Min < within.Next && !yield(r) {
+				return
+			}
+		}
+	}
+}
 
 // behind is the index of the first range that ends above the offset.
 func (l ranges) behind(offset int64) int {
@@ -156,17 +173,32 @@ func (v *View) SlicesIn(account string, within []segment.OffsetRange) []SliceRef
 	}
 	var out []SliceRef
 	seen := make(map[*segment.SliceInfo]bool)
-	for i := range within {
-		w := &within[i]
-		found := a.ranges[partitionOf(*w)].between(w.Min, w.Next)
-		for j := range found {
-			r := &found[j]
-			if in := r.info(); r.offsets().Min < w.Next && !seen[in] {
+	for _, w := range within {
+		for r := range a.in(w) {
+			if in := r.info(); !seen[in] {
 				seen[in] = true
-				out = append(out, SliceRef{SegmentID: r.segment.ID, Object: r.segment.Object, Info: in})
+				out = append(out, r.ref())
 			}
 		}
 	}
+	inOrder(out)
+	return out
+}
+
+// SlicesSince lists the slices of all accounts that may hold rows of a range of
+// offsets with a log time of at least oldest (ms), in the order of Slices. The work is
+// that of SlicesIn for every account.
+func (v *View) SlicesSince(within segment.OffsetRange, oldest int64) []SliceRef {
+	var out []SliceRef
+	v.mu.RLock()
+	for _, a := range v.st.accounts {
+		for r := range a.in(within) {
+			if t := r.segment.LogTime; t == 0 || t >= oldest {
+				out = append(out, r.ref())
+			}
+		}
+	}
+	v.mu.RUnlock()
 	inOrder(out)
 	return out
 }

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -52,7 +53,7 @@ func (h *history) apply(r *kgo.Record, err error) {
 func (h *history) write(slices []segment.SliceInfo) {
 	h.t.Helper()
 	h.made++
-	seg := &Segment{ID: fmt.Sprintf("%06d", h.made), Object: fmt.Sprintf("segments/%d", h.made), Slices: slices}
+	seg := &Segment{ID: fmt.Sprintf("%06d", h.made), Object: fmt.Sprintf("segments/%d", h.made), LogTime: int64(h.made % 50), Slices: slices}
 	for i := range seg.Slices {
 		seg.Slices[i].Offset, seg.Slices[i].Length = int64(100*i), 100
 	}
@@ -161,6 +162,25 @@ func (h *history) check() {
 		src.Next = src.Min + h.r.Int64N(end+2-src.Min)
 		if h.r.IntN(5) > 0 {
 			within = append(within, src)
+		}
+	}
+	for _, w := range within {
+		oldest := h.r.Int64N(60)
+		want, got := make(map[string]bool), make(map[string]bool)
+		for _, seg := range h.lived {
+			for _, s := range seg.Slices {
+				if (seg.LogTime == 0 || seg.LogTime >= oldest) && slices.ContainsFunc(s.Sources, func(o segment.OffsetRange) bool {
+					return o.Source() == w.Source() && max(o.Min, w.Min) < min(o.Next, w.Next)
+				}) {
+					want[fmt.Sprint(seg.Object, "+", s.Offset)] = true
+				}
+			}
+		}
+		for _, ref := range h.v.SlicesSince(w, oldest) {
+			got[fmt.Sprint(ref.Object, "+", ref.Info.Offset)] = true
+		}
+		if !maps.Equal(got, want) {
+			h.t.Fatalf("slices within %+v since %d: %v, want %v", w, oldest, got, want)
 		}
 	}
 	for _, account := range historyAccounts {
