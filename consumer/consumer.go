@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -124,6 +125,8 @@ type Consumer struct {
 	mail     *mailbox
 	quit     chan struct{} // closed when the turn loop has ended
 	cutting  cutState
+
+	lastSeen atomic.Value // map[string]kafka.TopicInfo: the input topics, for lanes that are stopped
 
 	owned struct { // lanes with local state, for the balancer
 		sync.Mutex

@@ -34,7 +34,7 @@ func (c *Consumer) onlyGroup(ctx context.Context, n int32) error {
 			return fmt.Errorf("whether consumer group %q, which worked on this catalog before %q, still has members: %w", pos.Group, c.cfg.Group, err)
 		}
 		if members := len(groups[pos.Group].Members); members > 0 {
-			return &stoppedError{why: fmt.Sprintf("consumer group %q works on this catalog and has %d members: together with %q every event would be kept twice; stop its replicas, or give these another catalog topic and another store", pos.Group, members, c.cfg.Group)}
+			return &stoppedError{mute: true, why: fmt.Sprintf("consumer group %q works on this catalog and has %d members: together with %q every event would be kept twice; stop its replicas, or give these another catalog topic and another store", pos.Group, members, c.cfg.Group)}
 		}
 	}
 	return nil

@@ -250,6 +250,7 @@ func (c *Consumer) watchTopics(ctx context.Context, seen map[string]int32) {
 	if err != nil {
 		return
 	}
+	c.lastSeen.Store(infos)
 	for t, i := range infos {
 		if before, ok := seen[t]; ok && before != i.Partitions {
 			c.group.ForceMetadataRefresh()

@@ -39,19 +39,48 @@ const (
 type stoppedError struct {
 	why  string
 	anew []string // topics that were made anew and are not adopted
+	mute bool     // no signs tell when it may run again
 }
 
 func (e *stoppedError) Error() string { return e.why }
 
-// retryStopped is how often a stopped lane looks whether it may run again.
-const retryStopped = 2 * time.Second
+// retryStopped is how often a stopped lane looks for signs that it may run again,
+// triesStopped after how many looks without any it tries all the same. Hundreds of
+// lanes may be stopped together, and a try asks the brokers for the metadata of all
+// topics.
+const (
+	retryStopped = 2 * time.Second
+	triesStopped = 15
+)
+
+// signs are all that can let a stopped lane go on: the topics as they were last seen,
+// and what the catalog says of them and of the lane.
+func (c *Consumer) signs(n int32) string {
+	said := fmt.Sprint(c.lastSeen.Load())
+	for _, t := range c.inputs() {
+		ids := c.deps.Catalog.Adopted(t)
+		said += fmt.Sprint(ids, c.deps.Catalog.GivenUp(t, n))
+		if len(ids) > 0 {
+			pos, _ := c.deps.Catalog.Position(ids[len(ids)-1], n)
+			said += fmt.Sprint(pos.Next)
+		}
+	}
+	return said
+}
 
 // takeOver makes a lane ready to read: it finds out where it stands and brings
 // the local deduplication state there. It tries until ctx ends; the first
 // reason that an operator must remove is reported at once through stoppedAs.
 func (c *Consumer) takeOver(ctx context.Context, n int32, stoppedAs func(*stoppedError)) (*lane, error) {
 	told, fenced := "", make(map[string]bool)
+	again := backoff.RetryAfter(int(retryStopped / time.Second))
+	signs, looks := "", 0 // as of the last try, if that was stopped, and since
 	return backoff.Retry(ctx, func() (*lane, error) {
+		now := c.signs(n)
+		if looks++; now == signs && looks < triesStopped {
+			return nil, again
+		}
+		signs, looks = "", 0
 		l, err := c.prepare(ctx, n, fenced)
 		var stop *stoppedError
 		switch {
@@ -65,7 +94,10 @@ func (c *Consumer) takeOver(ctx context.Context, n int32, stoppedAs func(*stoppe
 				told = stop.why
 				stoppedAs(stop)
 			}
-			return nil, backoff.RetryAfter(int(retryStopped / time.Second))
+			if !stop.mute {
+				signs = now
+			}
+			return nil, again
 		case c.deps.Catalog.Err() != nil:
 			return nil, backoff.Permanent(err)
 		default:

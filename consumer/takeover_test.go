@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -258,6 +259,44 @@ func TestEveryWriterIsFencedOnce(t *testing.T) {
 		}
 		if len(fences) != 2 || len(unstable) != lanes {
 			t.Errorf("%d writers, %d lanes taken over", len(fences), len(unstable))
+		}
+	})
+}
+
+// TestStoppedLanesAskLittle: hundreds of lanes may be stopped for days by one topic, and
+// a try asks for the metadata of all. What lets them go on they see at once.
+func TestStoppedLanesAskLittle(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtualWorld(t)
+		var tries atomic.Int64
+		r := w.start("/d", func(c *Config) {
+			c.FS = vfs.NewMem()
+			c.Hook = func(step string) {
+				if step == StepEnds {
+					tries.Add(1)
+				}
+			}
+		})
+		w.event("p1", "c1", "SENT")
+		w.settle(r.cat)
+		w.remake("email-events", lanes)
+		w.event("p1", "c2", "SENT")
+		r.awaitStopped(t)
+		time.Sleep(10 * time.Second)
+		before := tries.Load()
+		time.Sleep(5 * time.Minute)
+		if n := tries.Load() - before; n < 9*lanes || n > 11*lanes {
+			t.Errorf("%d tries of %d lanes in 5 minutes, want one of each in 30 s", n, lanes)
+		}
+		w.adopt()
+		adopted := time.Now()
+		w.settle(r.cat)
+		if took := time.Since(adopted); took > 15*time.Second {
+			t.Errorf("the lanes went on %s after the topic was adopted", took)
+		}
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
 		}
 	})
 }
