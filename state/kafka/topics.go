@@ -290,7 +290,7 @@ func (t Topics) sameCounts(ctx context.Context, cl *kgo.Client, n int32) error {
 // Finding is one thing that Check found wrong.
 type Finding struct {
 	Topic   string
-	Setting string // "partitions", "exists", "replication", "routing" or the name of a topic setting
+	Setting string // "partitions", "exists", "replication", "routing", "permission" or the name of a topic setting
 	Have    string
 	Want    string
 	Cost    string // what goes wrong if it stays
@@ -380,25 +380,29 @@ func differingCounts(t Topics, counts map[string]int32) []Finding {
 // checkSettings compares the settings of the topics that exist; replicas says how
 // many copies each has.
 func checkSettings(ctx context.Context, adm *kadm.Client, layouts []layout, existing []string, replicas map[string]int) ([]Finding, error) {
-	if len(existing) == 0 {
-		return nil, nil
-	}
-	configs, err := adm.DescribeTopicConfigs(ctx, existing...)
-	if err != nil {
-		return nil, fmt.Errorf("reading topic settings: %w", err)
-	}
-	have := make(map[string]map[string]string)
-	for _, rc := range configs {
-		if rc.Err != nil {
-			return nil, fmt.Errorf("reading the settings of topic %s: %w", rc.Name, rc.Err)
-		}
-		m := make(map[string]string, len(rc.Configs))
-		for _, c := range rc.Configs {
-			m[c.Key] = strings.ReplaceAll(c.MaybeValue(), " ", "")
-		}
-		have[rc.Name] = m
-	}
 	var found []Finding
+	have := make(map[string]map[string]string)
+	for _, topic := range existing { // one by one: refused for one, the client shows none
+		configs, err := adm.DescribeTopicConfigs(ctx, topic)
+		if errors.Is(err, kerr.TopicAuthorizationFailed) {
+			found = append(found, Finding{Topic: topic, Setting: "permission", Have: "refused", Want: "DescribeConfigs on the topic",
+				Cost: "its settings were not checked, and wrong ones lose or misplace data unnoticed"})
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading topic settings: %w", err)
+		}
+		for _, rc := range configs {
+			if rc.Err != nil {
+				return nil, fmt.Errorf("reading the settings of topic %s: %w", rc.Name, rc.Err)
+			}
+			m := make(map[string]string, len(rc.Configs))
+			for _, c := range rc.Configs {
+				m[c.Key] = strings.ReplaceAll(c.MaybeValue(), " ", "")
+			}
+			have[rc.Name] = m
+		}
+	}
 	for _, l := range layouts {
 		m, ok := have[l.topic]
 		if !ok {

@@ -37,6 +37,38 @@ func fakeCluster(t *testing.T) (*kgo.Client, *kfake.Cluster, context.Context) {
 	return cl, c, ctx
 }
 
+// Who may not read the settings of a topic may work with it all the same.
+func TestRefusedSettingsAreAFinding(t *testing.T) {
+	cl, cluster, ctx := fakeCluster(t)
+	topics := DefaultTopics()
+	if _, err := Create(ctx, cl, topics, CreateOptions{Partitions: 2, ReplicationFactor: 1}); err != nil {
+		t.Fatal(err)
+	}
+	cluster.ControlKey(int16(kmsg.DescribeConfigs), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		req := kreq.(*kmsg.DescribeConfigsRequest)
+		resp := req.ResponseKind().(*kmsg.DescribeConfigsResponse)
+		for _, r := range req.Resources {
+			res := kmsg.NewDescribeConfigsResponseResource()
+			res.ResourceType, res.ResourceName, res.ErrorCode = r.ResourceType, r.ResourceName, kerr.TopicAuthorizationFailed.Code
+			resp.Resources = append(resp.Resources, res)
+		}
+		return resp, nil, true
+	})
+	found, err := Check(ctx, cl, topics)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(found) != len(topics.layouts()) {
+		t.Errorf("%d findings, want one for each of %d topics: %v", len(found), len(topics.layouts()), found)
+	}
+	for _, f := range found {
+		if f.Fatal || f.Setting != "permission" || !strings.Contains(f.String(), "DescribeConfigs") {
+			t.Errorf("finding %+v, want one that names the missing permission and stops nothing", f)
+		}
+	}
+}
+
 // A broker learns of a topic some time after the controller has made it; whoever
 // starts behind Create must not be told that the topic is missing.
 func TestCreateWaitsUntilBrokersKnowTheTopics(t *testing.T) {
