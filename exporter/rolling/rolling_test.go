@@ -245,6 +245,26 @@ func TestARequestThatCannotBeStored(t *testing.T) {
 	}
 }
 
+// Where positions take the room, fewer attributes help nobody.
+func TestTooManyPartitionsAreNamed(t *testing.T) {
+	w := newWorld(t)
+	w.generator(w.table, func(d *Deps) {
+		d.Boundary = func(context.Context, time.Time, []report.End) ([]report.End, error) {
+			ends := make([]report.End, 10_000)
+			for i := range ends {
+				ends[i] = report.End{Topic: "email-events", Partition: int32(i), Offset: 1 << 40}
+			}
+			return ends, nil
+		}
+	})
+	o := w.order(time.Minute, nil)
+	w.clock.set(noon.Add(time.Minute + Grace))
+	s := w.await(o.Order.ID, "its trouble", func(s *report.Standing) bool { return s.Trouble != nil || s.Newest != nil })
+	if s.Trouble == nil || !strings.Contains(s.Trouble.Problem.Detail, "10000 partitions") || strings.Contains(s.Trouble.Problem.Detail, "attributes") {
+		t.Errorf("trouble %+v, want one that names the number of partitions and no attributes", s.Trouble)
+	}
+}
+
 // Too big a period is divided: its files follow each other and have one period.
 func TestTooBigAPeriodBecomesSeveralFiles(t *testing.T) {
 	w := newWorld(t)
