@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
 	"runtime"
@@ -269,6 +270,8 @@ func TestStoppedLanesAskLittle(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
+		log := &logged{}
+		w.log = slog.New(slog.NewTextHandler(log, nil))
 		var tries atomic.Int64
 		r := w.start("/d", func(c *Config) {
 			c.FS = vfs.NewMem()
@@ -288,6 +291,9 @@ func TestStoppedLanesAskLittle(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		if n := tries.Load() - before; n < 9*lanes || n > 11*lanes {
 			t.Errorf("%d tries of %d lanes in 5 minutes, want one of each in 30 s", n, lanes)
+		}
+		if n := strings.Count(log.String(), "lane is stopped"); n < int(tries.Load())-2*lanes {
+			t.Errorf("of %d tries %d say why the lane is stopped", tries.Load(), n)
 		}
 		w.adopt()
 		adopted := time.Now()
