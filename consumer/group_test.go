@@ -42,13 +42,15 @@ func TestWhatAnotherGroupHasCutIsNotCutAgain(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	r := w.start(filepath.Join(t.TempDir(), "d"), nil)
-	r.awaitReady(t)
-	w.settle(r.cat)
 	n := partitionOfKey("p1")
 	var in *input
-	r.await(t, "nothing is cut while the test looks", func(c *Consumer) bool {
-		c.cfg.FlushInterval = time.Hour
-		in = c.lanes[n].inputs[0]
+	r.await(t, "the lane is not ready", func(c *Consumer) bool {
+		l := c.lanes[n]
+		if l == nil || l.stage != ready {
+			return false
+		}
+		c.cfg.FlushInterval = time.Hour // nothing is cut while the test looks
+		in = l.inputs[0]
 		return true
 	})
 	w.event("p1", "c1", "SENT")

@@ -281,7 +281,7 @@ func TestManyDeadLettersAreCutEarly(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	r := w.start(filepath.Join(t.TempDir(), "d"), func(c *Config) { c.FlushInterval = time.Hour })
-	r.awaitReady(t)
+	r.awaitLanes(t, func(ready, all int) bool { return ready == lanes })
 	const size = 500_000
 	for range 2 * deadPerCut / size {
 		w.produce("email-events", "p1", strings.Repeat("x", size))
