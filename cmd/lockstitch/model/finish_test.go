@@ -161,12 +161,21 @@ func (w *world) finishOrder(rng *rand.Rand, o *order, last time.Time) {
 }
 
 // cure changes an order that is in error, as it must be if something that it
-// names was not defined. One that came to the floor below which events expire before it
-// had all of those, in many small files, is given up.
+// names was not defined. One that had not come behind the events that expired, for its
+// files are small or the first waited for a transaction, is given up.
 func (w *world) cure(rng *rand.Rand, o *order, st rollingStatus) {
 	if strings.Contains(string(st.Error), "no-longer-kept") {
-		kept, steps := w.floors(), w.ledger().steps[st.ID]
-		if n := len(steps); n == 0 || steps[n-1].through.reaches(kept.last().at) {
+		kept, l := w.floors(), w.ledger()
+		var from vector
+		if born := l.orders[st.ID]; born != nil {
+			from = born.from
+		}
+		for _, s := range l.steps[st.ID] {
+			if s.result != nil && s.result.Problem == nil {
+				from = s.through
+			}
+		}
+		if from.reaches(kept.last().at) {
 			w.failf("%s is in error, as if what it goes on from had been removed: %s", o.path(), st.Error)
 		}
 		w.insist(rng, o, "DELETE", o.path(), "")

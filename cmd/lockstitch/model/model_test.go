@@ -17,6 +17,7 @@
 //	go test ./cmd/lockstitch/model -from S -seeds 1 -story   one, told step by step
 //	go test ./cmd/lockstitch/model -three …                  a third of them with three brokers
 //	go test ./cmd/lockstitch/model -topics …                 topics made anew, partitions added
+//	go test ./cmd/lockstitch/model -retention …              what is older than half a day expires
 //
 // The broker's clock, the network and all waiting are virtual, but goroutines
 // are not scheduled by the seed: a run repeats its story, seldom its every
@@ -46,6 +47,7 @@ var (
 	minutes = flag.Float64("minutes", 0, "begin no further seed after so many minutes; 0: no limit")
 	three   = flag.Bool("three", false, "let a third of the seeds have three brokers, whose leaders are replaced")
 	remade  = flag.Bool("topics", false, "let topics be made anew in a sixth of the seeds, and partitions be added in a sixth")
+	expires = flag.Bool("retention", false, "let what is older than half a day expire in half of the seeds")
 	until   = flag.Bool("until-wrong", false, "begin no further seed after one has failed")
 	verbose = flag.Bool("story", false, "tell what happens as it happens, with the replicas' logs in detail")
 	level   = new(slog.LevelVar) // of the replicas' logs
@@ -111,7 +113,7 @@ func runSeed(t *testing.T, seed uint64, watch *atomic.Pointer[world]) {
 	defer func() {
 		w.close()
 		if t.Failed() && !*verbose {
-			t.Logf("again, told step by step:\n\tgo test ./cmd/lockstitch/model -run TestModel -from %d -seeds 1 -three=%v -topics=%v -story\n%s", seed, *three, *remade, strings.Join(w.trace, "\n"))
+			t.Logf("again, told step by step:\n\tgo test ./cmd/lockstitch/model -run TestModel -from %d -seeds 1 -three=%v -topics=%v -retention=%v -story\n%s", seed, *three, *remade, *expires, strings.Join(w.trace, "\n"))
 		}
 	}()
 	tr := &traffic{w: w, rng: rand.New(rand.NewPCG(seed, 10))}

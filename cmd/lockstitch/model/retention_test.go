@@ -9,7 +9,7 @@ import (
 	"lockstitch/cmd/lockstitch/model/reference"
 )
 
-// In half of the systems what is older than half a day expires, which happens when
+// With -retention in half of the systems what is older than half a day expires, which happens when
 // they have stood for days: it is refused first and removed later, while things go
 // wrong.
 const (

@@ -90,7 +90,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 		token:          make(map[string]string),
 		alarms:         make(map[*alarm]bool),
 	}
-	if rand.New(rand.NewPCG(seed, 9)).IntN(2) == 0 {
+	if rand.New(rand.NewPCG(seed, 9)).IntN(2) == 0 && *expires {
 		w.retention = retention
 	}
 	w.lake.place = true
