@@ -50,14 +50,14 @@ func (g *growing) text(tab *report.Table, rep *report.Report) string {
 func TestRetentionAndReports(t *testing.T) {
 	g := newGrowing(newWorld(t), 2)
 	tab := g.table()
-	g.cut(40)
-	g.cut(40)
+	g.fill(40)
+	g.fill(40)
 	if err := g.catalog.CatchUp(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	old := g.catalog.Segments()
-	g.cut(40)
-	g.cut(40)
+	g.fill(40)
+	g.fill(40)
 	floor := catalog.Floor{}.Above(old)
 	if len(old) < 2 || floor.OldestAvailable == 0 || len(floor.Ends) != 2 {
 		t.Fatalf("%d segments below %+v", len(old), floor)
@@ -135,7 +135,7 @@ func TestRetentionAndReports(t *testing.T) {
 func TestARemovalUnderWayIsSeen(t *testing.T) {
 	g := newGrowing(newWorld(t), 1)
 	tab := g.table()
-	g.cut(40)
+	g.fill(40)
 	if err := g.catalog.CatchUp(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -48,15 +48,27 @@ func (g *growing) add(topic segment.TopicID, partitions int32) {
 	}
 }
 
-// cut stores about n records more in every partition: rows of acme, some of them
-// late, those of another account, and records of which nothing was kept.
+// cut stores about n records more in every partition, in some perhaps none: rows of
+// acme, some of them late, those of another account, and records of which nothing
+// was kept.
 func (g *growing) cut(n int) {
+	g.t.Helper()
+	g.extend(func() int { return g.r.IntN(2*n + 1) })
+}
+
+// fill is a cut of exactly n records in every partition.
+func (g *growing) fill(n int) {
+	g.t.Helper()
+	g.extend(func() int { return n })
+}
+
+func (g *growing) extend(records func() int) {
 	g.t.Helper()
 	var bufs []*segment.Buffer
 	for i := range g.ends {
 		e := &g.ends[i]
 		buf := segment.NewBuffer()
-		for range g.r.IntN(2*n + 1) {
+		for range records() {
 			at := place{time: 1_790_000_000_000 + e.Offset*10 + g.r.Int64N(50), offset: e.Offset, part: i}
 			if g.r.IntN(10) == 0 {
 				at.time -= 86400_000 * g.r.Int64N(30)
