@@ -154,12 +154,13 @@ func TestTailIsNotLedBackByALeaderThatWasReplaced(t *testing.T) {
 		conns.Store(c, true)
 		return c, err
 	}
+	back := ledBack{Handler: slog.DiscardHandler, seen: make(chan struct{}, 1)}
 	var mu sync.Mutex
 	var applied []int64
 	tail, err := StartTail(ctx, TailConfig{
 		Opts: []kgo.Opt{kgo.SeedBrokers(z.ListenAddrs()...), kgo.Dialer(dial), kgo.MetadataMinAge(10 * time.Millisecond),
 			kgo.RetryBackoffFn(func(int) time.Duration { return 10 * time.Millisecond })},
-		Topic: "profiles", Log: slog.New(slog.DiscardHandler),
+		Topic: "profiles", Log: slog.New(back),
 		Apply: func(r *kgo.Record) error {
 			mu.Lock()
 			defer mu.Unlock()
@@ -176,8 +177,10 @@ func TestTailIsNotLedBackByALeaderThatWasReplaced(t *testing.T) {
 	}
 	alone.Store(true)
 	conns.Range(func(c, _ any) bool { _ = c.(net.Conn).Close(); return true })
-	for leader := int32(-1); leader != z.node && ctx.Err() == nil; leader, _, _ = tail.Client().PartitionLeader("profiles", 0) {
-		tail.Client().ForceMetadataRefresh()
+	select {
+	case <-back.seen:
+	case <-ctx.Done():
+		t.Fatal("the client has not been led back")
 	}
 	z.learn()
 	alone.Store(false)
@@ -192,4 +195,26 @@ func TestTailIsNotLedBackByALeaderThatWasReplaced(t *testing.T) {
 			t.Fatalf("applied %v", applied)
 		}
 	}
+}
+
+// ledBack hears of it when the client reads again what it has read.
+type ledBack struct {
+	slog.Handler
+	seen chan struct{}
+}
+
+func (ledBack) Enabled(context.Context, slog.Level) bool { return true }
+
+func (l ledBack) Handle(_ context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		err, _ := a.Value.Any().(error)
+		if lost := (*kgo.ErrDataLoss)(nil); errors.As(err, &lost) && lost.ResetTo == 10 {
+			select {
+			case l.seen <- struct{}{}:
+			default:
+			}
+		}
+		return true
+	})
+	return nil
 }
