@@ -115,11 +115,10 @@ type Consumer struct {
 	blooms   bloomMemory
 	as       membership // as whom the lanes are held
 	lanes    map[int32]*lane
-	barriers map[partitionOf]int64     // ends that pending requests wait for
-	told     map[kafkaPartition]string // what was logged of partitions that cannot be fetched
-	failing  bool                      // some could not in this turn
-	endless  bool                      // the end of some profile partition was not told last
-	noEnds   rate.Sometimes            // logs that
+	barriers map[partitionOf]int64 // ends that pending requests wait for
+	failing  bool                  // some could not in this turn
+	endless  bool                  // the end of some profile partition was not told last
+	noEnds   rate.Sometimes        // logs that
 	lastCut  time.Time
 	retainAt time.Time // when retention is looked after next
 	mail     *mailbox
@@ -150,7 +149,6 @@ func New(cfg Config, deps Deps) (*Consumer, error) {
 		metrics:    newMetrics(deps.Registerer, cfg.Topics),
 		lanes:      make(map[int32]*lane),
 		barriers:   make(map[partitionOf]int64),
-		told:       make(map[kafkaPartition]string),
 		noEnds:     rate.Sometimes{First: 1, Interval: 10 * time.Second},
 		mail:       newMailbox(),
 		quit:       make(chan struct{}),

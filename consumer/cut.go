@@ -263,14 +263,17 @@ func (c *Consumer) transact(ctx context.Context, lanes []*lane, records []*kgo.R
 	// The broker may refuse the transactional id, or the transaction's timeout. Then
 	// nothing is in doubt, and it is said at each attempt.
 	if _, _, err := c.producer.ProducerID(ctx); err != nil {
-		return false, c.refused(fmt.Errorf("transactional id %s, with a timeout of %v: %w", c.writer, c.cfg.TransactionTimeout, err))
+		return false, c.begunAnew(fmt.Errorf("transactional id %s, with a timeout of %v: %w", c.writer, c.cfg.TransactionTimeout, err))
 	}
 	if err := c.producer.BeginTransaction(); err != nil {
-		return false, c.refused(err)
+		return false, c.begunAnew(err)
 	}
 	c.at(StepProduce)
 	if err = c.produce(ctx, records); err != nil && ctx.Err() != nil {
-		return false, c.abandon(ctx)
+		// Records are perhaps still on their way, which an abort would wait for.
+		// Nobody ends this transaction, and the producer that takes the place of
+		// this one fences it.
+		return false, c.begunAnew(ctx.Err())
 	}
 	if err == nil {
 		c.at(StepOffsets)
@@ -294,16 +297,9 @@ func (c *Consumer) transact(ctx context.Context, lanes []*lane, records []*kgo.R
 	return true, nil
 }
 
-// abandon leaves a transaction whose records are perhaps still on their way,
-// which an abort would wait for. It cannot commit any more: nobody ends it, and
-// the producer that takes the place of this one fences it.
-func (c *Consumer) abandon(ctx context.Context) error {
-	return c.refused(ctx.Err())
-}
-
-// refused says why nothing was committed; the next attempt has a producer that knows
-// nothing of this one.
-func (c *Consumer) refused(why error) error {
+// begunAnew says why nothing was committed, and has left the producer: the next
+// attempt has one that knows nothing of it.
+func (c *Consumer) begunAnew(why error) error {
 	fresh, err := c.newProducer()
 	if err != nil {
 		return errors.Join(why, err)

@@ -41,7 +41,6 @@ func (c *Consumer) poll(ctx context.Context) (moved bool, err error) {
 		eachPartition(fetches, func(topic string, id segment.TopicID, fp kgo.FetchPartition) {
 			if l := c.lanes[fp.Partition]; l != nil && l.stage == ready {
 				moved = true
-				delete(c.told, kafkaPartition{topic, fp.Partition})
 				in := l.input(topic)
 				if in.stream.ID != id {
 					c.remade(topic)
@@ -63,7 +62,6 @@ func (c *Consumer) poll(ctx context.Context) (moved bool, err error) {
 	eachPartition(fetches, func(topic string, id segment.TopicID, fp kgo.FetchPartition) {
 		if l := c.lanes[fp.Partition]; l != nil && (l.stage == ready || l.stage == catchingUp) {
 			moved = true
-			delete(c.told, kafkaPartition{topic, fp.Partition})
 			if l.prof.id != id {
 				c.remade(topic)
 				return
@@ -277,14 +275,7 @@ func (c *Consumer) probe(ctx context.Context, now time.Time) {
 	}
 }
 
-// kafkaPartition is a partition of a topic by name.
-type kafkaPartition struct {
-	topic string
-	n     int32
-}
-
-// fetchError logs what a client reports, once until the partition brings
-// something. What cannot be read is neither passed nor left out: it is fetched
+// fetchError logs what a client reports. What cannot be read is neither passed nor left out: it is fetched
 // again, and the partition's lag ticks. An offset out of range, a topic made
 // anew or lost data stops the lane: it is taken over anew, which tells why it
 // cannot run.
@@ -293,10 +284,7 @@ func (c *Consumer) fetchError(topic string, n int32, err error) {
 		return
 	}
 	c.failing = true
-	if at := (kafkaPartition{topic, n}); c.told[at] != err.Error() {
-		c.told[at] = err.Error()
-		c.log.Error("cannot fetch", "topic", topic, "partition", n, "offset", c.fetchOffset(topic, n), "err", err)
-	}
+	c.log.Error("cannot fetch", "topic", topic, "partition", n, "offset", c.fetchOffset(topic, n), "err", err)
 	var lost *kgo.ErrDataLoss
 	switch {
 	case errors.Is(err, kerr.UnknownTopicID) || errors.Is(err, kerr.InconsistentTopicID):

@@ -119,7 +119,7 @@ func (s *server) putRolling(c *call) error {
 	}
 	// Each step is such a request, with the positions between which it lies.
 	if _, err := (&report.Request{Question: q}).Encode(); errors.Is(err, report.ErrTooLarge) {
-		return tooLarge()
+		return tooLarge(&q)
 	}
 	// Others may create and delete the name at the same time.
 	for range rollingTries {

@@ -180,7 +180,7 @@ func (s *server) write(c *call, req *report.Request) (*report.Report, error) {
 		case errors.Is(err, report.ErrIdempotencyClash):
 			refused = kindIdempotency.problem("The Idempotency-Key was used within the last 24 hours with another body.")
 		case errors.Is(err, report.ErrTooLarge):
-			refused = tooLarge()
+			refused = tooLarge(&req.Question)
 		default:
 			return err
 		}
@@ -193,6 +193,6 @@ func (s *server) write(c *call, req *report.Request) (*report.Report, error) {
 }
 
 // tooLarge refuses what a record of the table cannot hold.
-func tooLarge() error {
-	return invalid(FieldError{Detail: fmt.Sprintf("the request, with the names of all that it asks for, would be larger than the %d bytes that can be stored; ask for fewer attributes, tags and segments", report.MaxRequest)})
+func tooLarge(q *report.Question) error {
+	return invalid(FieldError{Detail: q.TooLarge()})
 }

@@ -2,7 +2,6 @@ package rolling
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -75,18 +74,9 @@ func (g *Generator) step(ctx context.Context, s *report.Standing) error {
 	case errors.Is(err, report.ErrVoid):
 		return nil // the table knows more than was known here
 	case errors.Is(err, report.ErrTooLarge):
-		return g.trouble(ctx, s, *report.Invalid.Problem(tooLarge(&q)))
+		return g.trouble(ctx, s, *report.Invalid.Problem("The next file: " + q.TooLarge()))
 	}
 	return err
-}
-
-// tooLarge says what to do about a request that cannot be stored.
-func tooLarge(q *report.Question) string {
-	what := fmt.Sprintf("The request for the next file, with the names of all that it asks for and the positions that it lies between, would be larger than the %d bytes that can be stored.", report.MaxRequest)
-	if positions, err := json.Marshal([][]report.End{q.After, q.Barrier}); err == nil && len(positions) > report.MaxRequest/2 {
-		return fmt.Sprintf("%s Of these the positions in %d partitions of the event topics take %d: there are too many partitions.", what, len(q.Barrier), len(positions))
-	}
-	return what + " Ask for fewer attributes, tags and segments."
 }
 
 // passed fails while a boundary lies ahead by Kafka's clock. A machine whose own is

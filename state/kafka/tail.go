@@ -304,11 +304,8 @@ func (t *Tail) failures(fetches kgo.Fetches) (failed bool) {
 			return
 		}
 		t.grow(p)
-		told := t.unread[p]
 		t.unread[p] = fmt.Errorf("fetching %s/%d at offset %d: %w", t.cfg.Topic, p, t.next[p], err)
-		if told == nil || told.Error() != t.unread[p].Error() {
-			t.cfg.Log.Error("tail cannot fetch", "topic", t.cfg.Topic, "partition", p, "offset", t.next[p], "err", err)
-		}
+		t.cfg.Log.Error("tail cannot fetch", "topic", t.cfg.Topic, "partition", p, "offset", t.next[p], "err", err)
 	})
 	return failed
 }

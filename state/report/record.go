@@ -78,6 +78,15 @@ func (q *Request) Encode() ([]byte, error) {
 	return data, nil
 }
 
+// TooLarge says what to do about a question that is ErrTooLarge.
+func (q *Question) TooLarge() string {
+	what := fmt.Sprintf("the request, with the names of all that it asks for and the positions that it lies between, would be larger than the %d bytes that can be stored", MaxRequest)
+	if positions, err := json.Marshal([][]End{q.After, q.Barrier}); err == nil && len(positions) > MaxRequest/2 {
+		return fmt.Sprintf("%s; of these the positions in %d partitions of the event topics take %d: there are too many partitions", what, len(q.Barrier), len(positions))
+	}
+	return what + "; ask for fewer attributes, tags and segments"
+}
+
 // End is a position in one event partition, in a barrier the end as read when
 // a request was accepted. A list of them, with each partition at most once, is a
 // position in the whole input.
