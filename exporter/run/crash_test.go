@@ -119,7 +119,7 @@ func (m *mortal) start(w *world, tweak func(*Config)) (stop func()) {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(cat.Close)
-	cfg := Config{Kafka: opts, Topic: "reports", SessionTimeout: 500 * time.Millisecond, Hook: m.hook}
+	cfg := Config{Kafka: opts, Topic: "reports", SessionTimeout: w.session, Hook: m.hook}
 	tweak(&cfg)
 	r, err := New(cfg, Deps{Reports: tab, Catalog: cat, Store: &mortalStore{w.store, m}, Log: quiet})
 	if err != nil {

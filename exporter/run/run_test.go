@@ -51,6 +51,7 @@ type world struct {
 	catalog *catalog.View
 	prod    *kgo.Client
 	dial    dialer
+	session time.Duration         // of the runners
 	log     *slog.Logger          // of the runners; nil: none
 	reg     prometheus.Registerer // of the runners; nil: none
 }
@@ -59,7 +60,9 @@ type dialer = func(ctx context.Context, network, addr string) (net.Conn, error)
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	return newWorldOn(t, new(net.Dialer).DialContext)
+	w := newWorldOn(t, new(net.Dialer).DialContext)
+	w.session = 500 * time.Millisecond
+	return w
 }
 
 // newVirtualWorld is one for a test within synctest.Test: nobody waits for
@@ -67,7 +70,9 @@ func newWorld(t testing.TB) *world {
 func newVirtualWorld(t testing.TB) *world {
 	t.Helper()
 	n := &kfake.VirtualNetwork{}
-	return newWorldOn(t, n.DialContext, kfake.Ports(9092), kfake.ListenFn(n.Listen))
+	w := newWorldOn(t, n.DialContext, kfake.Ports(9092), kfake.ListenFn(n.Listen))
+	w.session = 10 * time.Second
+	return w
 }
 
 func newWorldOn(t testing.TB, dial dialer, kopts ...kfake.Opt) *world {
@@ -186,7 +191,7 @@ func (w *world) submitStep(tab *report.Table, end int64) *report.Report {
 
 func (w *world) runner(tab *report.Table, store objects.Store, tweak func(*Config)) (stop func()) {
 	w.t.Helper()
-	cfg := Config{Kafka: w.opts, Topic: "reports", SessionTimeout: 500 * time.Millisecond}
+	cfg := Config{Kafka: w.opts, Topic: "reports", SessionTimeout: w.session}
 	if tweak != nil {
 		tweak(&cfg)
 	}

@@ -41,6 +41,7 @@ type Tail struct {
 	next    []int64 // per partition: everything below has been applied
 	target  []int64 // per partition: the greatest end that somebody waits for
 	changed chan struct{}
+	wake    context.CancelFunc // ends a poll that began when nobody waited
 	unread  map[int32]error // partitions that could not be fetched since they last moved, and why
 	refused error           // what Apply returned
 	err     error           // why the tail has ended
@@ -85,7 +86,7 @@ func StartTail(ctx context.Context, cfg TailConfig) (*Tail, error) {
 	t := &Tail{
 		cfg: cfg, cl: cl, cancel: cancel, done: make(chan struct{}),
 		next: make([]int64, len(parts)), target: make([]int64, len(parts)),
-		changed: make(chan struct{}), unread: make(map[int32]error),
+		changed: make(chan struct{}), wake: func() {}, unread: make(map[int32]error),
 	}
 	for i, p := range parts {
 		// A position starts as a number, not as "nothing read": an emptied log
@@ -187,6 +188,7 @@ func (t *Tail) WaitFor(ctx context.Context, p int32, end int64) error {
 		}
 		t.grow(p)
 		t.target[p] = max(t.target[p], end)
+		t.wake()
 		ch := t.changed
 		t.mu.Unlock()
 		select {
@@ -234,9 +236,7 @@ func (t *Tail) run(ctx context.Context) {
 	retry := backoff.NewExponentialBackOff()
 	retry.InitialInterval, retry.MaxInterval = 100*time.Millisecond, fetchRetryMax
 	for ctx.Err() == nil {
-		pctx, cancel := context.WithTimeout(ctx, probeAfter)
-		fetches := t.cl.PollRecords(pctx, 10_000)
-		cancel()
+		fetches, waited := t.poll(ctx)
 		if ctx.Err() != nil || fetches.IsClientClosed() {
 			return
 		}
@@ -256,11 +256,32 @@ func (t *Tail) run(ctx context.Context) {
 			// It says so again at once: a batch whose checksum does not match
 			// comes with every fetch.
 			pause(ctx, retry.NextBackOff())
-		default:
+		case waited:
 			t.probe(ctx, moved)
 			t.advance(moved)
 		}
 	}
+}
+
+// poll takes what was fetched. It waits for it no longer than probeAfter if somebody
+// waits for something, and else until somebody begins to.
+func (t *Tail) poll(ctx context.Context) (fetches kgo.Fetches, waited bool) {
+	t.mu.Lock()
+	for p, end := range t.target {
+		waited = waited || t.next[p] < end
+	}
+	pctx, wake := context.WithCancel(ctx)
+	defer wake()
+	if !waited {
+		t.wake = wake
+	}
+	t.mu.Unlock()
+	if waited {
+		var cancel context.CancelFunc
+		pctx, cancel = context.WithTimeout(pctx, probeAfter)
+		defer cancel()
+	}
+	return t.cl.PollRecords(pctx, 10_000), waited
 }
 
 // apply hands over what was fetched, and says which partitions have moved where.
