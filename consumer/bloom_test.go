@@ -20,6 +20,9 @@ func enoughForBlooms() *bloomMemory {
 
 // TestBloomsStayWithinTheirMemory, however many keys there are, and know every key.
 func TestBloomsStayWithinTheirMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine, much to compute")
+	}
 	t.Parallel()
 	rng := seed.Rand(t)
 	for range 20 {

@@ -211,6 +211,9 @@ func TestANewEventTopicFindsVersionsThatWerePruned(t *testing.T) {
 }
 
 func TestDeadLettersAreWhole(t *testing.T) {
+	if testing.Short() {
+		t.Skip("much to compute")
+	}
 	t.Parallel()
 	w := newWorld(t)
 	r := w.start(filepath.Join(t.TempDir(), "d"), nil)

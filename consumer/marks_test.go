@@ -200,6 +200,9 @@ func TestFirstDataRecordIsAMark(t *testing.T) {
 // TestMarksOfABacklogComeInShares: a lane that has its share of hours for one cut
 // processes nothing more until the cut; nothing is lost by it.
 func TestMarksOfABacklogComeInShares(t *testing.T) {
+	if testing.Short() {
+		t.Skip("much to compute")
+	}
 	t.Parallel()
 	w := newWorld(t)
 	c := newClock(w, 1)

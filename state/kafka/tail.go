@@ -42,9 +42,9 @@ type Tail struct {
 	target  []int64 // per partition: the greatest end that somebody waits for
 	changed chan struct{}
 	wake    context.CancelFunc // ends a poll that began when nobody waited
-	unread  map[int32]error // partitions that could not be fetched since they last moved, and why
-	refused error           // what Apply returned
-	err     error           // why the tail has ended
+	unread  map[int32]error    // partitions that could not be fetched since they last moved, and why
+	refused error              // what Apply returned
+	err     error              // why the tail has ended
 }
 
 // probeAfter is how long a partition that somebody waits for may bring nothing

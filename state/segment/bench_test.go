@@ -193,6 +193,9 @@ func readExport(s *Slice) error {
 // TestSizes shows what each kind of block costs a row; the bound is what the
 // format must not lose by accident.
 func TestSizes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine, much to compute")
+	}
 	d := newTraffic(t, 400_000/8, 120_000)
 	buf := NewBuffer()
 	d.fill(buf)

@@ -80,6 +80,9 @@ func activitiesEnd(t *testing.T, object []byte, info *SliceInfo) int64 {
 }
 
 func TestEveryFlippedBitIsFound(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine, much to compute")
+	}
 	o := smallObject(t)
 	data := bytes.Clone(o.Data)
 	if err := Verify("test", data, o.Slices); err != nil {

@@ -16,6 +16,9 @@ func heap() int64 {
 // The estimates bound the memory of the process: they may not be much below
 // what is held, nor so far above that budgets are wasted.
 func TestBytesAreHonest(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine, much to compute")
+	}
 	d := newTraffic(t, 20_000, 50_000)
 	before := heap()
 	b := NewBuffer()

@@ -17,7 +17,11 @@ import (
 
 func TestRoundTrip(t *testing.T) {
 	r := seed.Rand(t)
-	for round := range 30 {
+	rounds := 30
+	if testing.Short() {
+		rounds = 5
+	}
+	for round := range rounds {
 		n := 1 + r.IntN(400)
 		if round%10 == 9 {
 			n = 12000
@@ -244,6 +248,9 @@ func checkKeys(t *testing.T, s *Slice, rows []testRow) {
 
 // The same rows give the same bytes, however they came in.
 func TestDeterminism(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine, much to compute")
+	}
 	r := seed.Rand(t)
 	for range 10 {
 		rows := randomRows(t, r, 1+r.IntN(3000), 1+r.IntN(30))
@@ -298,6 +305,9 @@ func simpleRow(i int, account string, server int64) testRow {
 }
 
 func TestObjectsAreBounded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine, much to compute")
+	}
 	t.Run("a backlog of many hours", func(t *testing.T) {
 		b := NewBuffer()
 		r := rand.New(rand.NewPCG(1, 1))
