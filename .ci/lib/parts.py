@@ -9,17 +9,26 @@ KAFKA = CACHE / "kafka-4.1.0"
 
 
 class Kafka:
-    """One KRaft process, broker and controller."""
+    """One KRaft process, broker and controller. users: {name: password}; those reach it by SASL at self.guarded and have
+    no rights to begin with, all others may do everything."""
 
-    def __init__(self, log_dir, heap="512m", extra=()):
+    def __init__(self, log_dir, heap="512m", extra=(), users=None):
         self.port, controller = free_port(), free_port()
         self.brokers = f"127.0.0.1:{self.port}"
+        also = ""
+        if users:
+            self.guarded = f"127.0.0.1:{free_port()}"
+            also = f",SASL://{self.guarded}"
+            module = "org.apache.kafka.common.security.plain.PlainLoginModule required " + " ".join(f'user_{u}="{p}"' for u, p in users.items())
+            extra = [*extra, "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT",
+                     "sasl.enabled.mechanisms=PLAIN", f"listener.name.sasl.plain.sasl.jaas.config={module};",
+                     "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer", "super.users=User:ANONYMOUS"]
         self.settings = log_dir / "kafka.properties"
         self.settings.write_text("\n".join([
             "process.roles=broker,controller", "node.id=1",
             f"controller.quorum.voters=1@127.0.0.1:{controller}",
-            f"listeners=PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller}",
-            f"advertised.listeners=PLAINTEXT://127.0.0.1:{self.port}",
+            f"listeners=PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller}{also}",
+            f"advertised.listeners=PLAINTEXT://127.0.0.1:{self.port}{also}",
             "controller.listener.names=CONTROLLER",
             f"log.dirs={log_dir / 'kafka'}",
             "offsets.topic.replication.factor=1", "offsets.topic.num.partitions=4",

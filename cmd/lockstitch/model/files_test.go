@@ -229,8 +229,11 @@ func (x *orderCheck) step(s *asked, f *rollingFile) bool {
 		x.filterOf = reference.Question{Account: q.Account, Member: q.Member, NotMember: q.NotMember}
 	}
 	q.After, q.Barrier = s.after, s.through
-	rows, first, last := x.want.Span(q)
-	if start := s.step.PeriodStart.UnixMilli(); x.before != nil && rows > 0 && !x.w.ahead() && first < start {
+	rows, _, last := x.want.Span(q)
+	lasting := q // of a stream that is over, the last rows are stored when its lane notices
+	lasting.After = x.w.withoutThoseOver(s.after, s.through)
+	some, first, _ := x.want.Span(lasting)
+	if start := s.step.PeriodStart.UnixMilli(); x.before != nil && some > 0 && !x.w.ahead() && first < start {
 		return wrong("it holds an event of %v", time.UnixMilli(first).UTC())
 	}
 	if rows > 0 && last >= s.step.PeriodEnd.UnixMilli() {

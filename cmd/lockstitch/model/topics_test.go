@@ -1,6 +1,7 @@
 package model
 
 import (
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -99,6 +100,21 @@ func (w *world) allEnds(cat storedCatalog) map[reference.Partition]int64 {
 		}
 	}
 	return ends
+}
+
+// withoutThoseOver is a position from which a walk to another one passes only streams
+// that are not over.
+func (w *world) withoutThoseOver(from, to vector) vector {
+	out := maps.Clone(from)
+	for p, end := range to {
+		if w.streams.now[topicOf(p.Topic)] != p.Topic {
+			if out == nil {
+				out = make(vector)
+			}
+			out[p] = end
+		}
+	}
+	return out
 }
 
 // lost tells whether a barrier can never be reached: its stream is over.
