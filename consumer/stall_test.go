@@ -259,7 +259,8 @@ func TestARefusedTransactionalIDIsTold(t *testing.T) {
 			w.broker.KeepControl()
 			resp := kreq.ResponseKind().(*kmsg.InitProducerIDResponse)
 			resp.ErrorCode = kerr.TransactionalIDAuthorizationFailed.Code
-			return resp, nil, kreq.(*kmsg.InitProducerIDRequest).TransactionalID != nil && !allowed.Load()
+			id := kreq.(*kmsg.InitProducerIDRequest).TransactionalID
+			return resp, nil, id != nil && strings.HasPrefix(*id, "lockstitch-") && !allowed.Load()
 		})
 		r := w.start("/d", func(c *Config) { c.FS = vfs.NewMem() })
 		w.event("p1", "c1", "SENT")
