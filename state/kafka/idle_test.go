@@ -1,0 +1,56 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// TestAnIdleTailIsWoken: nobody waits and no record comes, so that the tail waits
+// without end; whoever then waits for an end that no record reaches has it asked about.
+func TestAnIdleTailIsWoken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &kfake.VirtualNetwork{}
+		c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "x"), kfake.Ports(9092), kfake.ListenFn(n.Listen))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		var probes atomic.Int64
+		c.ControlKey(int16(kmsg.Fetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+			c.KeepControl()
+			if req.(*kmsg.FetchRequest).MaxWaitMillis < 5000 { // the client's own ask for that long
+				probes.Add(1)
+			}
+			return nil, nil, false
+		})
+		tail, err := StartTail(t.Context(), TailConfig{
+			Opts: []kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...), kgo.Dialer(n.DialContext)}, Topic: "x",
+			Apply: func(*kgo.Record) error { return nil }, Log: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tail.Close()
+		synctest.Wait()
+		if n := probes.Load(); n != 0 {
+			t.Fatalf("nobody waits, and %d probes were made", n)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := tail.WaitFor(ctx, 0, 1); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("waiting for what does not exist: %v", err)
+		}
+		if probes.Load() == 0 {
+			t.Error("no probe within ten seconds")
+		}
+	})
+}
