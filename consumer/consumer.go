@@ -206,9 +206,6 @@ func (c *Consumer) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.deps.Catalog.CatchUp(ctx); err != nil {
-		return err
-	}
 	if err := catalog.Register(ctx, c.cfg.Kafka, c.cfg.Topics.Catalog, c.deps.Catalog, c.inputs()...); err != nil {
 		return err
 	}

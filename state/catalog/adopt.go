@@ -14,17 +14,21 @@ import (
 
 // Register writes down the ids of input topics that the catalog has not seen
 // before. A topic whose id differs from the recorded one is left alone: its
-// lanes stop until Adopt. The view must have been caught up.
+// lanes stop until Adopt. The ids are asked for first: what the catalog says later
+// cannot have missed an id under which something was cut.
 func Register(ctx context.Context, opts []kgo.Opt, catalogTopic string, v *View, inputs ...string) error {
 	infos, err := kafka.Describe(ctx, v.Client(), inputs...)
 	if err != nil {
+		return err
+	}
+	if err := v.CatchUp(ctx); err != nil {
 		return err
 	}
 	for _, topic := range inputs {
 		if len(v.Adopted(topic)) > 0 {
 			continue
 		}
-		if err := writeAdopted(ctx, opts, catalogTopic, &Adopted{Topic: topic, IDs: []segment.TopicID{infos[topic].ID}}); err != nil {
+		if err := write(ctx, opts, catalogTopic, keyRegistered, &Adopted{Topic: topic, IDs: []segment.TopicID{infos[topic].ID}}); err != nil {
 			return err
 		}
 	}
@@ -42,12 +46,12 @@ func Adopt(ctx context.Context, opts []kgo.Opt, topics kafka.Topics, log *slog.L
 		return nil, err
 	}
 	defer v.Close()
-	if err := v.Load(ctx); err != nil {
+	inputs := append(append([]string{}, topics.Events...), topics.Profiles)
+	infos, err := kafka.Describe(ctx, v.Client(), inputs...) // first, as in Register
+	if err != nil {
 		return nil, err
 	}
-	inputs := append(append([]string{}, topics.Events...), topics.Profiles)
-	infos, err := kafka.Describe(ctx, v.Client(), inputs...)
-	if err != nil {
+	if err := v.Load(ctx); err != nil {
 		return nil, err
 	}
 	var changed []string
@@ -72,7 +76,7 @@ func Adopt(ctx context.Context, opts []kgo.Opt, topics kafka.Topics, log *slog.L
 				return changed, fmt.Errorf("topic %s has the id %s, which an earlier incarnation had: not adopted", topic, id)
 			}
 		}
-		if err := writeAdopted(ctx, opts, topics.Catalog, &Adopted{Topic: topic, IDs: append(ids, id)}); err != nil {
+		if err := write(ctx, opts, topics.Catalog, keyAdopted, &Adopted{Topic: topic, IDs: append(ids, id)}); err != nil {
 			return changed, err
 		}
 		log.Info("adopted a topic", "topic", topic, "topic_id", id, "incarnation", len(ids))
@@ -105,11 +109,11 @@ func giveUp(ctx context.Context, opts []kgo.Opt, catalogTopic string, v *View, t
 	if !lost {
 		return false, nil
 	}
-	return true, writeAdopted(ctx, opts, catalogTopic, a)
+	return true, write(ctx, opts, catalogTopic, keyAdopted, a)
 }
 
-func writeAdopted(ctx context.Context, opts []kgo.Opt, catalogTopic string, a *Adopted) error {
-	rec, err := a.Record(catalogTopic)
+func write(ctx context.Context, opts []kgo.Opt, catalogTopic, kind string, a *Adopted) error {
+	rec, err := a.record(catalogTopic, kind)
 	if err != nil {
 		return err
 	}

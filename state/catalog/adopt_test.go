@@ -3,12 +3,18 @@ package catalog
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstitch/state/kafka"
+	"lockstitch/state/segment"
 )
 
 // TestRegisterIsCalledOff ends the caller's context when the brokers have gone away
@@ -38,5 +44,65 @@ func TestRegisterIsCalledOff(t *testing.T) {
 		}
 	case <-time.After(20 * time.Second):
 		t.Fatal("Register waits for brokers that do not answer")
+	}
+}
+
+// TestRegisterDoesNotOvertakeAdopt holds what a replica writes down at its first start
+// until the topic has been made anew and adopted: what it knew then counts no more.
+func TestRegisterDoesNotOvertakeAdopt(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "cat", "events", "profiles"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	opts := []kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...)}
+	v := (&topic{t: t, opts: opts}).open()
+	old, err := kafka.Describe(ctx, v.Client(), "events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var first atomic.Bool
+	onItsWay, adopted := make(chan struct{}), make(chan struct{})
+	c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if first.CompareAndSwap(false, true) {
+			close(onItsWay)
+			c.SleepControl(func() {
+				select {
+				case <-adopted:
+				case <-ctx.Done():
+				}
+			})
+		}
+		return nil, nil, false
+	})
+	done := make(chan error, 1)
+	go func() { done <- Register(ctx, opts, "cat", v, "events", "profiles") }()
+	<-onItsWay
+	adm := kadm.NewClient(v.Client())
+	if _, err := adm.DeleteTopic(ctx, "events"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := adm.CreateTopic(ctx, 1, 1, nil, "events"); err != nil {
+		t.Fatal(err)
+	}
+	topics := kafka.DefaultTopics()
+	topics.Catalog, topics.Events, topics.Profiles = "cat", []string{"events"}, "profiles"
+	changed, err := Adopt(ctx, opts, topics, slog.New(slog.DiscardHandler))
+	if err != nil || len(changed) != 2 {
+		t.Fatalf("adopted %v, %v", changed, err)
+	}
+	close(adopted)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	now, err := kafka.Describe(ctx, v.Client(), "events")
+	if err != nil || now["events"] == old["events"] {
+		t.Fatalf("%v, was %v: %v", now, old, err)
+	}
+	if ids := v.Adopted("events"); len(ids) != 1 || ids[0] != segment.TopicID(now["events"].ID) {
+		t.Errorf("the ids are %v, want only %v", ids, segment.TopicID(now["events"].ID))
 	}
 }

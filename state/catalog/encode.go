@@ -16,12 +16,13 @@ import (
 const MaxRecordBytes = 512 << 10
 
 const (
-	keySegment  = "s/"
-	keyPosition = "p/"
-	keyFirst    = "f/"
-	keyAdopted  = "t/"
-	keyMarks    = "m/"
-	keyRetained = "r/"
+	keySegment    = "s/"
+	keyPosition   = "p/"
+	keyFirst      = "f/"
+	keyRegistered = "t/"
+	keyAdopted    = "a/"
+	keyMarks      = "m/"
+	keyRetained   = "r/"
 )
 
 // Record is the Kafka record that commits the segment.
@@ -47,10 +48,15 @@ func (f *FirstEnds) Record(topic string) (*kgo.Record, error) {
 	return encode(topic, keyFirst+partitionKey(f.TopicID, f.Partition), f)
 }
 
-// Record is the Kafka record that names a topic's incarnations.
+// Record is the Kafka record that names a topic's incarnations, as adopted.
 func (a *Adopted) Record(topic string) (*kgo.Record, error) {
+	return a.record(topic, keyAdopted)
+}
+
+// record is the record of one of the two kinds: registered or adopted.
+func (a *Adopted) record(topic, kind string) (*kgo.Record, error) {
 	a.Version = Version
-	return encode(topic, keyAdopted+a.Topic, a)
+	return encode(topic, kind+a.Topic, a)
 }
 
 func partitionKey(id segment.TopicID, partition int32) string {
@@ -93,6 +99,8 @@ func (s *state) read(key string, value []byte) error {
 		return applyMap(s.positions, rest, value)
 	case keyFirst:
 		return applyMap(s.first, rest, value)
+	case keyRegistered:
+		return applyMap(s.registered, rest, value)
 	case keyAdopted:
 		return applyMap(s.adopted, rest, value)
 	case keyMarks:

@@ -57,8 +57,11 @@ type FirstEnds struct {
 }
 
 // Adopted lists the topic ids that stand or stood under a topic's name, oldest
-// first, under the key "t/<topic>". The last one is in use; a topic with
-// another id stops its lanes until it is adopted (contract 2.7).
+// first. The last one is in use; a topic with another id stops its lanes until it
+// is adopted (contract 2.7). A replica that meets a topic for the first time
+// registers its id, under the key "t/<topic>"; an operator who adopts one writes
+// under "a/<topic>", and from then on that alone counts: a registration may be on
+// its way for as long as the brokers are away, and land behind the adoption.
 type Adopted struct {
 	Version int               `json:"v"`
 	Topic   string            `json:"topic"`

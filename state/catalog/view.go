@@ -46,23 +46,33 @@ type SliceRef struct {
 }
 
 type state struct {
-	segments  map[string]*Segment
-	accounts  map[string]*account // those with at least one slice
-	positions map[string]*Position
-	first     map[string]*FirstEnds
-	adopted   map[string]*Adopted
-	marks     map[string][]hourMarks // "<topic id>/<partition>" → hours in order
-	retention Retention
+	segments   map[string]*Segment
+	accounts   map[string]*account // those with at least one slice
+	positions  map[string]*Position
+	first      map[string]*FirstEnds
+	registered map[string]*Adopted
+	adopted    map[string]*Adopted
+	marks      map[string][]hourMarks // "<topic id>/<partition>" → hours in order
+	retention  Retention
+}
+
+// incarnations are those of a topic; nil: it was never met. See Adopted.
+func (s *state) incarnations(topic string) *Adopted {
+	if a, ok := s.adopted[topic]; ok {
+		return a
+	}
+	return s.registered[topic]
 }
 
 func newState() state {
 	return state{
-		segments:  make(map[string]*Segment),
-		accounts:  make(map[string]*account),
-		positions: make(map[string]*Position),
-		first:     make(map[string]*FirstEnds),
-		adopted:   make(map[string]*Adopted),
-		marks:     make(map[string][]hourMarks),
+		segments:   make(map[string]*Segment),
+		accounts:   make(map[string]*account),
+		positions:  make(map[string]*Position),
+		first:      make(map[string]*FirstEnds),
+		registered: make(map[string]*Adopted),
+		adopted:    make(map[string]*Adopted),
+		marks:      make(map[string][]hourMarks),
 	}
 }
 
@@ -174,8 +184,8 @@ func (v *View) FirstEnds(id segment.TopicID, partition int32) (FirstEnds, bool) 
 func (v *View) Adopted(topic string) []segment.TopicID {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	if a, ok := v.st.adopted[topic]; ok {
-		return append([]segment.TopicID(nil), a.IDs...)
+	if a := v.st.incarnations(topic); a != nil {
+		return slices.Clone(a.IDs)
 	}
 	return nil
 }
@@ -184,12 +194,15 @@ func (v *View) Adopted(topic string) []segment.TopicID {
 func (v *View) Knows(id segment.TopicID) bool {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	for _, a := range v.st.adopted {
-		if slices.Contains(a.IDs, id) {
-			return true
+	known := func(topics map[string]*Adopted) bool {
+		for _, a := range topics {
+			if slices.Contains(a.IDs, id) {
+				return true
+			}
 		}
+		return false
 	}
-	return false
+	return known(v.st.adopted) || known(v.st.registered)
 }
 
 // GivenUp is the offset below which an operator has given up what the log of a
@@ -197,7 +210,7 @@ func (v *View) Knows(id segment.TopicID) bool {
 func (v *View) GivenUp(topic string, partition int32) int64 {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	if a, ok := v.st.adopted[topic]; ok {
+	if a := v.st.incarnations(topic); a != nil {
 		return a.GivenUp[partition]
 	}
 	return 0
