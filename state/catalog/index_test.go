@@ -7,7 +7,9 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
+	"github.com/oklog/ulid/v2"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"lockstitch/internal/seed"
@@ -17,7 +19,7 @@ import (
 
 // history is a random catalog: cuts that each take the next offsets of some
 // partitions, with rows of several accounts and late ones; segments that are
-// removed, and such that are put together to one.
+// removed, and such that another one replaces.
 type history struct {
 	t      *testing.T
 	r      *rand.Rand
@@ -50,10 +52,10 @@ func (h *history) apply(r *kgo.Record, err error) {
 	}
 }
 
-func (h *history) write(slices []segment.SliceInfo) {
+func (h *history) write(slices []segment.SliceInfo, replaces ...string) {
 	h.t.Helper()
 	h.made++
-	seg := &Segment{ID: fmt.Sprintf("%06d", h.made), Object: fmt.Sprintf("segments/%d", h.made), LogTime: int64(h.made % 50), Slices: slices}
+	seg := &Segment{ID: fmt.Sprintf("%06d", h.made), Object: fmt.Sprintf("segments/%d", h.made), LogTime: int64(h.made % 50), Slices: slices, Replaces: replaces}
 	for i := range seg.Slices {
 		seg.Slices[i].Offset, seg.Slices[i].Length = int64(100*i), 100
 	}
@@ -131,12 +133,18 @@ func (h *history) merge() {
 		}
 		slices.SortFunc(m.Sources, func(x, y segment.OffsetRange) int { return x.Source().Compare(y.Source()) })
 	}
-	h.write(merged) // first, as long as both stand in the catalog
-	if h.r.IntN(2) == 0 {
-		h.check()
+	gone := slices.Clone(h.lived[a : a+2])
+	h.lived = slices.Delete(h.lived, a, a+2)
+	h.write(merged, gone[0].ID, gone[1].ID)
+	for _, seg := range gone {
+		if h.r.IntN(2) == 0 {
+			h.check()
+		}
+		if h.v.Live(seg.ID) || h.v.Replaced(seg.ID) == 0 {
+			h.t.Fatalf("segment %s, which was replaced: live %v, replaced at %d", seg.ID, h.v.Live(seg.ID), h.v.Replaced(seg.ID))
+		}
+		h.apply(seg.Tombstone("cat"), nil)
 	}
-	h.remove(a)
-	h.remove(a)
 }
 
 // check asks for the rows between two positions and compares with a look at every
@@ -275,5 +283,32 @@ func TestSlicesInLooksAtNothingElse(t *testing.T) {
 		if looked := len(l.between(cuts*rows, math.MaxInt64)); looked != 0 {
 			t.Fatalf("%d ranges were looked at for what has not come yet", looked)
 		}
+	}
+}
+
+// TestReplacedIsRememberedForAWhile, for the sweeper, and not for ever.
+func TestReplacedIsRememberedForAWhile(t *testing.T) {
+	st := newState()
+	put := func(made time.Time, replaces string) string {
+		id := ulid.MustNew(uint64(made.UnixMilli()), ulid.DefaultEntropy()).String()
+		rec, err := (&Segment{ID: id, Object: "segments/" + id, Replaces: []string{replaces}}).Record("cat")
+		if err == nil {
+			err = st.decode(rec)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	now := time.Now()
+	put(now.Add(-96*time.Hour), "old")
+	put(now.Add(-24*time.Hour), "new")
+	if _, kept := st.replaced["old"]; kept || st.replaced["new"] != now.Add(-24*time.Hour).UnixMilli() {
+		t.Errorf("remembered: %v", st.replaced)
+	}
+	st.replaced["new"] = now.Add(-96 * time.Hour).UnixMilli()
+	last := put(now, "newest")
+	if _, kept := st.replaced["new"]; kept || len(st.replaced) != 1 || len(st.segments[last].Replaces) != 0 {
+		t.Errorf("remembered: %v, and by the segment %v", st.replaced, st.segments[last].Replaces)
 	}
 }

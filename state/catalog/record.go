@@ -22,7 +22,14 @@ type Segment struct {
 	Cut     string              `json:"cut"`                // the cut that committed it
 	LogTime int64               `json:"log_time,omitempty"` // the greatest log time (ms) of its rows; 0: see Newest
 	Slices  []segment.SliceInfo `json:"slices"`
+	// Replaces are the ids of the segments whose rows it has: who reads the record
+	// drops them in the same moment. Their tombstones follow in the same
+	// transaction; they let the log forget them. A View does not keep the list.
+	Replaces []string `json:"replaces,omitempty"`
 }
+
+// MaxReplaced is how many segments one takes the place of, at the most.
+const MaxReplaced = 64
 
 // Position is where a lane's partition stands: everything below Next has been
 // consumed, under the key "p/<topic id>/<partition>". It is the only truth

@@ -101,6 +101,11 @@ func (s *Segment) Newest() int64 {
 	if s.LogTime > 0 {
 		return s.LogTime
 	}
+	return s.sealed()
+}
+
+// sealed is when (ms) the segment was made, by the clock of who made it.
+func (s *Segment) sealed() int64 {
 	id, err := ulid.ParseStrict(s.ID)
 	if err != nil {
 		return 1<<63 - 1 // never old enough

@@ -47,6 +47,7 @@ type SliceRef struct {
 
 type state struct {
 	segments   map[string]*Segment
+	replaced   map[string]int64    // segments that were replaced lately, and when (ms)
 	accounts   map[string]*account // those with at least one slice
 	positions  map[string]*Position
 	first      map[string]*FirstEnds
@@ -67,6 +68,7 @@ func (s *state) incarnations(topic string) *Adopted {
 func newState() state {
 	return state{
 		segments:   make(map[string]*Segment),
+		replaced:   make(map[string]int64),
 		accounts:   make(map[string]*account),
 		positions:  make(map[string]*Position),
 		first:      make(map[string]*FirstEnds),
@@ -237,6 +239,18 @@ func (v *View) Live(id string) bool {
 	return ok
 }
 
+// replacedKept (ms) is how long a View remembers what was replaced: longer than
+// anybody asks.
+const replacedKept = int64(72 * time.Hour / time.Millisecond)
+
+// Replaced is when (ms) another segment has taken a segment's place, by the clock of
+// who made that; 0: none has, or it was long ago.
+func (v *View) Replaced(id string) int64 {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.st.replaced[id]
+}
+
 // Slices lists the slices of an account that may hold rows with start <=
 // server_time < end (ms; math.MaxInt64: no upper end), in order of their first
 // row.
@@ -286,7 +300,32 @@ func (s *state) applySegment(id string, value []byte) error {
 	if seg.ID != id {
 		return fmt.Errorf("the record names segment %q", seg.ID)
 	}
+	s.replace(seg)
 	s.segments[id] = seg
 	s.add(seg)
 	return nil
+}
+
+// replace drops the segments that seg takes the place of.
+func (s *state) replace(seg *Segment) {
+	if len(seg.Replaces) == 0 {
+		return
+	}
+	made := seg.sealed()
+	now := time.Now().UnixMilli()
+	for id, at := range s.replaced {
+		if at < now-replacedKept {
+			delete(s.replaced, id)
+		}
+	}
+	for _, id := range seg.Replaces {
+		if old, ok := s.segments[id]; ok {
+			s.drop(old)
+			delete(s.segments, id)
+		}
+		if made >= now-replacedKept {
+			s.replaced[id] = made
+		}
+	}
+	seg.Replaces = nil
 }

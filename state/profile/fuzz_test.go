@@ -141,6 +141,15 @@ func FuzzDecode(f *testing.F) {
 			if err := Check(snap); err != nil || snap == nil {
 				t.Fatalf("Check of what Decode made: %v", err)
 			}
+			var b Builder
+			b.Segment([]byte("of another one"))
+			b.Snapshot(nil)
+			snap.Segments(b.Segment)
+			snap.Tags(b.Tag)
+			snap.Attributes(b.Attribute)
+			if again := b.Snapshot(snap.Account()); !bytes.Equal(again, snap) {
+				t.Fatalf("put together again: %q, was %q", again, snap)
+			}
 		}
 		if perr != nil && (perr.Reason == poison.TooDeep || perr.Reason == poison.TooLarge) {
 			return

@@ -50,22 +50,12 @@ func NewBuffer() *Buffer {
 // may be reused. A nil snap means undecorated. logTime is the log time (ms) of
 // the stream's partition at offset. Rows of one source come in offset order.
 func (b *Buffer) Add(s *Stream, partition int32, offset, logTime int64, ev *event.Event, snap profile.Snapshot) {
-	if b.n == len(b.rows)*rowChunk {
-		b.rows = append(b.rows, make([]row, 0, rowChunk))
-	}
-	piece := &b.rows[b.n/rowChunk]
-	*piece = (*piece)[:len(*piece)+1]
-	r := &(*piece)[len(*piece)-1]
-	b.n++
+	r := b.next()
 	r.server, r.event, r.log, r.offset = ev.ServerTime, ev.EventTime, logTime, offset
 	if u, ok := parseUUID(ev.CorrelationID); ok {
 		r.corr, r.uuid = u, true
 	} else {
-		at := b.corr.put(ev.CorrelationID)
-		binary.LittleEndian.PutUint32(r.corr[0:], at.chunk)
-		binary.LittleEndian.PutUint32(r.corr[4:], at.off)
-		binary.LittleEndian.PutUint32(r.corr[8:], at.n)
-		r.uuid = false
+		b.putCorrelation(r, ev.CorrelationID)
 	}
 	r.source = b.source(s, partition)
 	r.typ = ev.Type
@@ -79,6 +69,26 @@ func (b *Buffer) Add(s *Stream, partition int32, offset, logTime int64, ev *even
 	}
 	r.snap = b.snaps.code(snap)
 	r.size = uint32(size)
+}
+
+// next is one more row, with whatever it had before.
+func (b *Buffer) next() *row {
+	if b.n == len(b.rows)*rowChunk {
+		b.rows = append(b.rows, make([]row, 0, rowChunk))
+	}
+	piece := &b.rows[b.n/rowChunk]
+	*piece = (*piece)[:len(*piece)+1]
+	b.n++
+	return &(*piece)[len(*piece)-1]
+}
+
+// putCorrelation keeps a correlation id that is not a UUID.
+func (b *Buffer) putCorrelation(r *row, text []byte) {
+	at := b.corr.put(text)
+	binary.LittleEndian.PutUint32(r.corr[0:], at.chunk)
+	binary.LittleEndian.PutUint32(r.corr[4:], at.off)
+	binary.LittleEndian.PutUint32(r.corr[8:], at.n)
+	r.uuid = false
 }
 
 // correlation returns the text of a correlation id that is not a UUID.

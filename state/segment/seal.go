@@ -126,16 +126,22 @@ func (e *encoder) group() (groups [][]entry, starts []int64) {
 	for bi, b := range e.buffers {
 		lastHour, g := int64(-1), 0
 		for i := range b.n {
-			r := b.row(i)
+			r := e.entry(bi, i)
 			if h := r.server / hourMillis; h != lastHour {
 				lastHour, g = h, of[h]
 			}
-			groups[g] = append(groups[g], entry{server: r.server, offset: r.offset,
-				account: e.accountRank[e.text.code(bi, r.account)], source: e.sourceRank[bi][r.source],
-				buffer: uint32(bi), row: uint32(i)})
+			groups[g] = append(groups[g], r)
 		}
 	}
 	return groups, starts
+}
+
+// entry is that of row i of a buffer.
+func (e *encoder) entry(buffer, i int) entry {
+	r := e.buffers[buffer].row(i)
+	return entry{server: r.server, offset: r.offset,
+		account: e.accountRank[e.text.code(buffer, r.account)], source: e.sourceRank[buffer][r.source],
+		buffer: uint32(buffer), row: uint32(i)}
 }
 
 // objects encodes the sorted rows of one group.
