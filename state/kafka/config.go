@@ -132,6 +132,10 @@ func (c Config) Opts() ([]kgo.Opt, error) {
 		// subscription again and again without a pause, after a time away.
 		kgo.DisableClientMetrics(),
 		kgo.RetryBackoffFn(retryAfter),
+		// For so long after a look at the metadata the library does not look again,
+		// also when a broker says that it leads a partition no more. Its own 5 s are
+		// those that a call waits for.
+		kgo.MetadataMinAge(500 * time.Millisecond),
 		kgo.RequestRetries(1000), // the library's limit of 30 s decides
 	}
 	if _, err := c.tlsConfig(); err != nil {

@@ -421,3 +421,25 @@ func authority(t *testing.T) (ca *x509.Certificate, certFile, keyFile string, pa
 	}
 	return ca, write(t, "cert.pem", string(certPEM)), write(t, "key.pem", string(keyPEM)), pair
 }
+
+// TestBrokersThatAreBackAreFound well within the five seconds that a call waits: the
+// library's own pauses are as long.
+func TestBrokersThatAreBackAreFound(t *testing.T) {
+	opts, err := Config{Brokers: []string{"localhost:9092"}}.Opts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cl, err := kgo.NewClient(opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if age := cl.OptValue(kgo.MetadataMinAge).(time.Duration); age > time.Second {
+		t.Errorf("a client does not ask again who leads for %v", age)
+	}
+	for fails := range 100 {
+		if after := retryAfter(fails); after <= 0 || after > 2*time.Second {
+			t.Errorf("after %d failures a client waits for %v", fails, after)
+		}
+	}
+}
