@@ -30,22 +30,25 @@ import (
 
 // Config are the settings of a Consumer. Zero values take the defaults.
 type Config struct {
-	Kafka              []kgo.Opt     // the connection
-	Topics             kafka.Topics  // names
-	Group              string        // consumer group; "lockstitch"
-	InstanceID         string        // static membership (KIP-345) if set
-	DataDir            string        // local state
-	FS                 vfs.FS        // that DataDir is on; nil: the operating system's
-	MemoryBytes        int64         // for buffers, caches and fetches together; 256 MiB
-	FlushInterval      time.Duration // the longest that processed input stays uncommitted; 30 s
-	DedupHorizon       time.Duration // 7 days
-	SessionTimeout     time.Duration // of the group; 10 s
-	TransactionTimeout time.Duration // 10 s
-	ProfileStale       time.Duration // local profiles not current for this long are read anew; 84 h
-	SweepAge           time.Duration // orphaned objects are removed when this old; 24 h
-	SweepEvery         time.Duration // how often is looked for them; they go at the second look; 1 h
-	Retention          time.Duration // segments are removed when this old, more than DedupHorizon; 400 days
-	RemovalNotice      time.Duration // what is to be removed is refused to new requests so long before; 24 h
+	Kafka              []kgo.Opt       // the connection
+	Topics             kafka.Topics    // names
+	Group              string          // consumer group; "lockstitch"
+	InstanceID         string          // static membership (KIP-345) if set
+	DataDir            string          // local state
+	FS                 vfs.FS          // that DataDir is on; nil: the operating system's
+	MemoryBytes        int64           // for buffers, caches and fetches together; 256 MiB
+	FlushInterval      time.Duration   // the longest that processed input stays uncommitted; 30 s
+	DedupHorizon       time.Duration   // 7 days
+	SessionTimeout     time.Duration   // of the group; 10 s
+	TransactionTimeout time.Duration   // 10 s
+	ProfileStale       time.Duration   // local profiles not current for this long are read anew; 84 h
+	SweepAge           time.Duration   // orphaned objects are removed when this old; 24 h
+	SweepEvery         time.Duration   // how often is looked for them; they go at the second look; 1 h
+	Retention          time.Duration   // segments are removed when this old, more than DedupHorizon; 400 days
+	RemovalNotice      time.Duration   // what is to be removed is refused to new requests so long before; 24 h
+	MergeSpans         []time.Duration // small segments of one are merged when it is over, then of the next, which has whole ones of it; 1 h, 24 h
+	MergeEvery         time.Duration   // how often is looked for them; 5 min
+	MergeFuture        time.Duration   // how far ahead of the log a server_time may be for its segment to be merged, math.MaxInt64: at will; 24 h
 	// WriterSuffix, if set, makes the transactional id another one than the data
 	// directory's last process had. The embedded broker needs it: after a crash
 	// it aborts an open transaction without a marker, and readers would take
@@ -87,6 +90,11 @@ func (c *Config) setDefaults() {
 	def(&c.SweepEvery, time.Hour)
 	def(&c.Retention, 400*24*time.Hour)
 	def(&c.RemovalNotice, 24*time.Hour)
+	def(&c.MergeEvery, 5*time.Minute)
+	def(&c.MergeFuture, 24*time.Hour)
+	if c.MergeSpans == nil {
+		c.MergeSpans = []time.Duration{time.Hour, 24 * time.Hour}
+	}
 	if c.MemoryBytes <= 0 {
 		c.MemoryBytes = 256 << 20
 	}
@@ -121,6 +129,10 @@ type Consumer struct {
 	noEnds   rate.Sometimes        // logs that
 	lastCut  time.Time
 	retainAt time.Time // when retention is looked after next
+	merging  *merging  // the segment that is being prepared; nil: none
+	mergers  sync.WaitGroup
+	mergeAt  time.Time // when is looked for one next
+	picker   *picker
 	mail     *mailbox
 	quit     chan struct{} // closed when the turn loop has ended
 	cutting  cutState
@@ -155,6 +167,7 @@ func New(cfg Config, deps Deps) (*Consumer, error) {
 		rebuilding: make(chan struct{}, rebuildLanes),
 	}
 	c.given = newHeld(c.inputs())
+	c.picker = newPicker(&c.cfg)
 	c.blooms.left.Store(cfg.MemoryBytes / 4)
 	c.lag = newLagTable(deps.Registerer)
 	if deps.Registerer != nil {
@@ -182,11 +195,13 @@ func (c *Consumer) Run(ctx context.Context) (err error) {
 	var bg sync.WaitGroup
 	bgctx, stop := context.WithCancel(ctx)
 	defer bg.Wait()
+	defer c.endMerging()
 	defer stop()
 	bg.Go(func() { c.watchEnds(bgctx) })
 	bg.Go(func() { c.sweepLoop(bgctx) })
 	bg.Go(func() { c.drainGroup(bgctx) })
 	defer close(c.quit)
+	c.mergeAt = time.Now().Add(c.cfg.MergeEvery)
 	return c.loop(ctx)
 }
 

@@ -2,8 +2,6 @@ package consumer
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"sort"
@@ -131,7 +129,10 @@ func (c *Consumer) cut(ctx context.Context) error {
 	rows, now := 0, c.kafkaTime(time.Now())
 	for _, l := range lanes {
 		rows += l.buf.Rows()
-		done := l.retaining
+		done, whole := l.retaining, l.merged
+		if !l.merging {
+			whole = nil
+		}
 		if err := l.commit(); err != nil {
 			return fatal{c.db.Damaged(err)}
 		}
@@ -142,6 +143,10 @@ func (c *Consumer) cut(ctx context.Context) error {
 		}
 		if done != nil {
 			c.retained(l, done)
+		}
+		if whole != nil {
+			l.merged = nil
+			c.replaced(whole)
 		}
 	}
 	c.lastCut = time.Now()
@@ -178,7 +183,7 @@ func (c *Consumer) cuttable() []*lane {
 // upload seals the lanes' buffers and stores the objects, each under a name
 // that is never used again, and returns the records that commit them together
 // with those of the lanes' positions, minute marks and dead letters, and of what
-// retention removes.
+// retention removes and merging replaces.
 func (c *Consumer) upload(ctx context.Context, id string, lanes []*lane) ([]*kgo.Record, error) {
 	var records []*kgo.Record
 	add := func(r *kgo.Record, err error) error {
@@ -193,14 +198,11 @@ func (c *Consumer) upload(ctx context.Context, id string, lanes []*lane) ([]*kgo
 	}
 	topic := c.cfg.Topics.Catalog
 	err := segment.Seal(bufs, func(o segment.Object) error {
-		seg := &catalog.Segment{ID: ulid.Make().String(), Bytes: int64(len(o.Data)), Cut: id, LogTime: o.LogTime, Slices: o.Slices}
-		seg.Object = fmt.Sprintf("segments/%s/%s", o.FirstHour.UTC().Format("2006-01-02T15"), seg.ID)
-		sum := sha256.Sum256(o.Data)
-		seg.SHA256 = hex.EncodeToString(sum[:])
-		if err := c.deps.Store.Put(ctx, seg.Object, o.Data); err != nil {
-			return fmt.Errorf("storing %s: %w", seg.Object, err)
+		seg, err := c.store(ctx, o)
+		if err != nil {
+			return err
 		}
-		c.metrics.segmentBytes.Add(float64(len(o.Data)))
+		seg.Cut = id
 		return add(seg.Record(topic))
 	})
 	if err != nil {
@@ -214,6 +216,11 @@ func (c *Consumer) upload(ctx context.Context, id string, lanes []*lane) ([]*kgo
 			}
 			records = append(records, rs...)
 		}
+		rs, err := c.mergedRecords(l, id)
+		if err != nil {
+			return nil, err
+		}
+		l.merging, records = len(rs) > 0, append(records, rs...)
 		for i := range l.dead {
 			if err := add(l.dead[i].record(ctx, c.cfg.Topics.DeadLetters, c.deps.Store)); err != nil {
 				return nil, err

@@ -26,6 +26,8 @@ type metrics struct {
 	swept        prometheus.Counter
 	retired      prometheus.Counter
 	retiredBytes prometheus.Counter
+
+	mergedSegments prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, topics kafka.Topics) *metrics {
@@ -52,6 +54,8 @@ func newMetrics(reg prometheus.Registerer, topics kafka.Topics) *metrics {
 		swept:        counter("objects_swept_total", "Orphaned segment objects removed, those of expired segments included."),
 		retired:      counter("segments_expired_total", "Segments removed by retention."),
 		retiredBytes: counter("segments_expired_bytes_total", "Bytes of the segments removed by retention."),
+
+		mergedSegments: counter("segments_merged_total", "Small segments that another one has taken the place of."),
 	}
 	for _, t := range append(append([]string{}, topics.Events...), topics.Profiles) {
 		for _, r := range []poison.Reason{poison.NullValue, poison.TooLarge, poison.NotJSON, poison.NotObject, poison.TooDeep,
@@ -62,7 +66,7 @@ func newMetrics(reg prometheus.Registerer, topics kafka.Topics) *metrics {
 	m.cutFailures.WithLabelValues("upload")
 	m.cutFailures.WithLabelValues("transaction")
 	if reg != nil {
-		reg.MustRegister(m.ready, m.kept, m.duplicates, m.lookups, m.misrouted, m.left, m.late, m.dead, m.cuts, m.cutFailures, m.cutSeconds, m.segmentBytes, m.swept, m.retired, m.retiredBytes)
+		reg.MustRegister(m.ready, m.kept, m.duplicates, m.lookups, m.misrouted, m.left, m.late, m.dead, m.cuts, m.cutFailures, m.cutSeconds, m.segmentBytes, m.swept, m.retired, m.retiredBytes, m.mergedSegments)
 	}
 	return m
 }

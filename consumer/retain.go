@@ -194,6 +194,7 @@ func (c *Consumer) retained(l *lane, r *retaining) {
 	}
 	c.metrics.retired.Add(float64(len(part)))
 	c.metrics.retiredBytes.Add(float64(bytes))
+	c.removed(l)
 	c.log.Info("expired segments were removed", "count", len(part), "bytes", bytes, "oldest_available", oldest, "left", len(rest))
 	if len(rest) == 0 {
 		return

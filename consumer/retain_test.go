@@ -94,10 +94,8 @@ func offsets(f catalog.Floor) (out [lanes]int64) {
 	return out
 }
 
-// checkLog replays the catalog and says what retention may never have done:
-// let a floor fall, remove a segment before or without the floor above it, or one
-// that had not expired when it was announced.
-func (p *past) checkLog(retention time.Duration) (tombstones int) {
+// committed are the records of the catalog's log that readers see.
+func (p *past) committed() (out []*kgo.Record) {
 	p.t.Helper()
 	ends, err := kafka.Ends(p.t.Context(), p.prod, p.topics.Catalog)
 	if err != nil {
@@ -105,53 +103,64 @@ func (p *past) checkLog(retention time.Duration) (tombstones int) {
 	}
 	cl := p.client(kgo.ConsumeTopics(p.topics.Catalog), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords())
-	live := make(map[string]*catalog.Segment)
-	var at catalog.Retention
 	for next := int64(0); next < ends[p.topics.Catalog][0].End; {
 		fs := cl.PollFetches(p.t.Context())
 		if err := fs.Err(); err != nil {
 			p.t.Fatal(err)
 		}
 		fs.EachRecord(func(r *kgo.Record) {
-			next = r.Offset + 1
-			kind, id, _ := strings.Cut(string(r.Key), "/")
-			switch {
-			case r.Attrs.IsControl():
-			case kind == "r":
-				before := at
-				at = catalog.Retention{}
-				if err := json.Unmarshal(r.Value, &at); err != nil {
-					p.t.Fatal(err)
-				}
-				for _, step := range [][2]catalog.Floor{{before.Refused, at.Refused}, {before.Removed, at.Removed}, {at.Removed, at.Refused}} {
-					low, high := step[0], step[1]
-					if high.OldestAvailable < low.OldestAvailable {
-						p.t.Errorf("a floor falls: %+v to %+v", low, high)
-					}
-					for _, e := range low.Ends {
-						if high.Next(e.TopicID, e.Partition) < e.Next {
-							p.t.Errorf("a floor falls: %+v to %+v", low, high)
-						}
-					}
-				}
-			case kind == "s" && r.Value != nil:
-				s := new(catalog.Segment)
-				if err := json.Unmarshal(r.Value, s); err != nil {
-					p.t.Fatal(err)
-				}
-				live[id] = s
-			case kind == "s" && live[id] != nil:
-				s := live[id]
-				delete(live, id)
-				tombstones++
-				if !at.Removed.Covers(s) {
-					p.t.Errorf("segment %s is removed, and the floor %+v is not above it", id, at.Removed)
-				}
-				if s.Newest() >= p.now.Add(time.Minute-retention).UnixMilli() {
-					p.t.Errorf("segment %s is removed, of %v", id, time.UnixMilli(s.Newest()).UTC())
-				}
+			if next = r.Offset + 1; !r.Attrs.IsControl() {
+				out = append(out, r)
 			}
 		})
+	}
+	return out
+}
+
+// checkLog replays the catalog and says what retention may never have done:
+// let a floor fall, remove a segment before or without the floor above it, or one
+// that had not expired when it was announced.
+func (p *past) checkLog(retention time.Duration) (tombstones int) {
+	p.t.Helper()
+	live := make(map[string]*catalog.Segment)
+	var at catalog.Retention
+	for _, r := range p.committed() {
+		kind, id, _ := strings.Cut(string(r.Key), "/")
+		switch {
+		case kind == "r":
+			before := at
+			at = catalog.Retention{}
+			if err := json.Unmarshal(r.Value, &at); err != nil {
+				p.t.Fatal(err)
+			}
+			for _, step := range [][2]catalog.Floor{{before.Refused, at.Refused}, {before.Removed, at.Removed}, {at.Removed, at.Refused}} {
+				low, high := step[0], step[1]
+				if high.OldestAvailable < low.OldestAvailable {
+					p.t.Errorf("a floor falls: %+v to %+v", low, high)
+				}
+				for _, e := range low.Ends {
+					if high.Next(e.TopicID, e.Partition) < e.Next {
+						p.t.Errorf("a floor falls: %+v to %+v", low, high)
+					}
+				}
+			}
+		case kind == "s" && r.Value != nil:
+			s := new(catalog.Segment)
+			if err := json.Unmarshal(r.Value, s); err != nil {
+				p.t.Fatal(err)
+			}
+			live[id] = s
+		case kind == "s" && live[id] != nil:
+			s := live[id]
+			delete(live, id)
+			tombstones++
+			if !at.Removed.Covers(s) {
+				p.t.Errorf("segment %s is removed, and the floor %+v is not above it", id, at.Removed)
+			}
+			if s.Newest() >= p.now.Add(time.Minute-retention).UnixMilli() {
+				p.t.Errorf("segment %s is removed, of %v", id, time.UnixMilli(s.Newest()).UTC())
+			}
+		}
 	}
 	return tombstones
 }

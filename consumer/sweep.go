@@ -84,6 +84,10 @@ func (s *sweeper) sweep(ctx context.Context) (int, error) {
 		if i.ModTime.After(limit) || s.deps.Catalog.Live(path.Base(i.Name)) {
 			continue
 		}
+		// An export that was planned before reads the segments that were merged since.
+		if now.Sub(time.UnixMilli(s.deps.Catalog.Replaced(path.Base(i.Name)))) < s.cfg.SweepAge {
+			continue
+		}
 		first, again := s.seen[i.Name]
 		if !again || now.Sub(first) < s.apart {
 			if !again {

@@ -94,6 +94,7 @@ func (c *Consumer) turn(ctx context.Context, t *turnState) error {
 	}
 	c.publish()
 	c.retain(ctx, now)
+	c.merge(ctx, now)
 	if now.After(t.cutAfter) && c.cutDue(now) {
 		return c.tryCut(ctx, t)
 	}

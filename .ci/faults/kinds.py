@@ -14,6 +14,7 @@ from txn import Txn
 STEPS = ("cut/upload", "cut/begin", "cut/produce", "cut/offsets", "cut/commit", "cut/local", "cut/done")
 # Of takeovers and of jobs one is drawn: not takeover/fence, report/lost and the like, which are seldom come to.
 TAKEOVER = tuple("takeover/" + step for step in ("stable", "catalog", "ends", "profiles", "rebuild", "catch-up", "ready", "taken"))
+MERGE = ("merge/read", "merge/upload", "merge/made")
 JOB = tuple("report/" + step for step in ("barrier", "plan", "render", "store", "result", "done"))
 
 
@@ -391,6 +392,7 @@ REPLICAS = [("replica killed", kill), ("replica stopped and continued", stop), (
 REPLICAS += [(f"replica killed at {step}", kill_at(step)) for step in STEPS]
 REPLICAS += [(f"replica stopped at {step} and continued", stop_at(step)) for step in STEPS]
 REPLICAS += [("replica killed at a step of a takeover", kill_at(*TAKEOVER)), ("replica killed at a step of a report's job", kill_at(*JOB)),
+             ("replica killed at a step of merging", kill_at(*MERGE)), ("replica stopped at a step of merging and continued", stop_at(*MERGE)),
              ("replica stopped at a step of a report's job and continued", stop_at(*JOB))]
 REPLICAS += [("clock hours ahead", clock((2 * HOUR, 20 * HOUR))), ("clock days behind", clock((-3 * DAY, -DAY))),
              ("clock weeks ahead", clock((14 * DAY, 60 * DAY))), ("clock weeks behind", clock((-60 * DAY, -14 * DAY))),

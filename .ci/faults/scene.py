@@ -46,7 +46,7 @@ class Replica:
         self.clock = Clock(scene.dir / f"{name}.clock")
         settings = dict(SETTINGS) if scene.static else {**SETTINGS, "instance_id": ""}
         self.serve = Serve(scene, name, scene.cluster.brokers, scene.cluster.store_url(BUCKET), settings,
-                           {**scene.cluster.s3.env, **self.clock.env, "FAULTS_FILE": str(self.orders)}, binary=lockstitch("faults"))
+                           {**scene.cluster.s3.env, **self.clock.env, "FAULTS_MERGE": "1", "FAULTS_FILE": str(self.orders)}, binary=lockstitch("faults"))
         self.process = self.serve.process
         self.data = scene.dir / f"{name}-data"
         self.small = small  # its data directory is a file system of its own, and a small one
@@ -373,6 +373,9 @@ class Scene:
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
                               env={**os.environ, **self.cluster.s3.env})
         self.check("the stored segments are whole", done.returncode == 0, done.stdout[-1500:].decode(errors="replace"))
+        records = [json.loads(r.value) for r in kcat.dump(self.brokers, "lockstitch.catalog") if (r.key or b"").startswith(b"s/") and r.value]
+        merged = sum(len(r.get("replaces", ())) for r in records)
+        self.check(f"{merged} of {len(records)} segments were merged", merged)
 
     def end(self):
         status = {r.name: None for r in self.replicas}

@@ -3,9 +3,13 @@
 package main
 
 import (
+	"math"
 	"os"
 	"strings"
 	"syscall"
+	"time"
+
+	"lockstitch/consumer"
 )
 
 // Only a binary built with the tag faults has this, never a released one: as a
@@ -23,6 +27,12 @@ func init() {
 		number, known := map[string]syscall.Signal{"KILL": syscall.SIGKILL, "STOP": syscall.SIGSTOP}[what]
 		if known && at == step && os.Remove(path) == nil {
 			_ = syscall.Kill(os.Getpid(), number)
+		}
+	}
+	// With FAULTS_MERGE segments are merged after seconds, whatever times their rows have.
+	if os.Getenv("FAULTS_MERGE") != "" {
+		tweakConsumer = func(c *consumer.Config) {
+			c.MergeSpans, c.MergeEvery, c.MergeFuture = []time.Duration{4 * time.Second, 24 * time.Second}, time.Second, math.MaxInt64
 		}
 	}
 }

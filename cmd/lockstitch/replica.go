@@ -66,8 +66,11 @@ type replica struct {
 // gcPercent is by how much the heap may grow before garbage is collected.
 const gcPercent = 50
 
-// stepHook is nil but in a binary that is built to fail on request (faults.go).
-var stepHook func(step string)
+// These are nil but in a binary that is built to fail on request (faults.go).
+var (
+	stepHook      func(step string)
+	tweakConsumer func(*consumer.Config)
+)
 
 // openReplica binds the addresses, locks the data directory, opens the views and
 // the store, and builds the parts. Nothing is consumed or answered until Run.
@@ -272,13 +275,17 @@ func (r *replica) openViews(ctx context.Context, opts []kgo.Opt) (err error) {
 // build makes the parts that work: consumer, report runner, standing orders, API.
 func (r *replica) build(opts []kgo.Opt) (err error) {
 	s, t := r.s, r.s.Topics.TopicNames()
-	if r.consumer, err = consumer.New(consumer.Config{
+	cfg := consumer.Config{
 		Kafka: opts, Topics: t, Group: s.Replica.Group, InstanceID: s.Replica.InstanceID,
 		DataDir: filepath.Join(s.Replica.DataDir, "local"), MemoryBytes: int64(s.Replica.MemoryLimit) / 2,
 		FlushInterval: s.Replica.FlushInterval, DedupHorizon: s.Replica.DedupHorizon, Retention: s.Replica.Retention,
 		SessionTimeout: s.Replica.SessionTimeout, TransactionTimeout: s.Replica.TransactionTimeout,
 		DefaultAccount: s.Replica.DefaultAccount, WriterSuffix: s.Replica.writerSuffix, Hook: stepHook,
-	}, consumer.Deps{Store: r.store, Catalog: r.catalog, Reports: r.reports, Log: r.log, Registerer: r.reg}); err != nil {
+	}
+	if tweakConsumer != nil {
+		tweakConsumer(&cfg)
+	}
+	if r.consumer, err = consumer.New(cfg, consumer.Deps{Store: r.store, Catalog: r.catalog, Reports: r.reports, Log: r.log, Registerer: r.reg}); err != nil {
 		return err
 	}
 	if r.runner, err = exportrun.New(exportrun.Config{

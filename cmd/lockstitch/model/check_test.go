@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/oklog/ulid/v2"
+
 	"lockstitch/cmd/lockstitch/model/reference"
 )
 
@@ -21,11 +23,13 @@ type storedCatalog struct {
 	segments  map[string]segmentRecord
 	positions map[reference.Partition]positionRecord
 	first     map[reference.Partition]reference.FirstEnds
+	replaced  map[string]time.Time // objects of segments that another one has taken the place of, and when
 }
 
 type segmentRecord struct {
-	Object string `json:"object"`
-	SHA256 string `json:"sha256"`
+	Object   string   `json:"object"`
+	SHA256   string   `json:"sha256"`
+	Replaces []string `json:"replaces"`
 }
 
 type positionRecord struct {
@@ -42,7 +46,8 @@ type positionRecord struct {
 }
 
 func (w *world) catalog() storedCatalog {
-	c := storedCatalog{make(map[string]segmentRecord), make(map[reference.Partition]positionRecord), make(map[reference.Partition]reference.FirstEnds)}
+	c := storedCatalog{segments: make(map[string]segmentRecord), positions: make(map[reference.Partition]positionRecord), first: make(map[reference.Partition]reference.FirstEnds),
+		replaced: make(map[string]time.Time)}
 	for _, r := range w.dump(w.topics.Catalog) {
 		var seg segmentRecord
 		var pos positionRecord
@@ -59,6 +64,14 @@ func (w *world) catalog() storedCatalog {
 		p := reference.Partition{Topic: w.stream(pos.Topic, pos.TopicID), Partition: pos.Partition}
 		switch {
 		case seg.Object != "":
+			for _, id := range seg.Replaces {
+				old, there := c.segments["s/"+id]
+				if !there {
+					w.failf("%s takes the place of segment %s, which is not there", r.Key, id)
+				}
+				delete(c.segments, "s/"+id)
+				c.replaced[old.Object] = ulid.MustParse(string(r.Key[2:])).Timestamp()
+			}
 			c.segments[string(r.Key)] = seg
 		case pos.EventEnd != nil:
 			ends := reference.FirstEnds{EventEnd: *pos.EventEnd, ProfileEnd: pos.ProfileEnd}
@@ -107,6 +120,8 @@ func (w *world) check(rng *rand.Rand) *reference.Answer {
 	l := w.ledger()
 	w.checkObjects(l)
 	total.mu.Lock()
+	total.merged += len(cat.replaced) - w.merged
+	w.merged = len(cat.replaced)
 	total.second += l.second
 	total.repeats += l.repeats
 	total.mu.Unlock()
@@ -132,18 +147,25 @@ func (w *world) checkSegments(cat storedCatalog) {
 	}
 }
 
-// The replicas' settings: how old an orphaned object must be, and how often they look.
+// The replicas' settings: what is merged, how old an orphaned object must be, and how often they look.
 const (
 	sweepAge   = time.Hour
 	sweepEvery = 10 * time.Second
+	mergeEvery = 100 * time.Millisecond
 )
+
+var mergeSpans = []time.Duration{500 * time.Millisecond, 4 * time.Second}
 
 // checkSwept wants no orphaned object from before the pause, if there is a newer
 // one to tell the sweeper how late it is by the store's clock.
 func (w *world) checkSwept(pause time.Duration) {
-	live := make(map[string]bool)
-	for _, s := range w.catalog().segments {
-		live[s.Object] = true
+	spared := make(map[string]bool)
+	cat := w.catalog()
+	for _, s := range cat.segments {
+		spared[s.Object] = true
+	}
+	for object, at := range cat.replaced {
+		spared[object] = time.Since(at) < sweepAge+2*sweepEvery
 	}
 	w.bucket.mu.Lock()
 	defer w.bucket.mu.Unlock()
@@ -154,7 +176,7 @@ func (w *world) checkSwept(pause time.Duration) {
 		}
 	}
 	for name, o := range w.bucket.objects {
-		if strings.HasPrefix(name, "segments/") && !live[name] && time.Since(o.at) > pause && newest.Sub(o.at) > sweepAge {
+		if strings.HasPrefix(name, "segments/") && !spared[name] && time.Since(o.at) > pause && newest.Sub(o.at) > sweepAge {
 			w.failf("the orphaned object %s is still there", name)
 		}
 	}

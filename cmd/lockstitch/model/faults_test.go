@@ -14,6 +14,17 @@ import (
 
 var steps = []string{consumer.StepUpload, consumer.StepBegin, consumer.StepProduce, consumer.StepOffsets, consumer.StepCommit, consumer.StepLocal, consumer.StepDone}
 
+// mergeSteps are those of merging, which run beside the cuts.
+var mergeSteps = []string{consumer.StepMergeRead, consumer.StepMergeUpload, consumer.StepMergeMade}
+
+// step is one at which a process dies or stands still.
+func (f *faults) step() string {
+	if f.w.merges && f.rng.IntN(4) == 0 {
+		return pick(f.rng, mergeSteps)
+	}
+	return pick(f.rng, steps)
+}
+
 // requests are those that get lost, or answered with an error.
 var requests = []struct {
 	key    kmsg.Key
@@ -89,7 +100,7 @@ func (f *faults) one() {
 		}
 		f.w.later(again, r.start)
 	case 2, 3, 4:
-		step := pick(f.rng, steps)
+		step := f.step()
 		f.w.notef("%s will crash at %s", r.name, step)
 		p.mu.Lock()
 		p.crashAt = step
@@ -149,7 +160,7 @@ func (f *faults) one() {
 			}
 		}
 	case 15:
-		step, d := pick(f.rng, steps), f.between(100*time.Millisecond, 15*time.Second)
+		step, d := f.step(), f.between(100*time.Millisecond, 15*time.Second)
 		f.w.notef("%s will stand still for %v at %s", r.name, d, step)
 		p.mu.Lock()
 		p.stallAt, p.stall = step, d

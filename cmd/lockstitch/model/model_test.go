@@ -208,7 +208,7 @@ func (w *world) nextDay(f *faults, tr *traffic, rng *rand.Rand) {
 type totals struct {
 	mu                                                sync.Mutex
 	rests, kept, duplicates, dead, decorated, backlog int
-	exports, refused, swept                           int
+	exports, refused, swept, merged                   int
 	repeats                                           int // requests that were stored under the Idempotency-Key of another
 	walks, walked                                     int // walks, their files
 	worlds, orders, files, delivered, parts, periods  int // systems with orders, orders, their files; files that end before their period does; periods
@@ -246,10 +246,10 @@ func (s *totals) add(w *world, a *reference.Answer) {
 func (s *totals) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return fmt.Sprintf("%d times at rest: %d events kept, %d decorated (%d by the rule of the first deployment), %d duplicates, %d dead letters; %d exports compared, %d refused, %d stored again under their key; %d orphaned objects swept, %d events expired, for which %d exports ended in error; "+
+	return fmt.Sprintf("%d times at rest: %d events kept, %d decorated (%d by the rule of the first deployment), %d duplicates, %d dead letters; %d exports compared, %d refused, %d stored again under their key; %d orphaned objects swept, %d segments merged, %d events expired, for which %d exports ended in error; "+
 		"%d topics made anew; %d systems with added partitions; "+
 		"%d systems with three brokers: %d leaders that did not know that they were replaced; "+
 		"%d systems with standing orders: %d over %d periods with %d files (%d of them not the last of their period, %d delivered), %d in error, %d steps asked for twice; %d walks of %d files; %d rows of both in one file each",
-		s.rests, s.kept, s.decorated, s.backlog, s.duplicates, s.dead, s.exports, s.refused, s.repeats, s.swept, s.expired, s.short, s.anew, s.grown, s.three, s.replaced,
+		s.rests, s.kept, s.decorated, s.backlog, s.duplicates, s.dead, s.exports, s.refused, s.repeats, s.swept, s.merged, s.expired, s.short, s.anew, s.grown, s.three, s.replaced,
 		s.worlds, s.orders, s.periods, s.files, s.parts, s.delivered, s.troubles, s.second, s.walks, s.walked, s.rows)
 }

@@ -199,10 +199,15 @@ func (p *process) run(ctx context.Context) error {
 	if w.static {
 		instance = p.r.name
 	}
+	var spans []time.Duration // the default
+	if w.merges {
+		spans = mergeSpans
+	}
 	cons, err := consumer.New(consumer.Config{
 		Kafka: opts, InstanceID: instance, Topics: w.topics, DataDir: "/data/local", FS: p.disk, MemoryBytes: 16 << 20,
 		FlushInterval: w.flushInterval, DedupHorizon: w.horizon, SessionTimeout: w.sessionTimeout, TransactionTimeout: 4 * time.Second,
 		Retention: w.retention, RemovalNotice: removalNotice, SweepAge: sweepAge, SweepEvery: sweepEvery, Hook: p.hook,
+		MergeSpans: spans, MergeEvery: mergeEvery,
 	}, consumer.Deps{Store: p.store, Catalog: cat, Reports: reports, Log: log, Registerer: reg})
 	if err != nil {
 		return err

@@ -49,6 +49,7 @@ type world struct {
 	horizon        time.Duration
 	sessionTimeout time.Duration
 	retention      time.Duration // 0: the default, in which nothing expires
+	merges         bool          // small segments of a few seconds are merged
 	static         bool          // replicas are static members of the consumer group (KIP-345)
 	maxFile        int64         // bytes; 0: the default, which no file reaches
 	clients        []auth.Client
@@ -70,6 +71,7 @@ type world struct {
 	exports     []*export
 	orders      []*order
 	walks       []*walk
+	merged      int  // segments that were replaced, as of the last check
 	counted     bool // among the systems with standing orders
 	streams     streams
 	paused      vector                        // ends of the events when all stood for days; nil: they have not
@@ -93,6 +95,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 	if rand.New(rand.NewPCG(seed, 9)).IntN(2) == 0 && *expires {
 		w.retention = retention
 	}
+	w.merges = rand.New(rand.NewPCG(seed, 12)).IntN(2) == 0
 	w.lake.place = true
 	if rng.IntN(3) == 0 {
 		w.topics.Events = append(w.topics.Events, "other-events")
@@ -130,7 +133,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 	w.ghosts = w.huntGhosts()
 	w.expectStreams(rand.New(rand.NewPCG(seed, 7)))
 	w.expectOrders(rand.New(rand.NewPCG(seed, 5)))
-	w.notef("%d brokers, %d partitions, %d event topics, %d replicas, flush interval %v, session timeout %v, static members %v, %d standing orders, %d walks, file limit %d", len(ports), w.partitions, len(w.topics.Events), len(w.replicas), w.flushInterval, w.sessionTimeout, w.static, len(w.orders), len(w.walks), w.maxFile)
+	w.notef("%d brokers, %d partitions, %d event topics, %d replicas, flush interval %v, session timeout %v, static members %v, %d standing orders, %d walks, file limit %d, merging %v", len(ports), w.partitions, len(w.topics.Events), len(w.replicas), w.flushInterval, w.sessionTimeout, w.static, len(w.orders), len(w.walks), w.maxFile, w.merges)
 	return w
 }
 

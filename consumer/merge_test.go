@@ -1,0 +1,360 @@
+package consumer
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/internal/seed"
+	"lockstitch/state/catalog"
+	"lockstitch/state/segment"
+)
+
+// mergeSoon lets segments be looked for all the time.
+func mergeSoon(c *Config) { c.MergeEvery = 10 * time.Millisecond }
+
+// hours puts events into so many cuts of an hour, some days ago.
+func (p *past) hours(r *replica, days int, hours ...int) {
+	p.t.Helper()
+	for _, h := range hours {
+		for cut := range 3 {
+			p.event(p.ago(days).Truncate(24*time.Hour).Add(time.Duration(h)*time.Hour+time.Duration(cut)*time.Minute), fmt.Sprintf("d%d-h%d-c%d", days, h, cut))
+			p.settle(r.cat)
+		}
+	}
+}
+
+// merged says that so many segments are left of earlier days.
+func (p *past) merged(cat *catalog.View, n int) func() bool {
+	return func() bool { return len(p.old(cat)) == n }
+}
+
+// old are the segments of earlier days.
+func (p *past) old(cat *catalog.View) []*catalog.Segment {
+	return slices.DeleteFunc(cat.Segments(), func(s *catalog.Segment) bool { return s.Newest() >= p.ago(1).UnixMilli() })
+}
+
+// TestSmallSegmentsAreMerged: those of an hour, when it is over, and those of a day. No
+// row changes, and what they were made of stays for a while.
+func TestSmallSegmentsAreMerged(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	p := newPast(w)
+	w.produce(w.topics.Profiles, "p1", `{"account_id":"acme","sections":{"s1":{"attributes":{"7":"anna"},"tags":[1]}},"segments":["x"]}`)
+	r := w.start(filepath.Join(t.TempDir(), "d"), mergeSoon)
+	p.hours(r, 3, 1, 2)
+	p.hours(r, 2, 5)
+	p.event(p.now, "now") // Kafka's time is now
+	w.settle(r.cat)
+	p.await(r.cat, "not merged", p.merged(r.cat, 2))
+	rows := w.rows(r.cat)
+	if len(rows) != 2*(3*3+1) || len(slices.Compact(slices.Clone(rows))) != len(rows) {
+		t.Errorf("rows:\n%s", strings.Join(rows, "\n"))
+	}
+	for _, s := range p.old(r.cat) {
+		data, err := readSegment(t.Context(), w.store, s)
+		if err == nil {
+			err = segment.Verify(s.Object, data, s.Slices)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if n, err := w.counter(r, "lockstitch_segments_merged_total"); n < 9 || err != nil {
+		t.Errorf("%v segments are counted as merged, %v", n, err)
+	}
+}
+
+// TestReplacedSegmentsAreSparedForADay, by the sweeper: an export that was planned before
+// reads them.
+func TestReplacedSegmentsAreSparedForADay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	aged := &agedStore{Store: w.store, young: make(map[string]bool)}
+	w.store = aged
+	p := newPast(w)
+	r := w.start(filepath.Join(t.TempDir(), "d"), mergeSoon)
+	p.hours(r, 3, 1)
+	before := w.stored()
+	p.event(p.now, "now")
+	w.settle(r.cat)
+	p.await(r.cat, "not merged", p.merged(r.cat, 1))
+	if n := sweepTwice(t, r.c); n != 0 {
+		t.Errorf("%d objects are swept", n)
+	}
+	for _, name := range before {
+		if r.cat.Replaced(path.Base(name)) == 0 || r.cat.Live(path.Base(name)) {
+			t.Errorf("%s is not replaced", name)
+		}
+	}
+	r.c.cfg.SweepAge = time.Nanosecond
+	if n := sweepTwice(t, r.c); n != len(before) {
+		t.Errorf("%d objects are swept later, want %d", n, len(before))
+	}
+}
+
+// TestDamagedSegmentsAreNotMerged, nor those that are gone; the others are, and the log
+// names what is wrong.
+func TestDamagedSegmentsAreNotMerged(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var said syncBuilder
+	w.log = slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	p, dir := newPast(w), filepath.Join(t.TempDir(), "d")
+	r := w.start(dir, nil)
+	p.hours(r, 3, 1, 2)
+	segs := r.cat.Segments()
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	rd, err := w.store.Open(t.Context(), segs[1].Object, 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := io.ReadAll(rd)
+	_ = rd.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[len(data)/2] ^= 1
+	// The store does not let anybody overwrite: delete first.
+	for _, s := range []*catalog.Segment{segs[1], segs[2]} {
+		if err := w.store.Delete(t.Context(), s.Object); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.store.Put(t.Context(), segs[1].Object, data); err != nil {
+		t.Fatal(err)
+	}
+	r = w.start(dir, mergeSoon)
+	p.event(p.now, "now")
+	w.settle(r.cat)
+	p.await(r.cat, "not merged", p.merged(r.cat, 3)) // the two, and the others' one
+	for _, s := range segs[1:3] {
+		if !r.cat.Live(s.ID) || !strings.Contains(said.String(), s.Object) {
+			t.Errorf("%s is live: %v; said: %s", s.Object, r.cat.Live(s.ID), said.String())
+		}
+	}
+}
+
+type syncBuilder struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *syncBuilder) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *syncBuilder) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// TestCrashOfMerging lets a replica die at each step of merging and of the cut that
+// commits what was merged. Another one goes on: every row is there once at any time,
+// also when the zombie wakes up.
+func TestCrashOfMerging(t *testing.T) {
+	t.Parallel()
+	for _, step := range []string{StepMergeRead, StepMergeUpload, StepMergeMade, StepUpload, StepBegin, StepProduce, StepOffsets, StepCommit, StepLocal, StepDone} {
+		t.Run(strings.ReplaceAll(step, "/", "-"), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, kfake.GroupMinSessionTimeout(100*time.Millisecond))
+			p := newPast(w)
+			line := w.cable()
+			died, release := make(chan struct{}), make(chan struct{})
+			var once sync.Once
+			var a *replica
+			carries := false
+			a = w.start(filepath.Join(t.TempDir(), "a"), func(c *Config) {
+				mergeSoon(c)
+				c.Kafka = append(append([]kgo.Opt{}, c.Kafka...), kgo.Dialer(line.dial))
+				c.SessionTimeout, c.TransactionTimeout = time.Second, time.Second
+				c.Hook = func(at string) {
+					if at == StepUpload { // of the loop, which owns the lanes
+						l := a.c.lanes[mergeLane]
+						carries = l != nil && l.merged != nil
+					}
+					if at == step && (carries || strings.HasPrefix(step, "merge/")) {
+						once.Do(func() {
+							line.sever()
+							close(died)
+							<-release
+						})
+					}
+				}
+			})
+			wake := sync.OnceFunc(func() { close(release) })
+			t.Cleanup(wake) // before it is waited for, also if the test fails
+			a.awaitReady(t)
+			p.hours(a, 3, 1, 2)
+			p.event(p.now, "now")
+			<-died
+			w.rows(w.caughtUp()) // all that the catalog names is there
+			b := w.start(filepath.Join(t.TempDir(), "b"), mergeSoon)
+			b.awaitReady(t)
+			w.settle(b.cat)
+			p.await(b.cat, "not merged", p.merged(b.cat, 1))
+			wake()
+			if err := a.stop(); err != nil {
+				t.Log("the zombie ended with:", err)
+			}
+			w.settle(b.cat)
+			want := strings.Join(w.rows(b.cat), "\n")
+			if n := len(strings.Split(want, "\n")); n != 2*(2*3+1) || strings.Join(slices.Compact(w.rows(w.caughtUp())), "\n") != want {
+				t.Errorf("%d rows:\n%s", n, want)
+			}
+			p.checkReplaced()
+		})
+	}
+}
+
+// checkReplaced reads the catalog's log: what a segment takes the place of was there.
+func (p *past) checkReplaced() {
+	p.t.Helper()
+	live := make(map[string]bool)
+	for _, r := range p.committed() {
+		id, ok := strings.CutPrefix(string(r.Key), "s/")
+		if !ok {
+			continue
+		}
+		if delete(live, id); r.Value == nil {
+			continue
+		}
+		var s catalog.Segment
+		if err := json.Unmarshal(r.Value, &s); err != nil {
+			p.t.Fatal(err)
+		}
+		for _, old := range s.Replaces {
+			if !live[old] {
+				p.t.Errorf("segment %s takes the place of %s, which is not there", id, old)
+			}
+			delete(live, old)
+		}
+		live[id] = true
+	}
+}
+
+// TestPick divides random segments: only such of one span that is over are merged, within
+// all bounds, and over and over until nothing is left to be done.
+func TestPick(t *testing.T) {
+	seed.Each(t, 20, func(t *testing.T, seed uint64) {
+		r := rand.New(rand.NewPCG(seed, 9))
+		cfg := Config{MemoryBytes: 4 << 20, MergeSpans: []time.Duration{time.Hour, day}, MergeFuture: day, Retention: 10 * day}
+		p := newPicker(&cfg)
+		hour := time.Hour.Milliseconds()
+		now := 1000*24*hour + r.Int64N(24*hour)
+		var live []*catalog.Segment
+		add := func(logTime int64, rows int, accounts int) {
+			s := &catalog.Segment{ID: ulid.Make().String(), LogTime: logTime, Bytes: int64(rows*40 + 500)}
+			for a := range accounts {
+				s.Slices = append(s.Slices, segment.SliceInfo{Account: fmt.Sprint("a", a), Rows: rows / accounts, MaxTime: logTime,
+					Sources: []segment.OffsetRange{segment.Stream{Topic: "e"}.Range(r.Int32N(4), 0, 1)}})
+			}
+			live = append(live, s)
+		}
+		rewritten, all := 0, 0
+		for range 500 {
+			rows := 1 + r.IntN(20)
+			all += rows
+			add(now-r.Int64N(9*24*hour), rows, 1)
+		}
+		young := func(s *catalog.Segment, span int64) bool { return (s.Newest()/span+1)*span+span/8 > now }
+		for step := 0; ; step++ {
+			if step > 2000 {
+				t.Fatal("no end")
+			}
+			slices.SortFunc(live, func(a, b *catalog.Segment) int { return strings.Compare(a.ID, b.ID) })
+			got := p.pick(live, now)
+			if got == nil {
+				break
+			}
+			rows, newest, sameHour, sameDay := 0, int64(0), true, true
+			for _, s := range got {
+				if young(s, hour) {
+					t.Fatalf("a segment of %d is merged at %d", s.Newest(), now)
+				}
+				sameHour = sameHour && s.Newest()/hour == got[0].Newest()/hour
+				sameDay = sameDay && s.Newest()/(24*hour) == got[0].Newest()/(24*hour)
+				newest = max(newest, s.Newest())
+				for _, in := range s.Slices {
+					rows += in.Rows
+				}
+			}
+			if len(got) < 2 || len(got) > catalog.MaxReplaced || rows > p.rows || !sameDay || !sameHour && young(got[0], 24*hour) {
+				t.Fatalf("%d segments with %d rows, of an hour: %v, of a day: %v", len(got), rows, sameHour, sameDay)
+			}
+			rewritten += rows
+			live = slices.DeleteFunc(live, func(s *catalog.Segment) bool { return slices.Contains(got, s) })
+			add(newest, rows, 1)
+		}
+		if len(live) > 9+2*24 || rewritten > 6*all {
+			t.Errorf("%d segments are left; %d rows were written for %d", len(live), rewritten, all)
+		}
+	})
+}
+
+// TestPickLeavesAlone what is large, about to be removed, of the future, or damaged.
+func TestPickLeavesAlone(t *testing.T) {
+	cfg := Config{MemoryBytes: 4 << 20, MergeSpans: []time.Duration{time.Hour}, MergeFuture: day, Retention: 10 * day}
+	now := int64(1000 * 24 * 3600 * 1000)
+	one := func(change func(s *catalog.Segment)) *catalog.Segment {
+		at := now - 5*3600*1000
+		s := &catalog.Segment{ID: ulid.Make().String(), LogTime: at, Bytes: 1000, Slices: []segment.SliceInfo{{Account: "a", Rows: 10, MaxTime: at,
+			Sources: []segment.OffsetRange{segment.Stream{Topic: "e"}.Range(0, 0, 10)}}}}
+		if change != nil {
+			change(s)
+		}
+		return s
+	}
+	good := []*catalog.Segment{one(nil), one(nil)}
+	if got := newPicker(&cfg).pick(good, now); len(got) != 2 {
+		t.Fatalf("of two small ones %d are merged", len(got))
+	}
+	for name, s := range map[string]*catalog.Segment{
+		"large":           one(func(s *catalog.Segment) { s.Bytes = cfg.MemoryBytes/64 + 1 }),
+		"rows":            one(func(s *catalog.Segment) { s.Slices[0].Rows = int(cfg.MemoryBytes/8192) + 1 }),
+		"expired":         one(func(s *catalog.Segment) { s.LogTime = now - (10 * day).Milliseconds() - 1 }),
+		"future":          one(func(s *catalog.Segment) { s.Slices[0].MaxTime += day.Milliseconds() + 1 }),
+		"another hour":    one(func(s *catalog.Segment) { s.LogTime -= 3600 * 1000 }),
+		"not over":        one(func(s *catalog.Segment) { s.LogTime = now - 1000 }),
+		"larger than all": one(func(s *catalog.Segment) { s.Slices[0].Rows = 21 }),
+		"accounts": one(func(s *catalog.Segment) {
+			for range segment.MaxDirectorySlices/slackJSON + 1 {
+				in := s.Slices[0]
+				in.Account = ulid.Make().String()
+				s.Slices = append(s.Slices, in)
+			}
+		}),
+	} {
+		if got := newPicker(&cfg).pick([]*catalog.Segment{good[0], s}, now); got != nil {
+			t.Errorf("%s: merged", name)
+		}
+	}
+	p := newPicker(&cfg)
+	p.leave(good[0])
+	if got := p.pick(good, now); got != nil {
+		t.Error("what was to be left alone is merged")
+	}
+	p.left[good[0].ID] = time.Now().Add(-mergePatience)
+	if got := p.pick(good, now); len(got) != 2 {
+		t.Error("it is left alone for ever")
+	}
+}

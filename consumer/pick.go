@@ -1,0 +1,173 @@
+package consumer
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"time"
+
+	"lockstitch/state/catalog"
+	"lockstitch/state/segment"
+)
+
+// picker chooses segments to be merged. A segment belongs to an hour and a day by its
+// newest row's log time; those of an hour that is over are merged first, and those of
+// a day that is over again. So retention removes what it did, a day later at most. One
+// goroutine at a time uses it.
+type picker struct {
+	spans     []time.Duration // hour and day
+	rows      int             // the most that one segment gets
+	bytes     int64           // and that it is made of
+	retention time.Duration
+	future    time.Duration        // a row that is further ahead keeps its segment for as long
+	left      map[string]time.Time // segments that cannot be merged, and since when
+}
+
+func newPicker(cfg *Config) *picker {
+	return &picker{
+		spans: cfg.MergeSpans, rows: int(cfg.MemoryBytes / 4096), bytes: cfg.MemoryBytes / 32,
+		retention: cfg.Retention, future: cfg.MergeFuture, left: make(map[string]time.Time),
+	}
+}
+
+// maxLeft bounds what is remembered of segments that cannot be merged.
+const maxLeft = 10_000
+
+// leave lets segments alone for a while.
+func (p *picker) leave(segments ...*catalog.Segment) {
+	for id, since := range p.left {
+		if time.Since(since) > mergePatience || len(p.left) > maxLeft {
+			delete(p.left, id)
+		}
+	}
+	for _, s := range segments {
+		p.left[s.ID] = time.Now()
+	}
+}
+
+func (p *picker) isLeft(id string) bool {
+	since, ok := p.left[id]
+	return ok && time.Since(since) < mergePatience
+}
+
+// pick chooses those that are merged next, nil if there are none, of the segments in
+// order of their ids. now is Kafka's time (ms).
+func (p *picker) pick(segments []*catalog.Segment, now int64) []*catalog.Segment {
+	for _, span := range p.spans {
+		groups := make(map[int64][]candidate)
+		var order []int64
+		for _, s := range segments {
+			at := s.Newest() / span.Milliseconds()
+			over := (at+1)*span.Milliseconds() + span.Milliseconds()/8
+			if over > now || s.Newest() < now-p.retention.Milliseconds() || p.isLeft(s.ID) {
+				continue
+			}
+			c, small := p.candidate(s)
+			if !small {
+				continue
+			}
+			if groups[at] == nil {
+				order = append(order, at)
+			}
+			groups[at] = append(groups[at], c)
+		}
+		for _, at := range order {
+			if found := p.choose(groups[at]); len(found) > 1 {
+				return found
+			}
+		}
+	}
+	return nil
+}
+
+// candidate is a segment that may be merged.
+type candidate struct {
+	*catalog.Segment
+	rows int
+}
+
+// candidate tells whether a segment is small, and without rows of the future.
+func (p *picker) candidate(s *catalog.Segment) (candidate, bool) {
+	c := candidate{Segment: s}
+	for i := range s.Slices {
+		in := &s.Slices[i]
+		if p.future < math.MaxInt64 && in.MaxTime > s.Newest()+p.future.Milliseconds() {
+			return c, false
+		}
+		c.rows += in.Rows
+	}
+	return c, c.rows <= p.rows/2 && s.Bytes <= p.bytes/2
+}
+
+// choose takes as many as fit into one segment, small ones first. None is much larger
+// than all others together: so a row is written again a number of times that grows
+// with the logarithm of the segments only, however they trickle in.
+func (p *picker) choose(from []candidate) []*catalog.Segment {
+	slices.SortStableFunc(from, func(a, b candidate) int { return cmp.Compare(a.rows, b.rows) })
+	rows, bytes, n := 0, int64(0), 0
+	size := newDirectorySize()
+	for _, c := range from {
+		if n == catalog.MaxReplaced || rows+c.rows > p.rows || bytes+c.Bytes > p.bytes || !size.add(c.Segment) {
+			break
+		}
+		rows, bytes, n = rows+c.rows, bytes+c.Bytes, n+1
+	}
+	for n > 1 && from[n-1].rows > 2*(rows-from[n-1].rows) {
+		n--
+		rows -= from[n].rows
+	}
+	if n < 2 {
+		return nil
+	}
+	out := make([]*catalog.Segment, n)
+	for i := range out {
+		out[i] = from[i].Segment
+	}
+	slices.SortFunc(out, func(a, b *catalog.Segment) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+// directorySize guesses how large the directory gets of what segments are merged into.
+type directorySize struct {
+	accounts map[string]*accountSize
+	bytes    int
+}
+
+type accountSize struct {
+	rows, slices int
+	sources      map[partitionOf]struct{}
+}
+
+func newDirectorySize() *directorySize {
+	return &directorySize{accounts: make(map[string]*accountSize)}
+}
+
+const (
+	sliceJSON, sourceJSON = 200, 40 // bytes, about
+	slackJSON             = 2       // how much larger than the guess it may get and still fit
+)
+
+// add takes a segment in, and tells whether it still fits.
+func (d *directorySize) add(s *catalog.Segment) bool {
+	for i := range s.Slices {
+		in := &s.Slices[i]
+		a := d.accounts[in.Account]
+		if a == nil {
+			a = &accountSize{sources: make(map[partitionOf]struct{})}
+			d.accounts[in.Account] = a
+		}
+		d.bytes -= a.size(in.Account)
+		a.rows += in.Rows
+		a.slices = 1 + a.rows/(segment.MaxSliceRows/2)
+		for _, r := range in.Sources {
+			src := r.Source()
+			a.sources[partitionOf{src.ID, src.Partition}] = struct{}{}
+		}
+		d.bytes += a.size(in.Account)
+	}
+	return d.bytes*slackJSON <= segment.MaxDirectoryBytes && len(d.accounts)*slackJSON <= segment.MaxDirectorySlices
+}
+
+func (a *accountSize) size(account string) int {
+	return a.slices * (sliceJSON + len(account) + sourceJSON*len(a.sources))
+}
