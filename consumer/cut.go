@@ -2,6 +2,8 @@ package consumer
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"sort"
@@ -246,6 +248,20 @@ func (c *Consumer) upload(ctx context.Context, id string, lanes []*lane) ([]*kgo
 		}
 	}
 	return records, nil
+}
+
+// store uploads an object under a name that is never used again, and answers its
+// record, to be completed.
+func (c *Consumer) store(ctx context.Context, o segment.Object) (*catalog.Segment, error) {
+	s := &catalog.Segment{ID: ulid.Make().String(), Bytes: int64(len(o.Data)), LogTime: o.LogTime, Slices: o.Slices}
+	s.Object = fmt.Sprintf("segments/%s/%s", o.FirstHour.UTC().Format("2006-01-02T15"), s.ID)
+	sum := sha256.Sum256(o.Data)
+	s.SHA256 = hex.EncodeToString(sum[:])
+	if err := c.deps.Store.Put(ctx, s.Object, o.Data); err != nil {
+		return nil, fmt.Errorf("storing %s: %w", s.Object, err)
+	}
+	c.metrics.segmentBytes.Add(float64(len(o.Data)))
+	return s, nil
 }
 
 // positions are the lane's position records as of now. That of the profiles

@@ -9,7 +9,6 @@ import (
 	"io"
 	"time"
 
-	"github.com/oklog/ulid/v2"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"lockstitch/state/catalog"
@@ -202,20 +201,6 @@ func (c *Consumer) uploadMerged(ctx context.Context, o segment.Object, places []
 		s.Replaces = append(s.Replaces, p.ID)
 	}
 	return &merged{segment: s, places: places, at: begun}, nil
-}
-
-// store uploads an object under a name that is never used again, and answers its
-// record, to be completed.
-func (c *Consumer) store(ctx context.Context, o segment.Object) (*catalog.Segment, error) {
-	s := &catalog.Segment{ID: ulid.Make().String(), Bytes: int64(len(o.Data)), LogTime: o.LogTime, Slices: o.Slices}
-	s.Object = fmt.Sprintf("segments/%s/%s", o.FirstHour.UTC().Format("2006-01-02T15"), s.ID)
-	sum := sha256.Sum256(o.Data)
-	s.SHA256 = hex.EncodeToString(sum[:])
-	if err := c.deps.Store.Put(ctx, s.Object, o.Data); err != nil {
-		return nil, fmt.Errorf("storing %s: %w", s.Object, err)
-	}
-	c.metrics.segmentBytes.Add(float64(len(o.Data)))
-	return s, nil
 }
 
 // mergedRecords commit what is ready for the lane, with the cut of the given id. What

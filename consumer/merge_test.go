@@ -229,13 +229,14 @@ func TestCrashOfMerging(t *testing.T) {
 // checkReplaced reads the catalog's log: what a segment takes the place of was there.
 func (p *past) checkReplaced() {
 	p.t.Helper()
-	live := make(map[string]bool)
+	live, forgotten := make(map[string]bool), make(map[string]bool)
 	for _, r := range p.committed() {
 		id, ok := strings.CutPrefix(string(r.Key), "s/")
 		if !ok {
 			continue
 		}
 		if delete(live, id); r.Value == nil {
+			delete(forgotten, id)
 			continue
 		}
 		var s catalog.Segment
@@ -247,8 +248,48 @@ func (p *past) checkReplaced() {
 				p.t.Errorf("segment %s takes the place of %s, which is not there", id, old)
 			}
 			delete(live, old)
+			forgotten[old] = true
 		}
 		live[id] = true
+	}
+	if len(forgotten) > 0 {
+		p.t.Errorf("without tombstones compaction would keep %v for ever", forgotten)
+	}
+}
+
+// TestWhatIsMergedInVain is not committed: what it takes the place of may be removed, or
+// it may be an orphan by now.
+func TestWhatIsMergedInVain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	p := newPast(w)
+	r := w.start(filepath.Join(t.TempDir(), "d"), nil)
+	p.hours(r, 3, 1)
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	c, places := r.c, r.cat.Segments()
+	made := func() *lane {
+		s := &catalog.Segment{ID: ulid.Make().String(), Replaces: []string{places[0].ID, places[1].ID}}
+		return &lane{merged: &merged{segment: s, places: places[:2], at: time.Now()}}
+	}
+	for name, test := range map[string]struct {
+		change        func(l *lane)
+		records, left int
+	}{
+		"as it should be":  {func(*lane) {}, 3, 1},
+		"an announcement":  {func(l *lane) { l.retaining = &retaining{} }, 3, 1},
+		"with a removal":   {func(l *lane) { l.retaining = &retaining{remove: places[2:]} }, 0, 1},
+		"after a removal":  {func(l *lane) { c.removed(l) }, 0, 0},
+		"one is not there": {func(l *lane) { l.merged.places = []*catalog.Segment{places[0], {ID: "gone"}} }, 0, 0},
+		"half a day old":   {func(l *lane) { l.merged.at = time.Now().Add(-12*time.Hour - time.Second) }, 0, 0},
+	} {
+		l := made()
+		test.change(l)
+		records, err := c.mergedRecords(l, "cut")
+		if err != nil || len(records) != test.records || (l.merged != nil) != (test.left == 1) {
+			t.Errorf("%s: %d records, left: %v, %v", name, len(records), l.merged, err)
+		}
 	}
 }
 
