@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -86,7 +87,11 @@ func (c *Consumer) merge(ctx context.Context, now time.Time) {
 		made, err := c.prepareMerged(mctx, kafkaNow)
 		switch {
 		case err != nil && mctx.Err() == nil:
-			c.log.Warn("segments could not be merged; they are as good as before", "err", err)
+			level := slog.LevelWarn
+			if one := (*segmentError)(nil); errors.As(err, &one) {
+				level = slog.LevelError // exports of its rows fail, too
+			}
+			c.log.Log(mctx, level, "segments could not be merged", "err", err)
 		case made != nil:
 			m.made <- made
 			c.at(StepMergeMade)

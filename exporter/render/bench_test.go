@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"testing"
+	"time"
 
 	"lockstitch/state/catalog"
 	"lockstitch/state/event"
@@ -143,4 +144,54 @@ func BenchmarkExport(b *testing.B) {
 			b.ReportMetric(beyond/float64(Memory(c.workers)), "peak/Memory")
 		})
 	}
+}
+
+// BenchmarkMerged exports what came in cuts of a few rows, as they are and merged. merged
+// is the time of the latter by that of the former, opened how many objects each opens: a
+// store that is not in memory takes its time for each.
+func BenchmarkMerged(b *testing.B) {
+	const rows, cut = 40_000, 50
+	store, refs, q := realistic(b, rows, cut, 2)
+	buffer := segment.NewBuffer()
+	for _, ref := range refs {
+		data := store.(shelf).data[ref.Object]
+		s, err := segment.OpenSlice(ref.Object, ref.Info, data[ref.Info.Offset:ref.Info.Offset+ref.Info.Length])
+		if err == nil {
+			err = buffer.Take(s)
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	o, err := segment.Merge(buffer)
+	if err != nil {
+		b.Fatal(err)
+	}
+	one := shelf{data: map[string][]byte{"merged": o.Data}}
+	var merged []catalog.SliceRef
+	for i := range o.Slices {
+		merged = append(merged, catalog.SliceRef{SegmentID: "merged", Object: "merged", Info: &o.Slices[i]})
+	}
+	export := func(store objects.Store, refs []catalog.SliceRef) ([]byte, time.Duration) {
+		var file bytes.Buffer
+		begun := time.Now()
+		totals, err := Export(b.Context(), Params{Store: store, Slices: refs, Question: q}, &file)
+		if err != nil || totals.Rows != rows {
+			b.Fatal(totals, err)
+		}
+		return file.Bytes(), time.Since(begun)
+	}
+	var before, after time.Duration
+	for b.Loop() {
+		small, took := export(store, refs)
+		before += took
+		large, took := export(one, merged)
+		after += took
+		if unzip(b, small) != unzip(b, large) {
+			b.Fatal("merging has changed the export")
+		}
+	}
+	b.ReportMetric(float64(after)/float64(before), "merged")
+	b.ReportMetric(float64(len(refs)), "opened-before")
+	b.ReportMetric(float64(len(merged)), "opened-after")
 }
