@@ -509,7 +509,7 @@ func TestRetentionDecidesOnce(t *testing.T) {
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
 	}
-	if want := []int{old, old - removalsPerCut, old - 2*removalsPerCut}; !slices.Equal(left, want) || len(decided) != 1 {
+	if want := []int{old, old - removalsPerCut, old - 2*removalsPerCut}; !slices.Equal(slices.Compact(left), want) || len(decided) != 1 { // a cut that failed is tried again
 		t.Errorf("%v segments left before the cuts that remove, decided %d times; want %v, once", left, len(decided), want)
 	}
 	if n := p.checkLog(10 * day); n != old {

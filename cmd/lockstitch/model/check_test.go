@@ -70,7 +70,8 @@ func (w *world) catalog() storedCatalog {
 					w.failf("%s takes the place of segment %s, which is not there", r.Key, id)
 				}
 				delete(c.segments, "s/"+id)
-				c.replaced[old.Object] = ulid.MustParse(string(r.Key[2:])).Timestamp()
+				made, _ := ulid.Parse(string(r.Key[2:])) // else long ago
+				c.replaced[old.Object] = made.Timestamp()
 			}
 			c.segments[string(r.Key)] = seg
 		case pos.EventEnd != nil:
