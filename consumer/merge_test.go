@@ -236,8 +236,8 @@ func (p *past) checkReplaced() {
 	p.t.Helper()
 	live, forgotten := make(map[string]bool), make(map[string]bool)
 	for _, r := range p.committed() {
-		id, ok := strings.CutPrefix(string(r.Key), "s/")
-		if !ok {
+		kind, id, _ := strings.Cut(string(r.Key), "/")
+		if kind != "s" && kind != "g" {
 			continue
 		}
 		if delete(live, id); r.Value == nil {

@@ -373,7 +373,7 @@ class Scene:
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
                               env={**os.environ, **self.cluster.s3.env})
         self.check("the stored segments are whole", done.returncode == 0, done.stdout[-1500:].decode(errors="replace"))
-        records = [json.loads(r.value) for r in kcat.dump(self.brokers, "lockstitch.catalog") if (r.key or b"").startswith(b"s/") and r.value]
+        records = [json.loads(r.value) for r in kcat.dump(self.brokers, "lockstitch.catalog") if (r.key or b"").startswith((b"s/", b"g/")) and r.value]
         merged = sum(len(r.get("replaces", ())) for r in records)
         self.check(f"{merged} of {len(records)} segments were merged", merged)
 

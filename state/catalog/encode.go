@@ -17,6 +17,7 @@ const MaxRecordBytes = 512 << 10
 
 const (
 	keySegment    = "s/"
+	keyMerged     = "g/"
 	keyPosition   = "p/"
 	keyFirst      = "f/"
 	keyRegistered = "t/"
@@ -28,12 +29,20 @@ const (
 // Record is the Kafka record that commits the segment.
 func (s *Segment) Record(topic string) (*kgo.Record, error) {
 	s.Version = Version
-	return encode(topic, keySegment+s.ID, s)
+	s.merged = s.merged || len(s.Replaces) > 0
+	return encode(topic, s.key(), s)
+}
+
+func (s *Segment) key() string {
+	if s.merged {
+		return keyMerged + s.ID
+	}
+	return keySegment + s.ID
 }
 
 // Tombstone is the Kafka record that removes the segment.
 func (s *Segment) Tombstone(topic string) *kgo.Record {
-	return kafka.Stamp(&kgo.Record{Topic: topic, Partition: 0, Key: []byte(keySegment + s.ID)})
+	return kafka.Stamp(&kgo.Record{Topic: topic, Partition: 0, Key: []byte(s.key())})
 }
 
 // Record is the Kafka record that moves the partition's position.
@@ -94,7 +103,9 @@ func (s *state) read(key string, value []byte) error {
 	kind, rest := key[:2], key[2:]
 	switch kind {
 	case keySegment:
-		return s.applySegment(rest, value)
+		return s.applySegment(rest, value, false)
+	case keyMerged:
+		return s.applySegment(rest, value, true)
 	case keyPosition:
 		return applyMap(s.positions, rest, value)
 	case keyFirst:

@@ -13,7 +13,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"lockstitch/internal/seed"
-	"lockstitch/state/kafka"
 	"lockstitch/state/segment"
 )
 
@@ -66,7 +65,7 @@ func (h *history) write(slices []segment.SliceInfo, replaces ...string) {
 func (h *history) remove(i int) *Segment {
 	h.t.Helper()
 	seg := h.lived[i]
-	h.apply(kafka.Stamp(&kgo.Record{Key: []byte(keySegment + seg.ID)}), nil)
+	h.apply(seg.Tombstone("cat"), nil)
 	h.lived = slices.Delete(h.lived, i, i+1)
 	return seg
 }

@@ -12,7 +12,8 @@ import "lockstitch/state/segment"
 const Version = 2
 
 // Segment is the record of one live segment object, under the key
-// "s/<segment id>". Below 512 KiB.
+// "s/<segment id>", "g/<segment id>" if it takes the place of others: a replica that
+// knows nothing of that must not read it as if it did not. Below 512 KiB.
 type Segment struct {
 	Version int                 `json:"v"`
 	ID      string              `json:"id"`     // a ULID, never reused
@@ -26,6 +27,7 @@ type Segment struct {
 	// drops them in the same moment. Their tombstones follow in the same
 	// transaction; they let the log forget them. A View does not keep the list.
 	Replaces []string `json:"replaces,omitempty"`
+	merged   bool     // it took the place of others
 }
 
 // MaxReplaced is how many segments one takes the place of, at the most.

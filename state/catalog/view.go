@@ -285,7 +285,7 @@ func (v *View) apply(r *kgo.Record) error {
 	return v.st.decode(r)
 }
 
-func (s *state) applySegment(id string, value []byte) error {
+func (s *state) applySegment(id string, value []byte, merged bool) error {
 	if old, ok := s.segments[id]; ok {
 		s.drop(old)
 		delete(s.segments, id)
@@ -300,6 +300,10 @@ func (s *state) applySegment(id string, value []byte) error {
 	if seg.ID != id {
 		return fmt.Errorf("the record names segment %q", seg.ID)
 	}
+	if merged != (len(seg.Replaces) > 0) {
+		return fmt.Errorf("it takes the place of %d segments", len(seg.Replaces))
+	}
+	seg.merged = merged
 	s.replace(seg)
 	s.segments[id] = seg
 	s.add(seg)

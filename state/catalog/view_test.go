@@ -130,6 +130,8 @@ func TestViewRefusesWhatItCannotRead(t *testing.T) {
 		"a floor, other key":    {"r/x", `{"v":2}`, false},
 		"a floor, not in order": {"r/", `{"v":2,"refused":{"ends":[{"t":"AAAAAAAAAAAAAAAAAAAAAA","p":1},{"t":"AAAAAAAAAAAAAAAAAAAAAA","p":0}]}}`, false},
 		"other id":              {"s/01A", `{"v":2,"id":"01B"}`, false},
+		"replaces unexpectedly": {"s/01A", `{"v":2,"id":"01A","replaces":["01B"]}`, false},
+		"replaces nothing":      {"g/01A", `{"v":2,"id":"01A"}`, false},
 		"empty key":             {"", `{"v":2}`, false},
 	} {
 		t.Run(name, func(t *testing.T) {

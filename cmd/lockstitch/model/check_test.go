@@ -52,7 +52,7 @@ func (w *world) catalog() storedCatalog {
 		var seg segmentRecord
 		var pos positionRecord
 		if r.Value == nil {
-			delete(c.segments, string(r.Key))
+			delete(c.segments, string(r.Key[2:]))
 			continue
 		}
 		if err := json.Unmarshal(r.Value, &seg); err != nil {
@@ -65,15 +65,15 @@ func (w *world) catalog() storedCatalog {
 		switch {
 		case seg.Object != "":
 			for _, id := range seg.Replaces {
-				old, there := c.segments["s/"+id]
+				old, there := c.segments[id]
 				if !there {
 					w.failf("%s takes the place of segment %s, which is not there", r.Key, id)
 				}
-				delete(c.segments, "s/"+id)
+				delete(c.segments, id)
 				made, _ := ulid.Parse(string(r.Key[2:])) // else long ago
 				c.replaced[old.Object] = made.Timestamp()
 			}
-			c.segments[string(r.Key)] = seg
+			c.segments[string(r.Key[2:])] = seg
 		case pos.EventEnd != nil:
 			ends := reference.FirstEnds{EventEnd: *pos.EventEnd, ProfileEnd: pos.ProfileEnd}
 			if old, ok := c.first[p]; ok && old != ends {
