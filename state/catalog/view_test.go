@@ -192,6 +192,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add(rec.Key, rec.Value)
 	f.Add([]byte("p/AAAAAAAAAAAAAAAAAAAAAA/1"), []byte(`{"v":2,"next":5}`))
 	f.Add([]byte("m/AAAAAAAAAAAAAAAAAAAAAA/1/495000"), []byte(`{"v":2,"minutes":[0,7],"offsets":[5,900]}`))
+	f.Add([]byte("g/01A"), []byte(`{"v":2,"id":"01A","slices":[],"replaces":["01B","01A",""]}`))
 	f.Add([]byte("r/"), []byte(`{"v":2,"at":5,"refused":{"oldest_available":9,"ends":[{"t":"AAAAAAAAAAAAAAAAAAAAAA","p":1,"n":7}]},"removed":{}}`))
 	f.Fuzz(func(t *testing.T, key, value []byte) {
 		s := newState()
