@@ -94,7 +94,7 @@ class Scene:
         self.replicas, self.asked, self.missed, self.errors = [], [], [], []
         self.struck = {}  # the proxy's counts so far
         self.load_lock = threading.Lock()  # the load makes one thing at a time
-        self.lost = self.doubled = 0
+        self.lost = self.doubled = self.merged = 0
         self.partitions = PARTITIONS
         self.faults = 0
 
@@ -375,7 +375,8 @@ class Scene:
         self.check("the stored segments are whole", done.returncode == 0, done.stdout[-1500:].decode(errors="replace"))
         records = [json.loads(r.value) for r in kcat.dump(self.brokers, "lockstitch.catalog") if (r.key or b"").startswith((b"s/", b"g/")) and r.value]
         merged = sum(len(r.get("replaces", ())) for r in records)
-        self.check(f"{merged} of {len(records)} segments were merged", merged)
+        self.say(f"{merged} of {len(records)} segments were merged")
+        self.merged += merged
 
     def end(self):
         status = {r.name: None for r in self.replicas}
