@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -77,6 +79,38 @@ func TestSmallSegmentsAreMerged(t *testing.T) {
 	if n, err := w.counter(r, "lockstitch_segments_merged_total"); n < 9 || err != nil {
 		t.Errorf("%v segments are counted as merged, %v", n, err)
 	}
+}
+
+// TestMergingGoesByKafkasTime: the clock of a machine that is behind does not hold it up.
+func TestMergingGoesByKafkasTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtualWorld(t)
+		r := w.start(filepath.Join(t.TempDir(), "d"), mergeSoon)
+		for hour := range 3 {
+			w.at = time.Now().Truncate(time.Hour).Add(time.Duration(100+hour) * time.Hour)
+			for cut := range 3 {
+				w.event("p1", fmt.Sprintf("h%d-c%d", hour, cut), "SENT")
+				w.settle(r.cat)
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		for {
+			changed := r.cat.Changed()
+			if n := len(r.cat.Segments()); n == 1+6 {
+				break
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				t.Fatalf("%d segments, want those of the first hour merged, which alone is over for long enough, and six", len(r.cat.Segments()))
+			}
+		}
+		if rows := w.rows(r.cat); len(rows) != 9 {
+			t.Errorf("rows %v", rows)
+		}
+	})
 }
 
 // TestReplacedSegmentsAreSparedForADay, by the sweeper: an export that was planned before
