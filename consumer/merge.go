@@ -126,7 +126,7 @@ func (c *Consumer) prepareMerged(ctx context.Context, now int64) (*merged, error
 			if len(places) == 2 {
 				c.picker.leave(places...)
 			}
-			places = places[:len(places)/2]
+			places = places[:len(places)/2] // the smaller ones: large ones are not made anew for them
 		case errors.As(err, &one):
 			c.picker.leave(one.segment)
 			return nil, err

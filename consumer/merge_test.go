@@ -382,6 +382,9 @@ func TestPick(t *testing.T) {
 			if len(got) < 2 || len(got) > catalog.MaxReplaced || rows > p.rows || !sameDay || !sameHour && young(got[0], 24*hour) {
 				t.Fatalf("%d segments with %d rows, of an hour: %v, of a day: %v", len(got), rows, sameHour, sameDay)
 			}
+			if !slices.IsSortedFunc(got, func(a, b *catalog.Segment) int { return a.Slices[0].Rows - b.Slices[0].Rows }) {
+				t.Fatal("the small ones are not first")
+			}
 			rewritten += rows
 			live = slices.DeleteFunc(live, func(s *catalog.Segment) bool { return slices.Contains(got, s) })
 			add(newest, rows, 1)

@@ -50,8 +50,8 @@ func (p *picker) isLeft(id string) bool {
 	return ok && time.Since(since) < mergePatience
 }
 
-// pick chooses those that are merged next, nil if there are none, of the segments in
-// order of their ids. now is Kafka's time (ms).
+// pick chooses those that are merged next, small ones first, nil if there are none, of
+// the segments in order of their ids. now is Kafka's time (ms).
 func (p *picker) pick(segments []*catalog.Segment, now int64) []*catalog.Segment {
 	for _, span := range p.spans {
 		groups := make(map[int64][]candidate)
@@ -123,7 +123,6 @@ func (p *picker) choose(from []candidate) []*catalog.Segment {
 	for i := range out {
 		out[i] = from[i].Segment
 	}
-	slices.SortFunc(out, func(a, b *catalog.Segment) int { return cmp.Compare(a.ID, b.ID) })
 	return out
 }
 
