@@ -131,10 +131,7 @@ func (c *Consumer) cut(ctx context.Context) error {
 	rows, now := 0, c.kafkaTime(time.Now())
 	for _, l := range lanes {
 		rows += l.buf.Rows()
-		done, whole := l.retaining, l.merged
-		if !l.merging {
-			whole = nil
-		}
+		done := l.retaining
 		if err := l.commit(); err != nil {
 			return fatal{c.db.Damaged(err)}
 		}
@@ -146,9 +143,8 @@ func (c *Consumer) cut(ctx context.Context) error {
 		if done != nil {
 			c.retained(l, done)
 		}
-		if whole != nil {
-			l.merged = nil
-			c.replaced(whole)
+		if l.merged != nil { // else it was not in this cut
+			c.replaced(l)
 		}
 	}
 	c.lastCut = time.Now()
@@ -222,7 +218,7 @@ func (c *Consumer) upload(ctx context.Context, id string, lanes []*lane) ([]*kgo
 		if err != nil {
 			return nil, err
 		}
-		l.merging, records = len(rs) > 0, append(records, rs...)
+		records = append(records, rs...)
 		for i := range l.dead {
 			if err := add(l.dead[i].record(ctx, c.cfg.Topics.DeadLetters, c.deps.Store)); err != nil {
 				return nil, err

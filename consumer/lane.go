@@ -44,7 +44,6 @@ type lane struct {
 	hourLimit int        // of mark records for the next cut; see full
 	retaining *retaining // what its next cut removes; nil: nothing
 	merged    *merged    // what its next cut replaces segments with; nil: nothing
-	merging   bool       // the cut under way has that in it
 }
 
 type laneCounts struct {

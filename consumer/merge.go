@@ -240,7 +240,9 @@ func (c *Consumer) mergedRecords(l *lane, id string) ([]*kgo.Record, error) {
 
 // replaced notes that a cut with a merged segment in it has committed. The next one is
 // looked for at once.
-func (c *Consumer) replaced(m *merged) {
+func (c *Consumer) replaced(l *lane) {
+	m := l.merged
+	l.merged = nil
 	c.metrics.mergedSegments.Add(float64(len(m.places)))
 	var bytes int64
 	for _, p := range m.places {

@@ -1,7 +1,6 @@
 package consumer
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -151,7 +150,7 @@ func TestReplacedSegmentsAreSparedForADay(t *testing.T) {
 func TestDamagedSegmentsAreNotMerged(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	var said syncBuilder
+	var said logged
 	w.log = slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	p, dir := newPast(w), filepath.Join(t.TempDir(), "d")
 	r := w.start(dir, nil)
@@ -189,23 +188,6 @@ func TestDamagedSegmentsAreNotMerged(t *testing.T) {
 			t.Errorf("%s is live: %v; said: %s", s.Object, r.cat.Live(s.ID), said.String())
 		}
 	}
-}
-
-type syncBuilder struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuilder) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuilder) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // TestCrashOfMerging lets a replica die at each step of merging and of the cut that
@@ -314,22 +296,42 @@ func TestWhatIsMergedInVain(t *testing.T) {
 		return &lane{merged: &merged{segment: s, places: places[:2], at: time.Now()}}
 	}
 	for name, test := range map[string]struct {
-		change        func(l *lane)
-		records, left int
+		change  func(l *lane)
+		records int
+		left    bool
 	}{
-		"as it should be":  {func(*lane) {}, 3, 1},
-		"an announcement":  {func(l *lane) { l.retaining = &retaining{} }, 3, 1},
-		"with a removal":   {func(l *lane) { l.retaining = &retaining{remove: places[2:]} }, 0, 1},
-		"after a removal":  {func(l *lane) { c.removed(l) }, 0, 0},
-		"one is not there": {func(l *lane) { l.merged.places = []*catalog.Segment{places[0], {ID: "gone"}} }, 0, 0},
-		"half a day old":   {func(l *lane) { l.merged.at = time.Now().Add(-12*time.Hour - time.Second) }, 0, 0},
+		"as it should be":  {func(*lane) {}, 3, true},
+		"an announcement":  {func(l *lane) { l.retaining = &retaining{} }, 3, true},
+		"with a removal":   {func(l *lane) { l.retaining = &retaining{remove: places[2:]} }, 0, true},
+		"after a removal":  {func(l *lane) { c.removed(l) }, 0, false},
+		"one is not there": {func(l *lane) { l.merged.places = []*catalog.Segment{places[0], {ID: "gone"}} }, 0, false},
+		"half a day old":   {func(l *lane) { l.merged.at = time.Now().Add(-12*time.Hour - time.Second) }, 0, false},
 	} {
 		l := made()
 		test.change(l)
 		records, err := c.mergedRecords(l, "cut")
-		if err != nil || len(records) != test.records || (l.merged != nil) != (test.left == 1) {
+		if err != nil || len(records) != test.records || (l.merged != nil) != test.left {
 			t.Errorf("%s: %d records, left: %v, %v", name, len(records), l.merged, err)
 		}
+	}
+}
+
+// TestMergingStaysWithinItsMemory: what does not fit is tried with fewer segments, and two
+// that do not are left alone.
+func TestMergingStaysWithinItsMemory(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	p := newPast(w)
+	r := w.start(filepath.Join(t.TempDir(), "d"), nil)
+	p.hours(r, 3, 1)
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	c, before := r.c, len(w.stored())
+	c.cfg.MemoryBytes = 1 << 20 // an eighth is less than the least that a buffer takes
+	made, err := c.prepareMerged(t.Context(), p.now.UnixMilli())
+	if made != nil || err != nil || len(w.stored()) != before || len(c.picker.left) != 2 {
+		t.Errorf("made %+v, %v; %d objects are new, %d segments are left alone", made, err, len(w.stored())-before, len(c.picker.left))
 	}
 }
 
@@ -343,19 +345,15 @@ func TestPick(t *testing.T) {
 		hour := time.Hour.Milliseconds()
 		now := 1000*24*hour + r.Int64N(24*hour)
 		var live []*catalog.Segment
-		add := func(logTime int64, rows int, accounts int) {
-			s := &catalog.Segment{ID: ulid.Make().String(), LogTime: logTime, Bytes: int64(rows*40 + 500)}
-			for a := range accounts {
-				s.Slices = append(s.Slices, segment.SliceInfo{Account: fmt.Sprint("a", a), Rows: rows / accounts, MaxTime: logTime,
-					Sources: []segment.OffsetRange{segment.Stream{Topic: "e"}.Range(r.Int32N(4), 0, 1)}})
-			}
-			live = append(live, s)
+		add := func(logTime int64, rows int) {
+			live = append(live, &catalog.Segment{ID: ulid.Make().String(), LogTime: logTime, Bytes: int64(rows*40 + 500), Slices: []segment.SliceInfo{
+				{Account: "a", Rows: rows, MaxTime: logTime, Sources: []segment.OffsetRange{segment.Stream{Topic: "e"}.Range(r.Int32N(4), 0, 1)}}}})
 		}
 		rewritten, all := 0, 0
 		for range 500 {
 			rows := 1 + r.IntN(20)
 			all += rows
-			add(now-r.Int64N(9*24*hour), rows, 1)
+			add(now-r.Int64N(9*24*hour), rows)
 		}
 		young := func(s *catalog.Segment, span int64) bool { return (s.Newest()/span+1)*span+span/8 > now }
 		for step := 0; ; step++ {
@@ -387,7 +385,7 @@ func TestPick(t *testing.T) {
 			}
 			rewritten += rows
 			live = slices.DeleteFunc(live, func(s *catalog.Segment) bool { return slices.Contains(got, s) })
-			add(newest, rows, 1)
+			add(newest, rows)
 		}
 		if len(live) > 9+2*24 || rewritten > 6*all {
 			t.Errorf("%d segments are left; %d rows were written for %d", len(live), rewritten, all)

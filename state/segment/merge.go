@@ -14,6 +14,9 @@ var ErrTooLarge = errors.New("segment: the directory of one object does not have
 // Merge is Seal for rows that go into one object, of whatever hours they are: those of
 // segments that it takes the place of. Errors: ErrTooLarge.
 func Merge(b *Buffer) (Object, error) {
+	if b.n == 0 {
+		return Object{}, errors.New("segment: there is nothing to be merged")
+	}
 	e, err := newEncoder([]*Buffer{b})
 	if err != nil {
 		return Object{}, err

@@ -70,6 +70,9 @@ func TestMergedIsWhatWouldHaveBeenSealed(t *testing.T) {
 // TestMergeRefuses what does not fit into one object, rows that two segments have, and
 // damage.
 func TestMergeRefuses(t *testing.T) {
+	if _, err := Merge(NewBuffer()); err == nil {
+		t.Error("nothing was merged")
+	}
 	accounts := NewBuffer()
 	for i := range MaxDirectorySlices + 1 {
 		simple := simpleRow(i, fmt.Sprintf("account %d", i), 1_700_000_000_000)
