@@ -2,6 +2,7 @@ package model
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -328,7 +329,8 @@ func (p *process) call(method, path, token, body string, headers ...string) (_ a
 	}
 	rec := httptest.NewRecorder()
 	defer func() {
-		if v := recover(); v != nil && v != http.ErrAbortHandler { //nolint:errorlint // what net/http does
+		v := recover()
+		if err, _ := v.(error); v != nil && !errors.Is(err, http.ErrAbortHandler) {
 			panic(v)
 		}
 	}()
