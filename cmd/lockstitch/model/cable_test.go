@@ -33,8 +33,9 @@ type cable struct {
 // pass: that others lead, where there are several brokers; that a topic is gone, of
 // which the embedded broker tells without letting the other partitions of a fetch
 // wait, as Apache Kafka does. More than a burst of requests therefore takes time. No
-// request does without need: the client library waits for some with a mutex held,
-// and while another goroutine waits for that no virtual time passes.
+// request does without need: without the build tag synctests the client library waits
+// for some with a mutex held, and while another goroutine waits for that no virtual
+// time passes.
 const (
 	latency = time.Millisecond
 	burst   = 200
