@@ -269,7 +269,20 @@ func (r *replica) openViews(ctx context.Context, opts []kgo.Opt) (err error) {
 			return err
 		}
 	}
+	r.tellOtherTopics()
 	return r.catalog.Err()
+}
+
+// tellOtherTopics says which topics nothing more is read of: one may have been left out
+// by mistake.
+func (r *replica) tellOtherTopics() {
+	said := make(map[string]bool)
+	for _, p := range r.catalog.OtherEvents(r.s.Topics.Events) {
+		if !said[p.Topic] {
+			said[p.Topic] = true
+			r.log.Info("a topic is not in events_topics any more: nothing more is read of it; what was kept of it stays in exports", "topic", p.Topic)
+		}
+	}
 }
 
 // build makes the parts that work: consumer, report runner, standing orders, API.

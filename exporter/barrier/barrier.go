@@ -23,7 +23,9 @@ import (
 // incarnation (oldest first) and partition. That of a present partition is its
 // high watermark; that of an earlier incarnation, whose log is gone, is where
 // its consumption ended, as the catalog says. A topic that was made anew and is
-// not adopted yet is there with both.
+// not adopted yet is there with both. Behind these are the partitions of topics that
+// were consumed before and are not among topics any more, by name, with where their
+// consumption ended: what was kept of them is in exports until it expires.
 //
 // An error if any of it cannot be read: nothing is guessed. Ids and numbers of
 // partitions are those of the broker that was asked; one that has not heard of the
@@ -63,6 +65,9 @@ func Read(ctx context.Context, cl *kgo.Client, view *catalog.View, topics []stri
 		for _, e := range present {
 			out = append(out, report.End{Topic: topic, TopicID: e.TopicID, Partition: e.Partition, Offset: e.End})
 		}
+	}
+	for _, p := range view.OtherEvents(topics) {
+		out = append(out, report.End{Topic: p.Topic, TopicID: p.TopicID, Partition: p.Partition, Offset: p.Next})
 	}
 	return out, nil
 }

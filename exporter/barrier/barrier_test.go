@@ -63,6 +63,18 @@ func TestABrokerThatKnowsLessThanTheCatalog(t *testing.T) {
 	if got, err := read(); err != nil || got != want {
 		t.Fatalf("%s, %v; want %s", got, err, want)
 	}
+	// A topic that was taken off the list, and what was kept of it before it was made
+	// anew; the position in the profiles is none of events.
+	before, last := segment.TopicID{9}, segment.TopicID{8}
+	put((&catalog.Adopted{Topic: "an earlier one", IDs: []segment.TopicID{before, last}}).Record("catalog"))
+	for n, of := range []segment.TopicID{last, before} {
+		put((&catalog.FirstEnds{Topic: "an earlier one", TopicID: of, Partition: 0}).Record("catalog"))
+		put((&catalog.Position{Topic: "an earlier one", TopicID: of, Partition: 0, Next: 40 + int64(n)}).Record("catalog"))
+	}
+	put((&catalog.Position{Topic: "profiles", TopicID: segment.TopicID{3}, Partition: 0, Next: 50}).Record("catalog"))
+	if got, err := read(); err != nil || got != want+"9/0:41 8/0:40 " {
+		t.Fatalf("%s, %v; want %s and the topic that was taken off the list", got, err, want)
+	}
 	put((&catalog.Position{Topic: "events", TopicID: id, Partition: 2, Next: 3}).Record("catalog"))
 	if got, err := read(); err == nil || !strings.Contains(err.Error(), "knows 2 partitions of topic events; events of partition 2") {
 		t.Errorf("%s, %v", got, err)

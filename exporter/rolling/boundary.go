@@ -27,8 +27,8 @@ import (
 //   - else the end (high watermark): no record has reached t.
 //
 // It is nowhere below before and names every partition that before names. A
-// topic that was made anew contributes all its incarnations; one that is over
-// ends where it was left. There is an error, and no boundary, if brokers do not
+// topic that was made anew contributes all its incarnations; one that is over, or
+// is not consumed any more, ends where it was left. There is an error, and no boundary, if brokers do not
 // answer or the incarnation in use has not been adopted: it might never be, and
 // whoever waits for a boundary waits for all of it.
 //
@@ -46,7 +46,9 @@ func Boundary(ctx context.Context, cat *catalog.View, cl *kgo.Client, topics []s
 	}
 	present := make(map[string]segment.TopicID)
 	for _, e := range ends {
-		present[e.Topic] = e.TopicID // it stands behind the earlier ones
+		if slices.Contains(topics, e.Topic) {
+			present[e.Topic] = e.TopicID // it stands behind the earlier ones
+		}
 	}
 	out, least := make([]report.End, 0, len(ends)), slices.Clone(before)
 	unmarked := make(map[string][]int32)

@@ -305,6 +305,29 @@ func TestBoundaryOfATopicMadeAnew(t *testing.T) {
 	}
 }
 
+// TestBoundaryOfATopicTakenOffTheList, which may be gone by then: what was kept of it is
+// in files until it ends.
+func TestBoundaryOfATopicTakenOffTheList(t *testing.T) {
+	l := newLogs(t, "old", "new")
+	old := l.id("old")
+	l.put("old", 1, midnight.UnixMilli(), midnight.Add(time.Hour).UnixMilli(), midnight.Add(2*time.Hour).UnixMilli())
+	l.record((&catalog.FirstEnds{Topic: "old", TopicID: old, Partition: 1}).Record("catalog"))
+	l.process("old", 1, 3)
+	if _, err := kadm.NewClient(l.prod).DeleteTopics(t.Context(), "old"); err != nil {
+		t.Fatal(err)
+	}
+	l.topics = []string{"new"}
+	for _, c := range []struct {
+		at   time.Time
+		want int64
+	}{{midnight, 0}, {midnight.Add(time.Hour), 1}, {midnight.Add(2 * time.Hour), 2}, {midnight.Add(3 * time.Hour), 3}} {
+		got := l.boundary(c.at)
+		if at, named := got[fmt.Sprintf("old/%s/1", old)]; at != c.want || !named {
+			t.Errorf("boundary of %v: %d in the topic that was taken off, want %d", c.at, at, c.want)
+		}
+	}
+}
+
 func TestNoBoundary(t *testing.T) {
 	l := newLogs(t, "a")
 	if ends, err := Boundary(t.Context(), l.cat, l.prod, l.topics, midnight.Add(time.Second), nil); err == nil {

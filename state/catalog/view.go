@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -155,6 +156,31 @@ func (v *View) Positions(id segment.TopicID) []Position {
 	}
 	v.mu.RUnlock()
 	sort.Slice(out, func(i, j int) bool { return out[i].Partition < out[j].Partition })
+	return out
+}
+
+// OtherEvents are where the event partitions stand of topics that are not among these:
+// nobody consumes them any more, by the settings of who asks. In order of topic,
+// incarnation (oldest first) and partition.
+func (v *View) OtherEvents(topics []string) []Position {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	var out []Position
+	for key, p := range v.st.positions {
+		if _, events := v.st.first[key]; events && !slices.Contains(topics, p.Topic) {
+			out = append(out, *p)
+		}
+	}
+	incarnation := func(p *Position) int {
+		if a := v.st.incarnations(p.Topic); a != nil {
+			return slices.Index(a.IDs, p.TopicID)
+		}
+		return -1
+	}
+	slices.SortFunc(out, func(a, b Position) int {
+		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(incarnation(&a), incarnation(&b)),
+			bytes.Compare(a.TopicID[:], b.TopicID[:]), cmp.Compare(a.Partition, b.Partition))
+	})
 	return out
 }
 
