@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -391,3 +392,35 @@ func TestWaitingForAFile(t *testing.T) {
 type away struct{ Reports }
 
 func (away) CatchUp(context.Context, string) error { return errors.New("brokers away") }
+
+// TestDeliveredIsWhatWasWritten: what was passed over because the order had lost its
+// destination was not.
+func TestDeliveredIsWhatWasWritten(t *testing.T) {
+	r := newRig(t, func(_ *Config, d *Deps) { d.Destination = func(_, name string) bool { return name == "lake" } })
+	const with, without = `{"every":"PT1M","start":"beginning","destination":"lake"}`, `{"every":"PT1M"}`
+	id := r.put("a", "x", with, 201).OrderID
+	delivered := func(number int64) {
+		t.Helper()
+		if err := r.table.WriteDelivered(t.Context(), "acme", id, number); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.step("acme", "x", []byte("one"), nil)
+	delivered(1)
+	r.step("acme", "x", []byte("two"), nil) // the destination is away
+	r.put("a", "x", without, 200)
+	r.step("acme", "x", []byte("three"), func(q *report.Request, _ *report.Result) { q.Step.Deliver = false })
+	r.put("a", "x", with, 200)
+	r.step("acme", "x", []byte("four"), nil)
+	delivered(4)
+	r.step("acme", "x", []byte("five"), nil)
+	var got []int64
+	for _, f := range r.files("a", "x", "").Items {
+		if f.Delivered {
+			got = append(got, f.Number)
+		}
+	}
+	if !slices.Equal(got, []int64{1, 4}) {
+		t.Errorf("said to be delivered: %v, want 1 and 4", got)
+	}
+}

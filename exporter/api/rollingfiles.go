@@ -119,7 +119,7 @@ func (s *server) rollingStatus(o *report.Standing) (*RollingExport, error) {
 	files, since := rolling.Lag(o, s.now())
 	st.Lag = RollingLag{Files: files, Seconds: since.Seconds()}
 	if o.Settings.Destination != "" {
-		st.Delivered = &o.Delivered
+		st.Delivered = &o.Delivered.Number
 	}
 	if o.Paused {
 		st.State = "paused"
@@ -146,7 +146,7 @@ func (s *server) rollingFile(o *report.Standing, rep *report.Report, apart bool)
 	f = &RollingFile{
 		Number: about.Number, RollingPeriod: periodOf(rolling.Period{Start: about.PeriodStart, End: about.PeriodEnd}),
 		Rows: about.Rows, Bytes: about.Bytes, SHA256: about.SHA256, FileExpiresAt: timeOf(end),
-		Delivered: rep.Request.Step.Deliver && about.Number <= o.Delivered,
+		Delivered: rep.Request.Step.Deliver && o.Delivered.Has(about.Number),
 		Cursor:    RollingCursor{From: about.From, To: about.To},
 	}
 	if !about.CompleteThrough.IsZero() {

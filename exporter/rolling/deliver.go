@@ -62,7 +62,7 @@ func (e *OccupiedError) Error() string {
 	return fmt.Sprintf("the destination holds another object under the name %s, which is not overwritten: remove it, if it may go", e.Object)
 }
 
-// DamagedError says that a finished file is not what was written down of it.
+// DamagedError says that a finished file is gone or not what was written down of it.
 type DamagedError struct {
 	Object string // in the store of the exports
 	Cause  string
@@ -199,6 +199,9 @@ func deliverFile(ctx context.Context, dest, src objects.Store, f File, name stri
 
 func copyFile(ctx context.Context, dest, src objects.Store, f File, name string) error {
 	r, err := src.Open(ctx, f.Object, 0, -1)
+	if errors.Is(err, objects.ErrNotExist) {
+		return &DamagedError{f.Object, "it is gone"}
+	}
 	if err != nil {
 		return fmt.Errorf("reading the finished file: %w", err)
 	}

@@ -18,6 +18,7 @@ import (
 	"lockstitch/exporter/cursor"
 	"lockstitch/exporter/run"
 	"lockstitch/internal/seed"
+	"lockstitch/state/objects"
 	"lockstitch/state/report"
 )
 
@@ -467,17 +468,54 @@ func TestDelivery(t *testing.T) {
 		w.happens("a try at delivering", tried)
 	}
 	s, _ := w.table.Order(o.Order.ID)
-	if files, since := Lag(s, w.clock.Now()); s.Files() != 1 || s.Delivered != 0 || files != 3 || since < 2*time.Minute {
-		t.Errorf("%d files, %d delivered, %d and %s behind", s.Files(), s.Delivered, files, since)
+	if files, since := Lag(s, w.clock.Now()); s.Files() != 1 || s.Delivered.Number != 0 || files != 3 || since < 2*time.Minute {
+		t.Errorf("%d files, %d delivered, %d and %s behind", s.Files(), s.Delivered.Number, files, since)
 	}
 	mu.Lock()
 	down = false
 	mu.Unlock()
-	w.await(o.Order.ID, "three files delivered", func(s *report.Standing) bool { return s.Delivered == 3 })
+	w.await(o.Order.ID, "three files delivered", func(s *report.Standing) bool { return s.Delivered.Number == 3 })
 	stop()
 	if text := strings.Join(got, ", "); text != "lake 1, lake 2, lake 3" {
 		t.Errorf("delivered %s", text)
 	}
+}
+
+// TestAFileThatIsGoneBeforeItsDelivery stops its order, which says so; changed, it tries
+// again, and goes on behind the file when it is to have no destination any more.
+func TestAFileThatIsGoneBeforeItsDelivery(t *testing.T) {
+	w := newWorld(t)
+	w.runner(w.table, nil)
+	dest, err := objects.Open(t.Context(), "file://"+t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.generator(w.table, func(d *Deps) {
+		d.Cursors = codec
+		d.Deliver = func(ctx context.Context, _ string, f File) error {
+			if err := w.store.Delete(ctx, f.Object); err != nil && !errors.Is(err, objects.ErrNotExist) {
+				t.Error(err)
+			}
+			return Deliver(ctx, dest, w.store, f)
+		}
+	})
+	o := w.order(time.Minute, func(o *report.Order) { o.Settings.EmptyFiles, o.Settings.Destination = true, "lake" })
+	w.clock.set(noon.Add(2*time.Minute + Grace))
+	settings := o.Settings
+	for range 2 {
+		w.await(o.Order.ID, "an error", func(s *report.Standing) bool {
+			return s.Trouble != nil && s.Trouble.Revision == settings.Revision && s.Trouble.Problem == *report.Damaged.Problem(s.Trouble.Problem.Detail) && s.Files() == 1
+		})
+		settings.Revision = ulid.Make().String()
+		if err := w.table.ChangeOrder(t.Context(), account, o.Order.ID, settings); err != nil {
+			t.Fatal(err)
+		}
+	}
+	settings.Revision, settings.Destination = ulid.Make().String(), ""
+	if err := w.table.ChangeOrder(t.Context(), account, o.Order.ID, settings); err != nil {
+		t.Fatal(err)
+	}
+	w.await(o.Order.ID, "the second file", func(s *report.Standing) bool { return s.Files() == 2 && s.Trouble == nil })
 }
 
 func TestLagMetrics(t *testing.T) {
@@ -572,7 +610,7 @@ func TestCrashAtEveryStep(t *testing.T) {
 				mu.Unlock()
 			case "delivery written":
 				stopRunner = w.runner(dead, nil)
-				w.await(o.Order.ID, at, func(s *report.Standing) bool { return s.Delivered == 1 })
+				w.await(o.Order.ID, at, func(s *report.Standing) bool { return s.Delivered.Number == 1 })
 			default:
 				stopRunner = w.runner(dead, nil)
 				w.happens("its death", dies)
@@ -583,7 +621,7 @@ func TestCrashAtEveryStep(t *testing.T) {
 			}
 			w.generator(w.table, func(d *Deps) { deps(d, "") })
 			w.runner(w.table, nil)
-			w.await(o.Order.ID, "both files delivered", func(s *report.Standing) bool { return s.Delivered == 2 })
+			w.await(o.Order.ID, "both files delivered", func(s *report.Standing) bool { return s.Delivered.Number == 2 })
 			w.onceEach(o.Order.ID)
 			mu.Lock()
 			defer mu.Unlock()

@@ -108,11 +108,17 @@ func (g *Generator) deliver(ctx context.Context, s *report.Standing) error {
 	if g.deps.Deliver == nil || g.deps.Cursors == nil {
 		return errors.New("this replica has no destinations")
 	}
-	if err := g.deps.Deliver(ctx, s.Settings.Destination, FileOf(s.Order, s.Last, g.deps.Cursors)); err != nil {
-		return fmt.Errorf("delivering file %d to %s: %w", s.Files(), s.Settings.Destination, err)
-	}
+	err := g.deps.Deliver(ctx, s.Settings.Destination, FileOf(s.Order, s.Last, g.deps.Cursors))
 	wctx, cancel := context.WithTimeout(ctx, tryLimit)
 	defer cancel()
+	if damaged := (*DamagedError)(nil); errors.As(err, &damaged) {
+		g.log.Error("a finished file cannot be delivered", "account", s.Order.Account, "order", s.Order.Name, "number", s.Files(), "err", err)
+		return g.trouble(wctx, s, *report.Damaged.Problem(fmt.Sprintf(
+			"File %d was finished and cannot be delivered: it is damaged or gone. Changed again, the rolling export tries once more; changed to have no destination, it goes on with the next file.", s.Files())))
+	}
+	if err != nil {
+		return fmt.Errorf("delivering file %d to %s: %w", s.Files(), s.Settings.Destination, err)
+	}
 	return unlessGone(g.deps.Reports.WriteDelivered(wctx, s.Order.Account, s.Order.ID, s.Files()))
 }
 

@@ -1,6 +1,9 @@
 package report
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // A standing order makes reports, its steps, one after the other: each exports
 // what was kept between the end of the step before and the boundary of the next
@@ -74,10 +77,44 @@ type Trouble struct {
 	Problem  Problem   `json:"problem"`
 }
 
-// Delivered says up to which file an order's destination has everything.
+// Delivered says up to which file an order's destination has everything, but for those
+// that were passed over: made when the order had no destination, or not delivered yet
+// when it lost that.
 type Delivered struct {
-	Version int   `json:"v"`
-	Number  int64 `json:"number"`
+	Version int     `json:"v"`
+	Number  int64   `json:"number"`
+	Passed  []Files `json:"passed,omitempty"` // in order, at most maxPassed
+}
+
+// Files are the files of an order from one number to another.
+type Files struct {
+	First int64 `json:"first"`
+	Last  int64 `json:"last"`
+}
+
+// maxPassed bounds what is known of files that were passed over. Beyond it the oldest
+// two stretches become one, with what lies between: better too few are said to be
+// delivered.
+const maxPassed = 100
+
+// upTo is what is delivered once the file number is, the first after those of d.
+func (d Delivered) upTo(number int64) Delivered {
+	out := Delivered{Version: Version, Number: number, Passed: slices.Clone(d.Passed)}
+	if d.Number+1 < number {
+		out.Passed = append(out.Passed, Files{d.Number + 1, number - 1})
+	}
+	if len(out.Passed) > maxPassed {
+		out.Passed[1].First = out.Passed[0].First
+		out.Passed = out.Passed[1:]
+	}
+	return out
+}
+
+// Has tells whether the file was written to the destination.
+func (d *Delivered) Has(number int64) bool {
+	return number <= d.Number && !slices.ContainsFunc(d.Passed, func(p Files) bool {
+		return p.First <= number && number <= p.Last
+	})
 }
 
 // Deletion ends an order.
@@ -108,8 +145,8 @@ type Standing struct {
 	Order     *Order
 	Settings  Settings // those that count
 	Paused    bool
-	Trouble   *Trouble // why it is stopped until it is changed; nil: it is not
-	Delivered int64    // number of the last file that was delivered
+	Trouble   *Trouble  // why it is stopped until it is changed; nil: it is not
+	Delivered Delivered // zero: nothing yet
 	Deleted   bool
 	// Last is the newest step that succeeded, Newest the newest of all; nil:
 	// none yet.
@@ -138,7 +175,7 @@ func (s *Standing) Seq() int64 {
 // is, and one that expired while it had none is gone.
 func (s *Standing) Undelivered() bool {
 	return s.Last != nil && s.Last.MadeFile() && !s.Last.Expired && s.Last.Request.Step.Deliver &&
-		s.Settings.Destination != "" && s.Delivered < s.Last.Files()
+		s.Settings.Destination != "" && s.Delivered.Number < s.Last.Files()
 }
 
 // Files counts a step's order's files up to the step: its file's number, if it

@@ -237,8 +237,13 @@ func (t *Table) WriteTrouble(ctx context.Context, account, id, revision string, 
 	return t.writeOrder(ctx, account, id, KeyTrouble+id, &Trouble{Version: Version, Revision: revision, At: time.Now().UTC(), Problem: p})
 }
 
-// WriteDelivered says that the destination of an order has its files up to a
-// number.
+// WriteDelivered says that the destination of an order has the file number, and so all
+// up to it but those that were passed over.
 func (t *Table) WriteDelivered(ctx context.Context, account, id string, number int64) error {
-	return t.writeOrder(ctx, account, id, KeyDelivered+id, &Delivered{Version: Version, Number: number})
+	s, ok := t.Order(id)
+	if !ok {
+		return ErrNotFound
+	}
+	d := s.Delivered.upTo(number)
+	return t.writeOrder(ctx, account, id, KeyDelivered+id, &d)
 }

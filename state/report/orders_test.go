@@ -153,7 +153,7 @@ func TestLifeOfAStandingOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if s, _ = a.Order(o.Order.ID); !s.Paused || s.Delivered != 2 {
+	if s, _ = a.Order(o.Order.ID); !s.Paused || s.Delivered.Number != 2 {
 		t.Errorf("%+v", s)
 	}
 	if err := a.ChangeOrder(t.Context(), "other", o.Order.ID, settings(time.Hour)); !errors.Is(err, ErrNotFound) {
@@ -162,7 +162,7 @@ func TestLifeOfAStandingOrder(t *testing.T) {
 	if err := b.CatchUpAll(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if s, _ = b.Order(o.Order.ID); !s.Paused || s.Delivered != 2 || s.Files() != 2 || s.Seq() != 4 || s.Last == s.Newest {
+	if s, _ = b.Order(o.Order.ID); !s.Paused || s.Delivered.Number != 2 || s.Files() != 2 || s.Seq() != 4 || s.Last == s.Newest {
 		t.Errorf("the other table has %+v", s)
 	}
 }

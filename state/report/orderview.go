@@ -113,7 +113,9 @@ func (v *view) applyOrder(rec *kgo.Record, kind, id string) error {
 			return err
 		}
 		// A replica that lost the order may say late what it has delivered.
-		next.Delivered = max(next.Delivered, d.Number)
+		if d.Number > next.Delivered.Number {
+			next.Delivered = *d
+		}
 	case KeyDeletion:
 		d := new(Deletion)
 		if err := json.Unmarshal(rec.Value, d); err != nil {
