@@ -424,3 +424,35 @@ func TestDeliveredIsWhatWasWritten(t *testing.T) {
 		t.Errorf("said to be delivered: %v, want 1 and 4", got)
 	}
 }
+
+// meanwhile does something right after the reports were asked for the files behind one.
+type meanwhile struct {
+	Reports
+	after int64
+	then  func()
+}
+
+func (m *meanwhile) Files(id string, after int64, limit int, now time.Time) []*report.Report {
+	files := m.Reports.Files(id, after, limit, now)
+	if then := m.then; then != nil && after == m.after {
+		m.then = nil
+		then()
+	}
+	return files
+}
+
+// TestAFileFinishedWhileItIsLookedFor is not one that has expired: who asks must not be
+// told of more files than it was shown and could have been.
+func TestAFileFinishedWhileItIsLookedFor(t *testing.T) {
+	m := &meanwhile{after: 1}
+	r := newRig(t, func(_ *Config, d *Deps) { m.Reports, d.Reports = d.Reports, m })
+	r.put("a", "x", `{"every":"PT1M","start":"beginning"}`, 201)
+	r.step("acme", "x", []byte("one"), nil)
+	m.then = func() { r.step("acme", "x", []byte("two"), nil) }
+	if p := r.files("a", "x", "?after=1"); len(p.Items) != 0 || p.Files != 1 {
+		t.Errorf("%d items after file 1, and %d files", len(p.Items), p.Files)
+	}
+	if p := r.files("a", "x", "?after=1"); len(p.Items) != 1 || p.Files != 2 {
+		t.Errorf("later %d items, and %d files", len(p.Items), p.Files)
+	}
+}

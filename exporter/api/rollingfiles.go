@@ -201,17 +201,13 @@ func (s *server) listRollingFiles(c *call) error {
 	if err != nil {
 		return err
 	}
-	files, err := s.awaitFiles(c, o, after, limit, time.Duration(seconds)*time.Second)
+	o, files, err := s.awaitFiles(c, o, after, limit, time.Duration(seconds)*time.Second)
 	if err != nil {
 		return err
 	}
-	if now, ok := s.deps.Reports.OrderNamed(c.account, o.Order.Name); ok && now.Order.ID == o.Order.ID {
-		o = now
-	} else {
-		return noRolling() // deleted while the call waited
-	}
 	page := RollingFileList{OrderID: o.Order.ID, Files: o.Files(), Items: make([]*RollingFile, 0, len(files))}
 	for _, rep := range files {
+		page.Files = max(page.Files, rep.Files())
 		f, _, err := s.rollingFile(o, rep, false)
 		if err != nil {
 			return err
@@ -221,40 +217,42 @@ func (s *server) listRollingFiles(c *call) error {
 	return writeJSON(c.w, http.StatusOK, page)
 }
 
-// awaitFiles returns files of an order; if there are none, it waits for one, for
-// the order's end or for that of the server.
-func (s *server) awaitFiles(c *call, o *report.Standing, after int64, limit int, wait time.Duration) ([]*report.Report, error) {
+// awaitFiles returns files of an order, and the order as it was before it looked for
+// them: one that has more files than it found would say that these have expired. If
+// there are none, it waits for one, for the order's end or for that of the server.
+func (s *server) awaitFiles(c *call, o *report.Standing, after int64, limit int, wait time.Duration) (*report.Standing, []*report.Report, error) {
 	if wait > 0 {
 		end, ok := s.waiting.Begin(c.account)
 		if !ok {
-			return nil, limited(kindRate, time.Second, fmt.Sprintf("The account has %d calls that wait for files.", waitingForAnOrder*s.cfg.Limits.RollingExports))
+			return nil, nil, limited(kindRate, time.Second, fmt.Sprintf("The account has %d calls that wait for files.", waitingForAnOrder*s.cfg.Limits.RollingExports))
 		}
 		defer end()
 	}
 	// The connection's own limits are for calls that do not wait.
 	if err := c.endBody(s.cfg.Limits.BodyBytes); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	_ = http.NewResponseController(c.w).SetWriteDeadline(time.Now().Add(wait + answerTimeout))
 	late := time.NewTimer(wait)
 	defer late.Stop()
 	for {
 		changed := s.deps.Reports.Changed()
+		now, ok := s.deps.Reports.OrderNamed(c.account, o.Order.Name)
+		if !ok || now.Order.ID != o.Order.ID {
+			return nil, nil, noRolling() // deleted while the call waited
+		}
 		files := s.deps.Reports.Files(o.Order.ID, after, limit, s.now())
 		if len(files) > 0 || wait == 0 {
-			return files, nil
-		}
-		if now, ok := s.deps.Reports.OrderNamed(c.account, o.Order.Name); !ok || now.Order.ID != o.Order.ID {
-			return nil, nil
+			return now, files, nil
 		}
 		select {
 		case <-changed:
 		case <-late.C:
-			return nil, nil
+			return now, nil, nil
 		case <-s.deps.Stopping:
-			return nil, nil
+			return now, nil, nil
 		case <-c.r.Context().Done():
-			return nil, c.r.Context().Err()
+			return nil, nil, c.r.Context().Err()
 		}
 	}
 }
