@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/knadh/koanf/parsers/yaml"
 	"github.com/knadh/koanf/providers/env/v2"
@@ -104,8 +105,12 @@ func loadSettings(fs *pflag.FlagSet, environ []string, in scope) (*Settings, *lo
 	return s, l, nil
 }
 
-// judge makes of v, as coerce does, a value of the option, within its bound.
+// judge makes of v, as coerce does, a value of the option, within its bound. Text is
+// UTF-8: names among it are written as JSON, which keeps no other.
 func (o option) judge(v any) (any, error) {
+	if text, ok := v.(string); ok && !utf8.ValidString(text) {
+		return nil, errors.New("must be UTF-8")
+	}
 	v, err := coerce(o.def, v)
 	if err == nil && o.bound != nil {
 		if wrong := o.bound(v); wrong != "" {

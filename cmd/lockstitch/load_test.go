@@ -149,6 +149,7 @@ func TestEveryRefusal(t *testing.T) {
 		{"--data-dir=", "data_dir", "must not be empty"},
 		{"--store-url=ftp://host/dir", "store_url", "scheme file, s3, gs or azblob"},
 		{"--default-account=" + strings.Repeat("å", 513), "default_account", "at most 1024 bytes"},
+		{"--default-account=f\xf6retag", "default_account", "must be UTF-8"},
 		{"--memory-limit=1MiB", "memory_limit", "between 128MiB and"},
 		{"--memory-limit=lots", "memory_limit", "size such as 512MiB"},
 		{"--flush-interval=1ms", "flush_interval", "between 100ms and 1h0m0s"},
