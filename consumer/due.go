@@ -39,7 +39,7 @@ const deadPerCut = 4 << 20
 func (c *Consumer) bufferLimit() int64 { return c.cfg.MemoryBytes / 4 }
 
 // cutDue says whether it is time for a cut: the buffers are full, something has
-// waited for the flush interval, a new lane's ends must be written down, or a
+// waited for the flush interval, a lane that was taken over must be announced, or a
 // request waits for what has been processed.
 func (c *Consumer) cutDue(now time.Time) bool {
 	if c.full() {
@@ -50,7 +50,7 @@ func (c *Consumer) cutDue(now time.Time) bool {
 		if l.stage != ready && l.stage != catchingUp || !l.dirty {
 			continue
 		}
-		if len(l.first) > 0 || now.Sub(l.dirtyFrom) >= c.cfg.FlushInterval {
+		if l.unannounced() || now.Sub(l.dirtyFrom) >= c.cfg.FlushInterval {
 			return true
 		}
 		for _, in := range l.inputs {

@@ -10,9 +10,11 @@ import (
 
 // The generation of a group fences its own members. Nothing fences two groups that
 // work on one catalog from each other, and each would keep every event: a lane is
-// taken over from another group only when that has no members any more.
+// taken over from another group only when that has no members any more, and its
+// positions name the new group before it reads any event: the other one, should it come
+// back, then asks.
 
-// errOvertaken means that another group has cut what a lane holds.
+// errOvertaken means that another group has taken over a lane.
 var errOvertaken = errors.New("another consumer group works on this catalog")
 
 // onlyGroup stops a lane while the group that has last cut it has members.
@@ -40,14 +42,14 @@ func (c *Consumer) onlyGroup(ctx context.Context, n int32) error {
 	return nil
 }
 
-// overtaken says that another group has cut events that a lane is about to commit: it
+// overtaken says that another group has taken over a lane that is about to be cut: it
 // began while this one was at work.
 func (c *Consumer) overtaken(lanes []*lane) error {
 	for _, l := range lanes {
 		for _, in := range l.inputs {
 			pos, ok := c.deps.Catalog.Position(in.stream.ID, l.n)
-			if ok && pos.Group != "" && pos.Group != c.cfg.Group && pos.Next > in.committed.Next {
-				return fmt.Errorf("cut: %w: %q has cut %s/%d up to offset %d", errOvertaken, pos.Group, in.stream.Topic, l.n, pos.Next)
+			if ok && pos.Group != "" && pos.Group != c.cfg.Group && (!l.claim || pos.Next > in.committed.Next) {
+				return fmt.Errorf("cut: %w: %q has %s/%d at offset %d", errOvertaken, pos.Group, in.stream.Topic, l.n, pos.Next)
 			}
 		}
 	}

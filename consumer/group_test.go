@@ -36,6 +36,30 @@ func TestAnotherGroupKeepsNothingTwice(t *testing.T) {
 	}
 }
 
+// A lane that was taken over from another group is marked before any event comes: the
+// other one, when it starts again, finds out.
+func TestALaneTakenOverWhileNothingArrives(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a := w.start(filepath.Join(t.TempDir(), "a"), nil)
+	w.event("p1", "c1", "SENT")
+	w.settle(a.cat)
+	if err := a.stop(); err != nil {
+		t.Fatal(err)
+	}
+	b := w.start(filepath.Join(t.TempDir(), "b"), func(c *Config) { c.Group = "another" })
+	b.awaitReady(t)
+	log := &logged{}
+	w.log = slog.New(slog.NewTextHandler(log, nil))
+	w.start(filepath.Join(t.TempDir(), "a2"), nil)
+	log.await(t, "lane is stopped", "lockstitch", "another", "kept twice")
+	w.event("p1", "c2", "SENT")
+	w.settle(b.cat)
+	if got := strings.Join(w.rows(b.cat), ", "); got != "c1 SENT -, c2 SENT -" {
+		t.Errorf("rows %s", got)
+	}
+}
+
 // Of two groups that have both begun, the one that finds that the other has cut its
 // events drops what it holds.
 func TestWhatAnotherGroupHasCutIsNotCutAgain(t *testing.T) {

@@ -36,6 +36,7 @@ type lane struct {
 	waitBytes int64    // what waiting holds
 	paused    bool     // no more events are fetched: too many wait
 	first     []catalog.FirstEnds
+	claim     bool      // another group has cut it last: its positions are to name this one
 	readyAt   int64     // profile offset from which on the lane is ready
 	dirtyFrom time.Time // when something not yet committed was first processed
 	dirty     bool
@@ -172,6 +173,10 @@ func (l *lane) run(now time.Time) error {
 	l.waiting = nil
 	return nil
 }
+
+// unannounced tells whether a cut must say of the lane that it was taken over before
+// its events are read.
+func (l *lane) unannounced() bool { return len(l.first) > 0 || l.claim }
 
 // touch notes that there is something to commit.
 func (l *lane) touch(now time.Time) {
@@ -321,7 +326,7 @@ func (l *lane) commit() error {
 		}
 	}
 	l.prof.deadTo, l.prof.oldest = max(l.prof.deadTo, l.prof.next), 0
-	l.first, l.retaining = nil, nil
+	l.first, l.claim, l.retaining = nil, false, nil
 	l.buf.Reset()
 	l.dead, l.deadBytes = nil, 0
 	l.dirty = false

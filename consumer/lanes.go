@@ -100,17 +100,17 @@ func (c *Consumer) start(l, got *lane) {
 	got.cancel, got.over = l.cancel, l.over
 	c.lanes[got.n] = got
 	got.stage = catchingUp
-	got.dirty = got.dirty || len(got.first) > 0
+	got.dirty = got.dirty || got.unannounced()
 	c.rememberLane(got.n)
 	c.profiles.AddConsumePartitions(map[string]map[int32]kgo.Offset{got.prof.topic: {got.n: kgo.NewOffset().At(got.prof.next)}})
 	c.log.Info("lane taken over", "lane", got.n, "profiles_from", got.prof.next, "profiles_end", got.readyAt)
 }
 
 // becomeReady lets lanes read events whose profiles are caught up and whose
-// ends at first deployment are committed.
+// ends at first deployment, or change of group, are committed.
 func (c *Consumer) becomeReady() error {
 	for _, l := range c.lanes {
-		if l.stage != catchingUp || l.prof.next < l.readyAt || len(l.first) > 0 {
+		if l.stage != catchingUp || l.prof.next < l.readyAt || l.unannounced() {
 			continue
 		}
 		if err := l.prof.settle(l.floor()); err != nil {

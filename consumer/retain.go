@@ -65,6 +65,13 @@ func (c *Consumer) retain(ctx context.Context, now time.Time) {
 	rctx, cancel := context.WithTimeout(ctx, requestLimit)
 	defer cancel()
 	r, err := c.decideRetention(rctx, now)
+	if r != nil {
+		// A cut must not fail for it.
+		if _, err := r.record.Record(c.cfg.Topics.Catalog); err != nil {
+			c.log.Error("too many partitions have had events for what retention is to write down; nothing expires", "err", err)
+			return
+		}
+	}
 	switch {
 	case err != nil && ctx.Err() == nil:
 		c.log.Warn("cannot find out what retention is to remove; nothing is removed for now", "err", err)

@@ -3,6 +3,7 @@ package consumer
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -251,6 +252,47 @@ func TestRetentionRemovesWhatHasExpired(t *testing.T) {
 	if got := w.caughtUp().Retention(); got.Removed.OldestAvailable != at.Removed.OldestAvailable {
 		t.Errorf("the catalog read anew says %+v", got)
 	}
+}
+
+// TestAFloorThatIsTooLargeFailsNoCut: it grows with the partitions that ever had events,
+// those of topics that were made anew included.
+func TestAFloorThatIsTooLargeFailsNoCut(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	log := &logged{}
+	w.log = slog.New(slog.NewTextHandler(log, nil))
+	old := func(id byte, partitions int) *catalog.Segment {
+		in := segment.SliceInfo{Account: "a", Rows: 1, MinTime: 1, MaxTime: 1_700_000_000_000}
+		stream := segment.Stream{Topic: "email-events", ID: segment.TopicID{id}}
+		for n := range partitions {
+			in.Sources = append(in.Sources, stream.Range(int32(n), 123_000_000, 123_456_789))
+		}
+		return &catalog.Segment{ID: ulid.Make().String(), Slices: []segment.SliceInfo{in}, LogTime: 1_700_000_000_000}
+	}
+	floor := catalog.Floor{}.Above([]*catalog.Segment{old(1, 4850)})
+	write := func(r *kgo.Record, err error) {
+		t.Helper()
+		if err == nil {
+			err = w.prod.ProduceSync(t.Context(), r).FirstErr()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	write((&catalog.Retention{At: 1, Refused: floor, Removed: floor}).Record(w.topics.Catalog))
+	write(old(2, 300).Record(w.topics.Catalog))
+	r := w.start(filepath.Join(t.TempDir(), "d"), nil)
+	w.event("p1", "c1", "SENT")
+	w.event("p2", "c2", "SENT")
+	w.settle(r.cat)
+	r.await(t, "retention is not looked at", func(c *Consumer) bool {
+		c.retainAt = time.Time{}
+		c.retain(t.Context(), time.Now())
+		return strings.Contains(log.String(), "nothing expires")
+	})
+	w.event("p1", "c3", "SENT")
+	w.event("p2", "c4", "SENT")
+	w.settle(r.cat)
 }
 
 // TestABacklogKeepsWhatItsDuplicatesNeed: what a partition that is behind has kept

@@ -233,6 +233,7 @@ func (c *Consumer) prepareInput(l *lane, topic string, id segment.TopicID, start
 	if !ok {
 		pos = catalog.Position{Topic: topic, TopicID: id, Partition: l.n, Next: start}
 	}
+	l.claim = l.claim || pos.Group != "" && pos.Group != c.cfg.Group
 	in.committed = pos
 	switch given := c.deps.Catalog.GivenUp(topic, l.n); {
 	case pos.Next > end:
