@@ -50,7 +50,7 @@ func (c *Consumer) cutDue(now time.Time) bool {
 		if l.stage != ready && l.stage != catchingUp || !l.dirty {
 			continue
 		}
-		if l.unannounced() || now.Sub(l.dirtyFrom) >= c.cfg.FlushInterval {
+		if l.unannounced() || now.Sub(l.dirtyFrom) >= c.cfg.FlushInterval || l.merged != nil && now.Sub(l.dirtyFrom) >= mergedPatience {
 			return true
 		}
 		for _, in := range l.inputs {
@@ -67,6 +67,10 @@ func (c *Consumer) cutDue(now time.Time) bool {
 	// for both is better than two.
 	return due && (!behind || now.Sub(c.lastCut) > barrierPatience)
 }
+
+// mergedPatience is how long a merged segment waits for a cut: with a long flush
+// interval a day has too few of them for all that there is to be merged.
+const mergedPatience = time.Minute
 
 // barrierPatience is how long a lane that has reached a barrier waits for
 // others of the replica that have not.

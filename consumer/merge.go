@@ -81,15 +81,16 @@ func (c *Consumer) merge(ctx context.Context, now time.Time) {
 	mctx, cancel := context.WithCancel(ctx)
 	m := &merging{lane: l, cancel: cancel, made: make(chan *merged, 1)}
 	c.merging = m
-	// Whatever the machine's clock says: what is merged too soon is only merged again.
-	kafkaNow := c.deps.Catalog.LogTime()
+	// Whatever the machine's clock says: what is merged too soon is only merged again. What
+	// has expired is retention's to say.
+	over, expired := c.deps.Catalog.LogTime(), c.kafkaTime(now)-c.cfg.Retention.Milliseconds()
 	c.mergers.Go(func() {
 		defer close(m.made)
-		made, err := c.prepareMerged(mctx, kafkaNow)
+		made, err := c.prepareMerged(mctx, over, expired)
 		switch {
 		case err != nil && mctx.Err() == nil:
 			level := slog.LevelWarn
-			if one := (*segmentError)(nil); errors.As(err, &one) {
+			if one := (*segment.CorruptError)(nil); errors.As(err, &one) || errors.Is(err, objects.ErrNotExist) {
 				level = slog.LevelError // exports of its rows fail, too
 			}
 			c.log.Log(mctx, level, "segments could not be merged", "err", err)
@@ -110,11 +111,11 @@ func (c *Consumer) endMerging() {
 
 // prepareMerged reads the catalog to its end, and makes and uploads the segment that
 // takes the place of those that are to be merged next; nil: there are none.
-func (c *Consumer) prepareMerged(ctx context.Context, now int64) (*merged, error) {
+func (c *Consumer) prepareMerged(ctx context.Context, over, expired int64) (*merged, error) {
 	if err := c.deps.Catalog.CatchUp(ctx); err != nil {
 		return nil, err
 	}
-	places := c.picker.pick(c.deps.Catalog.Segments(), now)
+	places := c.picker.pick(c.deps.Catalog.Segments(), over, expired)
 	for len(places) > 1 {
 		c.at(StepMergeRead)
 		o, err := c.readMerged(ctx, places)
@@ -175,20 +176,17 @@ func (c *Consumer) readMerged(ctx context.Context, places []*catalog.Segment) (s
 	return o, err
 }
 
-// readSegment reads a segment whole. What its record does not say, or what is not
-// there, is a *segmentError.
+// readSegment reads a segment whole. An error is a *segmentError: while the store is
+// away that leaves a few alone in vain, but one that cannot be read holds up no other.
 func readSegment(ctx context.Context, store objects.Store, s *catalog.Segment) ([]byte, error) {
 	r, err := store.Open(ctx, s.Object, 0, -1)
-	if errors.Is(err, objects.ErrNotExist) {
-		return nil, &segmentError{s, fmt.Errorf("reading %s: %w", s.Object, err)}
-	}
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", s.Object, err)
+		return nil, &segmentError{s, fmt.Errorf("reading %s: %w", s.Object, err)}
 	}
 	defer r.Close()
 	data, err := io.ReadAll(io.LimitReader(r, s.Bytes+1))
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", s.Object, err)
+		return nil, &segmentError{s, fmt.Errorf("reading %s: %w", s.Object, err)}
 	}
 	if sum := sha256.Sum256(data); int64(len(data)) != s.Bytes || hex.EncodeToString(sum[:]) != s.SHA256 {
 		return nil, &segmentError{s, &segment.CorruptError{Object: s.Object, Cause: "its bytes are not those that the catalog says"}}

@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -22,6 +24,7 @@ import (
 
 	"lockstitch/internal/seed"
 	"lockstitch/state/catalog"
+	"lockstitch/state/objects"
 	"lockstitch/state/segment"
 )
 
@@ -150,13 +153,15 @@ func TestReplacedSegmentsAreSparedForADay(t *testing.T) {
 func TestDamagedSegmentsAreNotMerged(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	disk := &badSector{Store: w.store}
+	w.store = disk
 	var said logged
 	w.log = slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	p, dir := newPast(w), filepath.Join(t.TempDir(), "d")
 	r := w.start(dir, nil)
-	p.hours(r, 3, 1, 2)
+	p.hours(r, 3, 1, 2, 4)
 	segs := r.cat.Segments()
-	bad := []*catalog.Segment{segs[1], segs[len(segs)-2]} // one of each hour: what is left of both is about as much
+	bad := []*catalog.Segment{segs[1], segs[len(segs)-2], segs[len(segs)/2]} // one of each hour: what is left of each is about as much
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -171,23 +176,62 @@ func TestDamagedSegmentsAreNotMerged(t *testing.T) {
 	}
 	data[len(data)/2] ^= 1
 	// The store does not let anybody overwrite: delete first.
-	for _, s := range bad {
+	for _, s := range bad[:2] {
 		if err := w.store.Delete(t.Context(), s.Object); err != nil {
 			t.Fatal(err)
 		}
 	}
+	disk.object = bad[2].Object
 	if err := w.store.Put(t.Context(), bad[0].Object, data); err != nil {
 		t.Fatal(err)
 	}
 	r = w.start(dir, mergeSoon)
 	p.event(p.now, "now")
 	w.settle(r.cat)
-	p.await(r.cat, "not merged", p.merged(r.cat, 3)) // the two, and the others' one
+	p.await(r.cat, "not merged", p.merged(r.cat, 4)) // the three, and the others' one
 	for _, s := range bad {
 		if !r.cat.Live(s.ID) || !strings.Contains(said.String(), s.Object) {
 			t.Errorf("%s is live: %v; said: %s", s.Object, r.cat.Live(s.ID), said.String())
 		}
 	}
+}
+
+// badSector is a store in which one object cannot be read.
+type badSector struct {
+	objects.Store
+	object string
+}
+
+func (b *badSector) Open(ctx context.Context, name string, off, n int64) (io.ReadCloser, error) {
+	r, err := b.Store.Open(ctx, name, off, n)
+	if err == nil && name == b.object {
+		r.Close()
+		r = io.NopCloser(iotest.ErrReader(errors.New("input/output error")))
+	}
+	return r, err
+}
+
+// TestAMergedSegmentDoesNotWaitForLong: cuts may be an hour apart.
+func TestAMergedSegmentDoesNotWaitForLong(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.start(filepath.Join(t.TempDir(), "d"), nil)
+	r.await(t, "lane 0 is not ready", func(c *Consumer) bool {
+		l := c.lanes[mergeLane]
+		if l == nil || l.stage != ready {
+			return false
+		}
+		c.cfg.FlushInterval = time.Hour
+		now := time.Now()
+		l.touch(now)
+		before := c.cutDue(now.Add(mergedPatience))
+		l.merged = &merged{}
+		if soon, later := c.cutDue(now.Add(mergedPatience-1)), c.cutDue(now.Add(mergedPatience)); before || soon || !later {
+			t.Errorf("a cut is due without a merged segment: %v, soon: %v, later: %v", before, soon, later)
+		}
+		l.merged, l.dirty = nil, false
+		return true
+	})
 }
 
 // TestCrashOfMerging lets a replica die at each step of merging and of the cut that
@@ -329,7 +373,7 @@ func TestMergingStaysWithinItsMemory(t *testing.T) {
 	}
 	c, before := r.c, len(w.stored())
 	c.cfg.MemoryBytes = 1 << 20 // an eighth is less than the least that a buffer takes
-	made, err := c.prepareMerged(t.Context(), p.now.UnixMilli())
+	made, err := c.prepareMerged(t.Context(), p.now.UnixMilli(), 0)
 	if made != nil || err != nil || len(w.stored()) != before || len(c.picker.left) != 2 {
 		t.Errorf("made %+v, %v; %d objects are new, %d segments are left alone", made, err, len(w.stored())-before, len(c.picker.left))
 	}
@@ -340,7 +384,7 @@ func TestMergingStaysWithinItsMemory(t *testing.T) {
 func TestPick(t *testing.T) {
 	seed.Each(t, 20, func(t *testing.T, seed uint64) {
 		r := rand.New(rand.NewPCG(seed, 9))
-		cfg := Config{MemoryBytes: 4 << 20, MergeSpans: []time.Duration{time.Hour, day}, MergeFuture: day, Retention: 10 * day}
+		cfg := Config{MemoryBytes: 4 << 20, MergeSpans: []time.Duration{time.Hour, day}, MergeFuture: day}
 		p := newPicker(&cfg)
 		hour := time.Hour.Milliseconds()
 		now := 1000*24*hour + r.Int64N(24*hour)
@@ -361,7 +405,7 @@ func TestPick(t *testing.T) {
 				t.Fatal("no end")
 			}
 			slices.SortFunc(live, func(a, b *catalog.Segment) int { return strings.Compare(a.ID, b.ID) })
-			got := p.pick(live, now)
+			got := p.pick(live, now, 0)
 			if got == nil {
 				break
 			}
@@ -393,10 +437,42 @@ func TestPick(t *testing.T) {
 	})
 }
 
+// TestPickOfManyAccounts: as many as one object has room for, and the guess of that is not
+// far off.
+func TestPickOfManyAccounts(t *testing.T) {
+	cfg := Config{MemoryBytes: 256 << 20, MergeSpans: []time.Duration{time.Hour}, MergeFuture: day}
+	at := int64(1_790_000_000_000)
+	var segments []*catalog.Segment
+	for range catalog.MaxReplaced {
+		s := &catalog.Segment{ID: ulid.Make().String(), LogTime: at, Bytes: 1000}
+		for a := range 800 {
+			in := segment.SliceInfo{Account: fmt.Sprintf("account-%04d", a), Rows: 1, MinTime: at - 1000, MaxTime: at, Offset: 1_000_000, Length: 9000, KeysLength: 3000}
+			for n := range int32(12) {
+				in.Sources = append(in.Sources, segment.Stream{Topic: "email-events", ID: segment.TopicID{1}}.Range(n, 10_000_000_000, 10_000_000_100))
+			}
+			s.Slices = append(s.Slices, in)
+		}
+		segments = append(segments, s)
+	}
+	if got := newPicker(&cfg).pick(segments, at+day.Milliseconds(), 0); len(got) != len(segments) {
+		t.Errorf("%d segments of 800 accounts are merged, want %d", len(got), len(segments))
+	}
+	size := newDirectorySize()
+	size.add(segments[0])
+	text, err := json.Marshal(segments[0].Slices)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if size.bytes < len(text)*3/4 || size.bytes > len(text)*3/2 {
+		t.Errorf("the directory is guessed to have %d bytes, and has %d", size.bytes, len(text))
+	}
+}
+
 // TestPickLeavesAlone what is large, about to be removed, of the future, or damaged.
 func TestPickLeavesAlone(t *testing.T) {
-	cfg := Config{MemoryBytes: 4 << 20, MergeSpans: []time.Duration{time.Hour}, MergeFuture: day, Retention: 10 * day}
+	cfg := Config{MemoryBytes: 4 << 20, MergeSpans: []time.Duration{time.Hour}, MergeFuture: day}
 	now := int64(1000 * 24 * 3600 * 1000)
+	expired := now - (10 * day).Milliseconds()
 	one := func(change func(s *catalog.Segment)) *catalog.Segment {
 		at := now - 5*3600*1000
 		s := &catalog.Segment{ID: ulid.Make().String(), LogTime: at, Bytes: 1000, Slices: []segment.SliceInfo{{Account: "a", Rows: 10, MaxTime: at,
@@ -407,36 +483,36 @@ func TestPickLeavesAlone(t *testing.T) {
 		return s
 	}
 	good := []*catalog.Segment{one(nil), one(nil)}
-	if got := newPicker(&cfg).pick(good, now); len(got) != 2 {
+	if got := newPicker(&cfg).pick(good, now, expired); len(got) != 2 {
 		t.Fatalf("of two small ones %d are merged", len(got))
 	}
 	for name, s := range map[string]*catalog.Segment{
 		"large":           one(func(s *catalog.Segment) { s.Bytes = cfg.MemoryBytes/64 + 1 }),
 		"rows":            one(func(s *catalog.Segment) { s.Slices[0].Rows = int(cfg.MemoryBytes/8192) + 1 }),
-		"expired":         one(func(s *catalog.Segment) { s.LogTime = now - (10 * day).Milliseconds() - 1 }),
+		"expired":         one(func(s *catalog.Segment) { s.LogTime = expired - 1 }),
 		"future":          one(func(s *catalog.Segment) { s.Slices[0].MaxTime += day.Milliseconds() + 1 }),
 		"another hour":    one(func(s *catalog.Segment) { s.LogTime -= 3600 * 1000 }),
 		"not over":        one(func(s *catalog.Segment) { s.LogTime = now - 1000 }),
 		"larger than all": one(func(s *catalog.Segment) { s.Slices[0].Rows = 21 }),
 		"accounts": one(func(s *catalog.Segment) {
-			for range segment.MaxDirectorySlices/slackJSON + 1 {
+			for range segment.MaxDirectorySlices + 1 {
 				in := s.Slices[0]
 				in.Account = ulid.Make().String()
 				s.Slices = append(s.Slices, in)
 			}
 		}),
 	} {
-		if got := newPicker(&cfg).pick([]*catalog.Segment{good[0], s}, now); got != nil {
+		if got := newPicker(&cfg).pick([]*catalog.Segment{good[0], s}, now, expired); got != nil {
 			t.Errorf("%s: merged", name)
 		}
 	}
 	p := newPicker(&cfg)
 	p.leave(good[0])
-	if got := p.pick(good, now); got != nil {
+	if got := p.pick(good, now, 0); got != nil {
 		t.Error("what was to be left alone is merged")
 	}
 	p.left[good[0].ID] = time.Now().Add(-mergePatience)
-	if got := p.pick(good, now); len(got) != 2 {
+	if got := p.pick(good, now, 0); len(got) != 2 {
 		t.Error("it is left alone for ever")
 	}
 }

@@ -15,18 +15,17 @@ import (
 // a day that is over again. So retention removes what it did, a day later at most. One
 // goroutine at a time uses it.
 type picker struct {
-	spans     []time.Duration // hour and day
-	rows      int             // the most that one segment gets
-	bytes     int64           // and that it is made of
-	retention time.Duration
-	future    time.Duration        // a row that is further ahead keeps its segment for as long
-	left      map[string]time.Time // segments that cannot be merged, and since when
+	spans  []time.Duration      // hour and day
+	rows   int                  // the most that one segment gets
+	bytes  int64                // and that it is made of
+	future time.Duration        // a row that is further ahead keeps its segment for as long
+	left   map[string]time.Time // segments that cannot be merged, and since when
 }
 
 func newPicker(cfg *Config) *picker {
 	return &picker{
 		spans: cfg.MergeSpans, rows: int(cfg.MemoryBytes / 4096), bytes: cfg.MemoryBytes / 32,
-		retention: cfg.Retention, future: cfg.MergeFuture, left: make(map[string]time.Time),
+		future: cfg.MergeFuture, left: make(map[string]time.Time),
 	}
 }
 
@@ -51,15 +50,16 @@ func (p *picker) isLeft(id string) bool {
 }
 
 // pick chooses those that are merged next, small ones first, nil if there are none, of
-// the segments in order of their ids. now is Kafka's time (ms).
-func (p *picker) pick(segments []*catalog.Segment, now int64) []*catalog.Segment {
+// the segments in order of their ids. Spans are over by Kafka's time over (ms); what is
+// older than expired (ms) is left to retention.
+func (p *picker) pick(segments []*catalog.Segment, over, expired int64) []*catalog.Segment {
 	for _, span := range p.spans {
 		groups := make(map[int64][]candidate)
 		var order []int64
 		for _, s := range segments {
 			at := s.Newest() / span.Milliseconds()
-			over := (at+1)*span.Milliseconds() + span.Milliseconds()/8
-			if over > now || s.Newest() < now-p.retention.Milliseconds() || p.isLeft(s.ID) {
+			end := (at+1)*span.Milliseconds() + span.Milliseconds()/8
+			if end > over || s.Newest() < expired || p.isLeft(s.ID) {
 				continue
 			}
 			c, small := p.candidate(s)
@@ -141,10 +141,9 @@ func newDirectorySize() *directorySize {
 	return &directorySize{accounts: make(map[string]*accountSize)}
 }
 
-const (
-	sliceJSON, sourceJSON = 200, 40 // bytes, about
-	slackJSON             = 2       // how much larger than the guess it may get and still fit
-)
+// sliceJSON and sourceJSON are bytes, about. What gets larger than the guess after all
+// is segment.ErrTooLarge, and half of it is tried.
+const sliceJSON, sourceJSON = 150, 25
 
 // add takes a segment in, and tells whether it still fits.
 func (d *directorySize) add(s *catalog.Segment) bool {
@@ -164,7 +163,7 @@ func (d *directorySize) add(s *catalog.Segment) bool {
 		}
 		d.bytes += a.size(in.Account)
 	}
-	return d.bytes*slackJSON <= segment.MaxDirectoryBytes && len(d.accounts)*slackJSON <= segment.MaxDirectorySlices
+	return d.bytes <= segment.MaxDirectoryBytes && len(d.accounts) <= segment.MaxDirectorySlices
 }
 
 func (a *accountSize) size(account string) int {
