@@ -277,8 +277,8 @@ func (c *Consumer) probe(ctx context.Context, now time.Time) {
 
 // fetchError logs what a client reports. What cannot be read is neither passed nor left out: it is fetched
 // again, and the partition's lag ticks. An offset out of range, a topic made
-// anew or lost data stops the lane: it is taken over anew, which tells why it
-// cannot run.
+// anew, lost data or a batch that unpacks to too much stops the lane: it is taken over
+// anew, which tells why it cannot run.
 func (c *Consumer) fetchError(topic string, n int32, err error) {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, kgo.ErrClientClosed) {
 		return
@@ -286,10 +286,14 @@ func (c *Consumer) fetchError(topic string, n int32, err error) {
 	c.failing = true
 	c.log.Error("cannot fetch", "topic", topic, "partition", n, "offset", c.fetchOffset(topic, n), "err", err)
 	var lost *kgo.ErrDataLoss
+	var large *kgo.ErrDecompressTooLarge
+	if errors.As(err, &large) {
+		c.packed.Store(n, large)
+	}
 	switch {
 	case errors.Is(err, kerr.UnknownTopicID) || errors.Is(err, kerr.InconsistentTopicID):
 		c.remade(topic)
-	case errors.Is(err, kerr.OffsetOutOfRange) || errors.As(err, &lost):
+	case errors.Is(err, kerr.OffsetOutOfRange) || errors.As(err, &lost) || large != nil:
 		if l := c.lanes[n]; l != nil && (l.stage == ready || l.stage == catchingUp) {
 			c.mail.post(func(ctx context.Context) error {
 				if c.lanes[n] != l {

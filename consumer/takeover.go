@@ -136,6 +136,10 @@ func (c *Consumer) prepare(ctx context.Context, n int32, fenced map[string]bool)
 	if err := c.onlyGroup(ctx, n); err != nil {
 		return nil, err
 	}
+	if v, ok := c.packed.LoadAndDelete(n); ok { // the next attempt fetches it again
+		large := v.(*kgo.ErrDecompressTooLarge)
+		return nil, &stoppedError{why: fmt.Sprintf("the batch at offset %d of %s/%d unpacks to more than %d MiB and is not read: if it is to be given up, delete the records below offset %d and, of an event topic, run `lockstitch topics adopt`", large.Offset, large.Topic, n, kafka.MaxBatchBytes>>20, large.NextOffset)}
+	}
 	c.at(StepEnds)
 	infos, err := kafka.Describe(ctx, c.deps.Catalog.Client(), c.inputs()...)
 	if err != nil {
