@@ -16,7 +16,8 @@ import (
 )
 
 // askTimeout bounds what commands ask the brokers, but not the reading of the
-// catalog: with the segments of a year that takes minutes.
+// catalog: with the segments of a year that takes minutes. Nor that of profiles, of
+// which each partition has a limit of its own.
 const askTimeout = 30 * time.Second
 
 func (a *app) topicsCommand() *cobra.Command {
@@ -177,7 +178,7 @@ Exit status 0: nothing found. 1: something found, or the brokers cannot be asked
 				if err != nil {
 					return usage(err)
 				}
-				routed, err := kafka.CheckRouting(ctx, opts, topics.Profiles)
+				routed, err := kafka.CheckRouting(c.Context(), opts, topics.Profiles)
 				if err != nil {
 					return err
 				}

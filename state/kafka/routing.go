@@ -1,9 +1,11 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -13,18 +15,23 @@ import (
 // partition.
 const routingSample = 500
 
+// routingLimit is how long the look at one partition may take.
+const routingLimit = 20 * time.Second
+
 // CheckRouting reads the first and the newest records of every partition of a
 // keyed topic and reports partitions that hold keys which Kafka's default
 // partitioner (murmur2 of the key) puts elsewhere. That is so after partitions
 // were added, and with a producer that partitions in another way. A topic that
-// does not exist has no findings; Check reports it.
+// does not exist has no findings; Check reports it. What cannot be read is an error.
 func CheckRouting(ctx context.Context, opts []kgo.Opt, topic string) ([]Finding, error) {
 	cl, err := kgo.NewClient(opts...)
 	if err != nil {
 		return nil, err
 	}
 	defer cl.Close()
-	ends, err := Ends(ctx, cl, topic)
+	ectx, cancel := context.WithTimeout(ctx, routingLimit)
+	defer cancel()
+	ends, err := Ends(ectx, cl, topic)
 	if err != nil {
 		if errors.Is(err, kerr.UnknownTopicOrPartition) {
 			return nil, nil
@@ -52,16 +59,11 @@ func CheckRouting(ctx context.Context, opts []kgo.Opt, topic string) ([]Finding,
 
 // strangers reads up to routingSample records from each end of a partition.
 func strangers(ctx context.Context, opts []kgo.Opt, p PartitionEnd, partitions int, part kgo.TopicPartitioner) (seen, wrong int, err error) {
-	stretches := [][2]int64{{p.Start, min(p.End, p.Start+routingSample)}}
-	if from := p.End - routingSample; from > stretches[0][1] {
-		stretches = append(stretches, [2]int64{from, p.End})
-	}
-	for _, s := range stretches {
-		if s[0] >= s[1] {
-			continue
-		}
-		n, w, err := strangersIn(ctx, opts, p, s[0], s[1], partitions, part)
-		if err != nil {
+	ctx, cancel := context.WithTimeout(ctx, routingLimit)
+	defer cancel()
+	for from := p.Start; from < p.End; from = max(from, p.End-routingSample) {
+		var n, w int
+		if n, w, from, err = strangersFrom(ctx, opts, p, from, partitions, part); err != nil {
 			return 0, 0, err
 		}
 		seen, wrong = seen+n, wrong+w
@@ -69,39 +71,47 @@ func strangers(ctx context.Context, opts []kgo.Opt, p PartitionEnd, partitions i
 	return seen, wrong, nil
 }
 
-func strangersIn(ctx context.Context, opts []kgo.Opt, p PartitionEnd, from, to int64, partitions int, part kgo.TopicPartitioner) (seen, wrong int, err error) {
+// strangersFrom reads up to routingSample records, and says where the next one would
+// be. Fewer are all there are: what the log still holds is not told by its offsets, as
+// the start of one that is only compacted stays where it was.
+func strangersFrom(ctx context.Context, opts []kgo.Opt, p PartitionEnd, from int64, partitions int, part kgo.TopicPartitioner) (seen, wrong int, next int64, err error) {
 	cl, err := kgo.NewClient(append(append([]kgo.Opt{}, opts...),
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{p.Topic: {p.Partition: kgo.NewOffset().At(from)}}),
 		kgo.KeepControlRecords(),
 		kgo.FetchMaxWait(probeAfter),
 	)...)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, from, err
 	}
 	defer cl.Close()
-	for next := from; next < to; {
+	var unknown error // why it is not known whether anything is left
+	for next = from; next < p.End && seen < routingSample; {
 		pctx, cancel := context.WithTimeout(ctx, 20*probeAfter)
-		fetches := cl.PollRecords(pctx, routingSample)
+		fetches := cl.PollRecords(pctx, routingSample-seen)
 		cancel()
 		if ctx.Err() != nil {
-			return seen, wrong, ctx.Err()
+			return seen, wrong, next, fmt.Errorf("read up to offset %d of %d: %w", next, p.End, cmp.Or(unknown, ctx.Err()))
+		}
+		for _, e := range fetches.Errors() {
+			if !errors.Is(e.Err, context.DeadlineExceeded) {
+				return seen, wrong, next, e.Err
+			}
 		}
 		moved := false
 		fetches.EachRecord(func(r *kgo.Record) {
-			next, moved = r.Offset+1, true
-			if r.Offset >= to || r.Attrs.IsControl() || r.Key == nil {
+			next, moved = max(next, r.Offset+1), true
+			if r.Offset >= p.End || r.Attrs.IsControl() {
 				return
 			}
 			seen++
-			if part.Partition(r, partitions) != int(p.Partition) {
+			if r.Key != nil && part.Partition(r, partitions) != int(p.Partition) {
 				wrong++
 			}
 		})
 		if !moved {
-			// Compacted away up to the end, or an open transaction: what was
-			// seen is the sample.
-			return seen, wrong, nil
+			// Compacted away up to the end, or slow.
+			next, unknown = Probe(ctx, cl, p.Topic, p.TopicID, p.Partition, next, true)
 		}
 	}
-	return seen, wrong, nil
+	return seen, wrong, next, nil
 }
