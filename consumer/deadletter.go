@@ -117,7 +117,7 @@ func (d *deadLetter) record(ctx context.Context, topic string, store objects.Sto
 // one attempt: whether one that failed has stored something is not known.
 func (d *deadLetter) store(ctx context.Context, store objects.Store) error {
 	r := d.rec
-	name := fmt.Sprintf("dead-letters/%s/%d/%d-%s", r.Topic, r.Partition, r.Offset, ulid.Make())
+	name := fmt.Sprintf("dead-letters/%s/%d/%d-%s", objects.Part(r.Topic), r.Partition, r.Offset, ulid.Make())
 	if d.value == "" {
 		if err := store.Put(ctx, name, r.Value); err != nil {
 			return err

@@ -325,6 +325,28 @@ func TestDeadLetterIsStoredOnce(t *testing.T) {
 	}
 }
 
+// TestDeadLettersOfLongTopicNames: Kafka takes 249 characters, a part of an object's
+// name 240.
+func TestDeadLettersOfLongTopicNames(t *testing.T) {
+	t.Parallel()
+	store, err := objects.Open(t.Context(), "file://"+t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	for topic, prefix := range map[string]string{
+		"email-events":                 "dead-letters/email-events/2/7-",
+		"eu.Email_events-2":            "dead-letters/eu.Email_events-2/2/7-",
+		strings.Repeat("a", 249):       "dead-letters/%sha256-",
+		strings.Repeat("a", 248) + "b": "dead-letters/%sha256-",
+	} {
+		d := newDeadLetter(&kgo.Record{Topic: topic, Partition: 2, Offset: 7, Value: make([]byte, maxDeadLetter)}, poison.New(poison.NotJSON, "x"))
+		if _, err := d.record(t.Context(), "dead", store); err != nil || !strings.HasPrefix(d.value, prefix) {
+			t.Errorf("of %s stored as %q: %v; want %s…", topic, d.value, err, prefix)
+		}
+	}
+}
+
 // A record as it was fetched holds memory of all that was fetched with it.
 func TestDeadLettersHoldMemoryOfTheirOwn(t *testing.T) {
 	fetched := []byte("keyvaluevalue")
