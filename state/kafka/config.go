@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl"
 	"github.com/twmb/franz-go/pkg/sasl/oauth"
@@ -292,5 +293,19 @@ func (t *tokens) Token() (_ *oauth2.Token, err error) {
 	if t.ask.ClientSecret, err = secretNow(t.c.OAuthClientSecret, t.c.OAuthClientSecretFile); err != nil {
 		return nil, err
 	}
-	return t.ask.Token(context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Timeout: dialTimeout}))
+	token, err := t.ask.Token(context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Timeout: dialTimeout}))
+	if err == nil && token.Expiry.IsZero() {
+		token.Expiry = expiry(token.AccessToken)
+	}
+	return token, err
+}
+
+// expiry is when to ask for another token if the endpoint did not say how long this
+// one lives, which RFC 6749 (5.1) only recommends: it would be used for ever.
+func expiry(token string) time.Time {
+	var claims jwt.RegisteredClaims
+	if _, _, err := jwt.NewParser().ParseUnverified(token, &claims); err == nil && claims.ExpiresAt != nil {
+		return claims.ExpiresAt.Time
+	}
+	return time.Now().Add(time.Minute)
 }

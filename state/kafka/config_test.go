@@ -24,6 +24,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -246,6 +247,59 @@ func TestTokenEndpointHangs(t *testing.T) {
 			t.Errorf("the next connection: %v", err)
 		}
 	})
+}
+
+// TestTokensWithoutAnExpiry: of one whose endpoint does not say how long it lives, its
+// own time counts, and a minute where it has none. Ten seconds before, another is asked for.
+func TestTokensWithoutAnExpiry(t *testing.T) {
+	usual := http.DefaultTransport
+	defer func() { http.DefaultTransport = usual }()
+	for name, c := range map[string]struct {
+		token func() string
+		lives time.Duration
+	}{
+		"opaque":             {func() string { return "x.y.z" }, time.Minute},
+		"JWT without a time": {func() string { return signed(t, jwt.RegisteredClaims{Subject: "a"}) }, time.Minute},
+		"JWT": {func() string {
+			return signed(t, jwt.RegisteredClaims{ExpiresAt: jwt.NewNumericDate(time.Now().Add(time.Hour))})
+		}, time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			asked := 0
+			http.DefaultTransport = roundTripper(func(*http.Request) (*http.Response, error) {
+				asked++
+				w := httptest.NewRecorder()
+				w.Header().Set("Content-Type", "application/json")
+				fmt.Fprintf(w, `{"access_token":%q,"token_type":"bearer"}`, c.token())
+				return w.Result(), nil
+			})
+			synctest.Test(t, func(t *testing.T) {
+				m, err := Config{OAuthTokenURL: "http://tokens.example", OAuthClientID: "a", OAuthClientSecret: "b", SASLMechanism: SASLOAuthBearer}.mechanism()
+				if err != nil {
+					t.Fatal(err)
+				}
+				began := time.Now()
+				for _, at := range []struct {
+					after time.Duration
+					asked int
+				}{{0, 1}, {c.lives - 11*time.Second, 1}, {c.lives - 9*time.Second, 2}} {
+					time.Sleep(time.Until(began.Add(at.after)))
+					if _, _, err := m.Authenticate(t.Context(), "broker"); err != nil || asked != at.asked {
+						t.Errorf("after %v asked %d times, want %d: %v", at.after, asked, at.asked, err)
+					}
+				}
+			})
+		})
+	}
+}
+
+func signed(t *testing.T, claims jwt.Claims) string {
+	t.Helper()
+	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString([]byte("secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
 }
 
 func TestMutualTLSAgainstABroker(t *testing.T) {
