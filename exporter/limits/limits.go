@@ -38,6 +38,10 @@ func NewPerMinute(n int) *PerMinute {
 // Take counts one call at a time. If the caller has none left it says how long
 // to wait for the next.
 func (p *PerMinute) Take(name string, now time.Time) (wait time.Duration, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	// A reservation that was made before another one gives nothing back when it is
+	// cancelled: none is made between the two steps.
 	r := p.limiter(name).ReserveN(now, 1)
 	if d := r.DelayFrom(now); d > 0 {
 		r.CancelAt(now)
@@ -46,9 +50,8 @@ func (p *PerMinute) Take(name string, now time.Time) (wait time.Duration, ok boo
 	return 0, true
 }
 
+// limiter is the caller's own. mu is held.
 func (p *PerMinute) limiter(name string) *rate.Limiter {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if el, ok := p.byName[name]; ok {
 		p.order.MoveToFront(el)
 		return el.Value.(*caller).lim

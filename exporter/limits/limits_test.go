@@ -2,6 +2,7 @@ package limits
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 )
@@ -26,6 +27,29 @@ func TestPerMinute(t *testing.T) {
 	}
 	if _, ok := p.Take("a", now.Add(20*time.Second)); !ok {
 		t.Fatal("refused after the wait")
+	}
+}
+
+// Calls that are refused at the same time count for nothing, either: nobody waits
+// longer for them.
+func TestRefusedAtTheSameTime(t *testing.T) {
+	p := NewPerMinute(1)
+	now := time.Unix(1_000_000, 0)
+	p.Take("a", now)
+	var callers sync.WaitGroup
+	for range 8 {
+		callers.Go(func() {
+			for range 10_000 {
+				if wait, ok := p.Take("a", now); ok || wait != time.Minute {
+					t.Errorf("a call too many: %v, wait %s", ok, wait)
+					return
+				}
+			}
+		})
+	}
+	callers.Wait()
+	if wait, ok := p.Take("a", now.Add(time.Minute)); !ok {
+		t.Errorf("refused after the wait, for %s more", wait)
 	}
 }
 
