@@ -249,7 +249,7 @@ var options = []option{
 	{"max_file_size", Bytes(2 << 30), "size of one file, compressed", size(1<<10, 64<<30), scopeReplica, false},
 	{"tokens_per_minute", 10, "token calls of one client to one replica", between(1, 10_000_000), scopeReplica, false},
 	{"exports_per_minute", 60, "export requests of one account to one replica", between(1, 10_000_000), scopeReplica, false},
-	{"downloads_per_minute", 60, "downloads of one account from one replica", between(1, 10_000_000), scopeReplica, false},
+	{"downloads_per_minute", 60, "downloads of one account from one replica, and as many under way", between(1, 10_000_000), scopeReplica, false},
 	{"calls_per_minute", 3000, "API calls of one account to one replica, token calls and downloads excepted; a tenth of them may cancel, delete, pause, resume or ask for activities", between(1, 10_000_000), scopeReplica, false},
 	{"barrier_timeout", 20 * time.Minute, "longest time an export waits for the events acknowledged before it", span(time.Second, 24*time.Hour), scopeReplica, false},
 	{"file_lifetime", 7 * 24 * time.Hour, "how long a finished file is kept", span(time.Minute, 400*24*time.Hour), scopeReplica, false},

@@ -110,6 +110,7 @@ type server struct {
 	dear       *limits.PerMinute // those that cost much
 	exports    *limits.PerMinute
 	downloads  *limits.PerMinute
+	transfers  *limits.AtOnce // downloads under way
 	activities *limits.AtOnce // calls for activities
 	waiting    *limits.AtOnce // calls that wait for a file
 
@@ -143,6 +144,7 @@ func New(cfg Config, deps Deps) (http.Handler, error) {
 		dear:         limits.NewPerMinute(max(1, cfg.Limits.CallsPerMinute/callsToADearOne)),
 		exports:      limits.NewPerMinute(cfg.Limits.ExportsPerMinute),
 		downloads:    limits.NewPerMinute(cfg.Limits.DownloadsPerMinute),
+		transfers:    limits.NewAtOnce(cfg.Limits.DownloadsPerMinute),
 		activities:   limits.NewAtOnce(activitiesAtOnce),
 		waiting:      limits.NewAtOnce(waitingForAnOrder * cfg.Limits.RollingExports),
 		summaries:    newSummaryCache(cfg.ActivityCacheBytes),

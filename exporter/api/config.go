@@ -58,7 +58,7 @@ type Limits struct {
 	RollingExports     int   // rolling exports of an account; 20
 	TokensPerMinute    int   // token calls of a client; 10
 	ExportsPerMinute   int   // export requests of an account; 60
-	DownloadsPerMinute int   // downloads of an account; 60
+	DownloadsPerMinute int   // downloads of an account, and as many under way; 60
 	CallsPerMinute     int   // calls of an account, token calls and downloads excepted; 3000
 	BodyBytes          int64 // of a request's body; 100,000
 }

@@ -20,6 +20,9 @@ import (
 // stallTimeout is how long a reader of a file may take no byte at all.
 const stallTimeout = 2 * time.Minute
 
+// transferRetry is when to ask again behind too many downloads under way.
+const transferRetry = 10 * time.Second
+
 func (s *server) downloadOperation(schemas huma.Registry) operation {
 	d := describe{schemas}
 	file := func(description string, more ...string) *huma.Response {
@@ -41,7 +44,8 @@ func (s *server) downloadOperation(schemas huma.Registry) operation {
 		OperationID: "download-file", Method: http.MethodGet, Path: "/emails/reports/{report_id}/file", Tags: []string{"Exports"},
 		Summary: "Download an export file",
 		Description: "The `file_download_url` of a completed report, to be taken as it is given. The credential is in the URL or, after `header_auth=true`, in the `x-apsis-auth` header. " +
-			"A transfer that broke off is resumed with `Range` and `If-Range`; one range at a time.",
+			"A transfer that broke off is resumed with `Range` and `If-Range`; one range at a time. " +
+			"An account may start a number of downloads a minute, by default 60, and have as many under way.",
 		Security: []map[string][]string{},
 		Parameters: []*huma.Param{
 			d.path("report_id", "The id of a report.", "01JX8M2Y6T3N5Q7R9S1V2W3X4Y"),
@@ -79,6 +83,13 @@ func (s *server) download(c *call) error {
 		return refused
 	}
 	c.account = who.Account
+	// Each holds a connection to the store for as long as its reader likes; cuts,
+	// exports and takeovers need some too.
+	end, ok := s.transfers.Begin(c.account)
+	if !ok {
+		return limited(kindRate, transferRetry, fmt.Sprintf("The account has %d downloads under way.", s.cfg.Limits.DownloadsPerMinute))
+	}
+	defer end()
 	if wait, ok := s.downloads.Take(c.account, s.now()); !ok {
 		return limited(kindRate, wait, fmt.Sprintf("The account may start %d downloads a minute.", s.cfg.Limits.DownloadsPerMinute))
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -182,6 +183,47 @@ func TestDownloadLimit(t *testing.T) {
 		}
 	}
 	r.problem(r.do("GET", st.FileDownloadURL, "", ""), 429, "rate-limit")
+}
+
+// So many downloads of an account may be under way, whenever they began, and no
+// more; those that are refused for that count for nothing.
+func TestDownloadsUnderWay(t *testing.T) {
+	g := &gated{reached: make(chan struct{}), release: make(chan struct{})}
+	r := newRig(t, func(c *Config, d *Deps) {
+		c.Limits.DownloadsPerMinute = 1
+		g.Store, d.Store = d.Store, g
+	})
+	st, _ := r.finished()
+	release := sync.OnceFunc(func() { close(g.release) })
+	defer release()
+	foreign := r.request("b", recently()).ReportID
+	r.complete("other", foreign, someFile())
+	// With one connection the next call comes behind the end of the one before.
+	tr := &http.Transport{MaxConnsPerHost: 1}
+	defer tr.CloseIdleConnections()
+	client := &http.Client{Transport: tr}
+	resp, err := client.Get(st.FileDownloadURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	<-g.reached
+	r.ahead.Store(int64(time.Minute))
+	for range 2 {
+		if p := r.problem(r.do("GET", st.FileDownloadURL, "", ""), 429, "rate-limit"); !strings.Contains(p.Detail, "under way") {
+			t.Errorf("%+v", p)
+		}
+	}
+	if a := r.do("HEAD", r.status("b", foreign).FileDownloadURL, "", ""); a.StatusCode != 200 {
+		t.Errorf("another account: %d", a.StatusCode)
+	}
+	release()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		t.Fatal(err)
+	}
+	if a := r.read(client.Head(st.FileDownloadURL)); a.StatusCode != 200 {
+		t.Errorf("behind the transfer: %d", a.StatusCode)
+	}
 }
 
 // gated is a store whose files stop in the middle until they are let go.
