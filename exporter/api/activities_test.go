@@ -107,7 +107,7 @@ func TestActivities(t *testing.T) {
 	if a := r.do("GET", "/emails/sections/a%2Fb%20c/activities/z", "a", ""); a.StatusCode != 200 {
 		t.Fatalf("%d %s", a.StatusCode, a.body)
 	}
-	if a := r.do("GET", "/emails/sections/empty/activities", "a", ""); string(a.body) != `{"items":[]}` {
+	if a := r.do("GET", "/emails/sections/empty/activities", "a", ""); string(a.body) != `{"items":[]}`+"\n" {
 		t.Fatalf("%s", a.body)
 	}
 	for _, p := range []string{"sections/nope/activities", "section/%00/activities", "sections/%ff/activities", "sections/%2e%2e/activities", "sections/s1/activities/nope", "section/s1/activities/nope", "sections/s1/activities/%ff"} {

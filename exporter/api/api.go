@@ -111,6 +111,7 @@ type server struct {
 	exports    *limits.PerMinute
 	downloads  *limits.PerMinute
 	transfers  *limits.AtOnce // downloads under way
+	lists      *limits.AtOnce // lists of reports and of rolling exports
 	activities *limits.AtOnce // calls for activities
 	waiting    *limits.AtOnce // calls that wait for a file
 
@@ -145,6 +146,7 @@ func New(cfg Config, deps Deps) (http.Handler, error) {
 		exports:      limits.NewPerMinute(cfg.Limits.ExportsPerMinute),
 		downloads:    limits.NewPerMinute(cfg.Limits.DownloadsPerMinute),
 		transfers:    limits.NewAtOnce(cfg.Limits.DownloadsPerMinute),
+		lists:        limits.NewAtOnce(listsAtOnce),
 		activities:   limits.NewAtOnce(activitiesAtOnce),
 		waiting:      limits.NewAtOnce(waitingForAnOrder * cfg.Limits.RollingExports),
 		summaries:    newSummaryCache(cfg.ActivityCacheBytes),

@@ -41,6 +41,10 @@ const (
 	// activitiesAtOnce is how many calls for activities an account may have under way.
 	// Each asks for ActivityReads slices at a time, and who reads next goes in turn.
 	activitiesAtOnce = 2
+	// listsAtOnce is how many lists of reports and of rolling exports an account may have
+	// under way. Each holds up to report.PageBytes of requests, a few times over, until
+	// its reader has taken them.
+	listsAtOnce = 4
 	// waitingForAnOrder: so many calls of an account may wait for a file, for each
 	// rolling export that it may have.
 	waitingForAnOrder = 3

@@ -3,7 +3,9 @@ package api
 import (
 	"context"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -109,6 +111,47 @@ func TestActivitiesOfAnAccount(t *testing.T) {
 	r.problem(r.do("GET", path+"/x", "a", ""), 429, "rate-limit") // too many in a minute
 	begin("b")
 	<-answers
+}
+
+// slowReader takes an answer when it is told to.
+type slowReader struct {
+	http.ResponseWriter
+	asked chan struct{}
+	goOn  chan struct{}
+}
+
+func (s slowReader) Write(b []byte) (int, error) {
+	s.asked <- struct{}{}
+	<-s.goOn
+	return s.ResponseWriter.Write(b)
+}
+
+// Lists hold whole requests until their reader has taken them: an account has few
+// under way, of reports and of rolling exports together.
+func TestListsOfAnAccount(t *testing.T) {
+	r := newRig(t, nil)
+	paths := []string{"/emails/reports", "/emails/rolling-exports"}
+	asked, goOn := make(chan struct{}), make(chan struct{})
+	var readers sync.WaitGroup
+	for i := range listsAtOnce {
+		req := httptest.NewRequestWithContext(t.Context(), "GET", paths[i%2], nil)
+		req.Header.Set("Authorization", "Bearer "+r.token("a"))
+		readers.Go(func() { r.handler.ServeHTTP(slowReader{httptest.NewRecorder(), asked, goOn}, req) })
+		<-asked
+	}
+	for _, path := range paths {
+		r.problem(r.do("GET", path, "a", ""), 429, "rate-limit")
+		if a := r.do("GET", path, "b", ""); a.StatusCode != 200 {
+			t.Errorf("another account: %d %s", a.StatusCode, a.body)
+		}
+	}
+	close(goOn)
+	readers.Wait()
+	for _, path := range paths {
+		if a := r.do("GET", path, "a", ""); a.StatusCode != 200 {
+			t.Errorf("behind those: %d %s", a.StatusCode, a.body)
+		}
+	}
 }
 
 // watchedReports tell when somebody begins to wait for a change.

@@ -92,6 +92,48 @@ func TestListLimits(t *testing.T) {
 	}
 }
 
+// A page ends where its requests have enough bytes, and none is left out. They are
+// shown as they were sent, which is the shorter way for a filter.
+func TestPagesOfLargeRequests(t *testing.T) {
+	r := newRig(t, func(c *Config, _ *Deps) {
+		c.Limits.Pending, c.Limits.ExportsPerMinute, c.Limits.RollingExports = 100, 1000, 100
+	})
+	r.define(definitions...)
+	filter := strings.Repeat("w&", 4999) + "w"
+	about := `,"segment_filter":{"segment_discriminators":{"w":"seg-w"},"filter":"` + filter + `"}}`
+	const n = 32
+	for i := range n {
+		r.request("a", strings.TrimSuffix(recently(), "}")+about)
+		r.put("a", fmt.Sprintf("x%d", i), `{"every":"P1D","start":"beginning"`+about, 201)
+	}
+	for _, path := range []string{"/emails/reports", "/emails/rolling-exports"} {
+		pages, seen := 0, make(map[string]bool)
+		for token := ""; pages == 0 || token != ""; pages++ {
+			var page struct {
+				Items []struct {
+					ReportID string `json:"report_id"`
+					Name     string
+				}
+				NextPageToken string `json:"next_page_token"`
+			}
+			a := r.do("GET", path+"?limit=200"+token, "a", "")
+			a.json(t, &page)
+			for _, i := range page.Items {
+				seen[i.ReportID+i.Name] = true
+			}
+			if shown := strings.Count(string(a.body), filter); shown != len(page.Items) {
+				t.Errorf("%s: %d of %d filters are shown as they were sent", path, shown, len(page.Items))
+			}
+			if token = page.NextPageToken; token != "" {
+				token = "&page_token=" + token
+			}
+		}
+		if pages != 2 || len(seen) != n {
+			t.Errorf("%s: %d of %d items in %d pages", path, len(seen), n, pages)
+		}
+	}
+}
+
 // The window is measured to end_at or, without one, to the time of acceptance;
 // three calendar months exactly are allowed.
 func TestWindowOverHTTP(t *testing.T) {

@@ -59,7 +59,7 @@ func (d describe) header(name, about string, schema *huma.Schema) *huma.Param {
 
 func (d describe) paging() []*huma.Param {
 	return []*huma.Param{
-		d.query("limit", "How many items a page holds.", &huma.Schema{
+		d.query("limit", "How many items a page holds at most; it may hold fewer.", &huma.Schema{
 			Type: huma.TypeInteger, Minimum: ptr(1.0), Maximum: ptr(float64(listMax)), Default: listDefault,
 		}),
 		d.query("page_token", "The `next_page_token` of the page before.", &huma.Schema{Type: huma.TypeString, MinLength: ptr(1)}),

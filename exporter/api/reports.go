@@ -3,7 +3,9 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/oklog/ulid/v2"
@@ -113,11 +115,25 @@ func (s *server) deleteReport(c *call) error {
 	return nil
 }
 
+// beginList counts a list under way until end is called.
+func (s *server) beginList(c *call) (end func(), err error) {
+	end, ok := s.lists.Begin(c.account)
+	if !ok {
+		return nil, limited(kindRate, time.Second, fmt.Sprintf("The account has %d lists of reports and rolling exports under way.", listsAtOnce))
+	}
+	return end, nil
+}
+
 func (s *server) listReports(c *call) error {
 	limit, token, err := c.page()
 	if err != nil {
 		return err
 	}
+	end, err := s.beginList(c)
+	if err != nil {
+		return err
+	}
+	defer end()
 	if err := s.catchUp(c); err != nil {
 		return err
 	}

@@ -272,6 +272,11 @@ func (s *server) listRolling(c *call) error {
 	if err != nil {
 		return err
 	}
+	end, err := s.beginList(c)
+	if err != nil {
+		return err
+	}
+	defer end()
 	if err := s.catchUp(c); err != nil {
 		return err
 	}

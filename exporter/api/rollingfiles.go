@@ -91,7 +91,7 @@ func (s *server) rollingFileOperations(d describe, name *huma.Param) []operation
 			Parameters: []*huma.Param{
 				name,
 				d.query("after", "Only files with a greater number.", &huma.Schema{Type: huma.TypeInteger, Minimum: ptr(0.0), Default: 0}),
-				d.query("limit", "How many items a page holds.", &huma.Schema{Type: huma.TypeInteger, Minimum: ptr(1.0), Maximum: ptr(float64(listMax)), Default: listDefault}),
+				d.query("limit", "How many items a page holds at most.", &huma.Schema{Type: huma.TypeInteger, Minimum: ptr(1.0), Maximum: ptr(float64(listMax)), Default: listDefault}),
 				d.query("wait", "Seconds to wait for a file if there is none.", &huma.Schema{Type: huma.TypeInteger, Minimum: ptr(0.0), Maximum: ptr(float64(maxWait)), Default: 0}),
 			},
 			Responses: d.responses(d.json(200, "A page of files; without items if there is none.", RollingFileList{}), d.problems(400, 401, 404, 413, 429, 503)),

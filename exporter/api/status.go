@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -116,15 +117,17 @@ func (s *server) link(st *Status, account string, apart bool) (credential string
 func (s *server) reportURL(id string) string { return s.cfg.PublicURL + "/emails/reports/" + id }
 
 func writeJSON(w http.ResponseWriter, code int, v any) error {
-	body, err := json.Marshal(v)
-	if err != nil {
+	var body bytes.Buffer
+	e := json.NewEncoder(&body)
+	e.SetEscapeHTML(false) // it is no web page, and filters have many an "&"
+	if err := e.Encode(v); err != nil {
 		return fmt.Errorf("encoding an answer: %w", err)
 	}
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", "no-store")
-	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h.Set("Content-Length", strconv.Itoa(body.Len()))
 	w.WriteHeader(code)
-	_, _ = w.Write(body) // a caller that is gone gets nothing
+	_, _ = w.Write(body.Bytes()) // a caller that is gone gets nothing
 	return nil
 }

@@ -92,9 +92,9 @@ func (t *Table) Order(id string) (*Standing, bool) {
 	return nil, false
 }
 
-// ListOrders returns up to limit of an account's live orders by name, and the
-// token of the next page ("" behind the last). The first page has the token "".
-// ErrBadPageToken for a token that ListOrders did not make.
+// ListOrders returns up to limit of an account's live orders by name, fewer of large
+// ones (PageBytes), and the token of the next page ("" behind the last). The first page
+// has the token "". ErrBadPageToken for a token that ListOrders did not make.
 func (t *Table) ListOrders(account string, limit int, pageToken string) (items []*Standing, next string, err error) {
 	after := ""
 	if pageToken != "" {
@@ -114,12 +114,15 @@ func (t *Table) ListOrders(account string, limit int, pageToken string) (items [
 		}
 	}
 	slices.Sort(names)
+	size := 0
 	for i, n := range names {
-		if i == limit {
+		if i == limit || size >= PageBytes {
 			next = base64.RawURLEncoding.EncodeToString([]byte("o" + names[i-1]))
 			break
 		}
-		items = append(items, t.view.names[account][n].snapshot())
+		o := t.view.names[account][n].snapshot()
+		items = append(items, o)
+		size += len(o.Settings.Body)
 	}
 	return items, next, nil
 }

@@ -340,9 +340,13 @@ func (t *Table) lookup(account, id string) *entry {
 	return e
 }
 
-// List returns up to limit reports of an account, newest first, and the token
-// of the next page ("" behind the last). The first page has the token "".
-// ErrBadPageToken for a token that List did not make.
+// PageBytes: a page of reports or orders ends behind the one with which the requests
+// in it have so many bytes, as who shows the page holds all of them.
+const PageBytes = 1 << 20
+
+// List returns up to limit reports of an account, newest first, fewer of large ones
+// (PageBytes), and the token of the next page ("" behind the last). The first page has
+// the token "". ErrBadPageToken for a token that List did not make.
 func (t *Table) List(account string, limit int, pageToken string) (items []*Report, next string, err error) {
 	before := int64(-1)
 	if pageToken != "" {
@@ -366,8 +370,9 @@ func (t *Table) List(account string, limit int, pageToken string) (items []*Repo
 	if before >= 0 {
 		end, _ = a.find(before)
 	}
-	for i := end - 1; i >= 0 && len(items) < limit; i-- {
+	for i, size := end-1, 0; i >= 0 && len(items) < limit && size < PageBytes; i-- {
 		items = append(items, a.entries[i].report)
+		size += len(a.entries[i].report.Request.Body)
 	}
 	if len(items) > 0 && len(items) < end {
 		last := items[len(items)-1].Offset

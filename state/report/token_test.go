@@ -8,7 +8,7 @@ import (
 // FuzzPageToken: tokens come from clients.
 func FuzzPageToken(f *testing.F) {
 	t := &Table{view: newView()}
-	t.view.accounts["acme"] = &account{entries: []*entry{{report: &Report{Offset: 3}}, {report: &Report{Offset: 8}}}}
+	t.view.accounts["acme"] = &account{entries: []*entry{{report: &Report{Request: &Request{}, Offset: 3}}, {report: &Report{Request: &Request{}, Offset: 8}}}}
 	_, next, err := t.List("acme", 1, "")
 	if err != nil || next == "" {
 		f.Fatal(next, err)
