@@ -138,7 +138,8 @@ func TestCheckConfigAdvisesAndLooksAtTheStore(t *testing.T) {
 	const secret = "hush-0123456789abcdef0123456789abcdef"
 	check := func(store string, more ...string) (int, string) {
 		args := append([]string{"serve", "--check-config", "--brokers", "localhost:1", "--signing-keys", "k1:" + secret, "--store-url", store, "--data-dir", t.TempDir()}, more...)
-		status, out, errs := command(t.Context(), []string{"LOCKSTITCH_KAFKA_PASSWORD=" + secret}, args...)
+		env := []string{"LOCKSTITCH_KAFKA_PASSWORD=" + secret, "LOCKSTITCH_KAFKA_USERNAME=u", "LOCKSTITCH_KAFKA_SASL_MECHANISM=SCRAM-SHA-512"}
+		status, out, errs := command(t.Context(), env, args...)
 		if strings.Contains(out+errs, "hush") {
 			t.Errorf("a secret shows: %s%s", out, errs)
 		}
@@ -173,6 +174,54 @@ func TestCheckConfigAdvisesAndLooksAtTheStore(t *testing.T) {
 		}
 		if status, said := check("", "--destinations=lake:acme:"+url); status != 2 || !strings.Contains(said, "lake") {
 			t.Errorf("%s: exit %d: %s", url, status, said)
+		}
+	}
+}
+
+// So are settings for Kafka that protect nothing.
+func TestCheckConfigAdvisesOnKafka(t *testing.T) {
+	const none, plain, server = "nobody is authenticated", "password or token is sent", "kafka_tls_server_name does nothing"
+	token := writeFile(t, "token", "hush")
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	certificate(t, 1, ca, filepath.Join(t.TempDir(), "key.pem"))
+	for _, c := range []struct {
+		settings string
+		want     []string
+	}{
+		{"", nil},
+		{"kafka_username=u", []string{none}},
+		{"kafka_password=hush", []string{none}},
+		{"kafka_password_file=" + token, []string{none}},
+		{"kafka_oauth_token_file=" + token, []string{none}},
+		{"kafka_oauth_token_url=https://id.example.com", []string{none}},
+		{"kafka_oauth_client_id=a", []string{none}},
+		{"kafka_oauth_client_secret=hush", []string{none}},
+		{"kafka_oauth_client_secret_file=" + token, []string{none}},
+		{"kafka_oauth_scopes=a", []string{none}},
+		{"kafka_sasl_mechanism=SCRAM-SHA-256 kafka_username=u kafka_password=hush", nil},
+		{"kafka_sasl_mechanism=plain kafka_username=u kafka_password=hush", []string{plain}},
+		{"kafka_sasl_mechanism=PLAIN kafka_username=u kafka_password=hush kafka_tls=true", nil},
+		{"kafka_sasl_mechanism=PLAIN kafka_username=u kafka_password=hush kafka_tls_ca_file=" + ca, nil},
+		{"kafka_sasl_mechanism=OAUTHBEARER kafka_oauth_token_file=" + token, []string{plain}},
+		{"kafka_tls_server_name=kafka.internal", []string{server}},
+		{"kafka_tls_server_name=kafka.internal kafka_tls=true", nil},
+		{"kafka_username=u kafka_tls_server_name=kafka.internal", []string{none, server}},
+	} {
+		args := []string{"serve", "--check-config", "--brokers=kafka-1:9092", "--signing-keys=k1:0123456789abcdef0123456789abcdef", "--store-url=s3://bucket?region=eu-north-1",
+			"--data-dir=" + t.TempDir(), "--public-url=https://x.example.com", "--clients=a:0123456789abcdef0123456789abcdef:c"}
+		var env []string
+		for _, s := range strings.Fields(c.settings) {
+			name, value, _ := strings.Cut(s, "=")
+			env = append(env, "LOCKSTITCH_"+strings.ToUpper(name)+"="+value)
+		}
+		status, out, errs := command(t.Context(), env, args...)
+		if status != 0 || strings.Count(errs, "\n") != len(c.want) || strings.Contains(out+errs, "hush") {
+			t.Errorf("%s: exit %d: %s%s", c.settings, status, out, errs)
+		}
+		for _, want := range c.want {
+			if !strings.Contains(errs, want) {
+				t.Errorf("%s: %q lacks %q", c.settings, errs, want)
+			}
 		}
 	}
 }

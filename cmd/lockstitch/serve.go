@@ -1,15 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/url"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"lockstitch/state/kafka"
 	"lockstitch/state/objects"
 )
 
@@ -94,6 +97,7 @@ func checkStores(ctx context.Context, s ReplicaSettings) error {
 
 // advise warns of settings that are valid and rarely meant.
 func (s *Settings) advise(log *slog.Logger) {
+	s.Kafka.advise(log)
 	if s.Replica.StoreURL == "" {
 		log.Warn("store_url is not set: what is stored lies in the data directory, which then must not be lost and which other replicas cannot read", "data_dir", s.Replica.DataDir)
 	}
@@ -108,6 +112,26 @@ func (s *Settings) advise(log *slog.Logger) {
 	}
 	if s.HTTP.TLSCertFile == "" && plain(s.HTTP.PublicURL) {
 		log.Warn("public_url is plain http: secrets, tokens and files are sent unencrypted; set http_tls_cert_file, or the https address of a proxy in front", "public_url", s.HTTP.PublicURL)
+	}
+}
+
+// advise warns of settings that protect nothing.
+func (k KafkaSettings) advise(log *slog.Logger) {
+	encrypted := k.Config().Encrypted()
+	switch mechanism := strings.ToUpper(k.SASLMechanism); mechanism {
+	case "":
+		credentials := []string{k.Username, string(k.Password), k.PasswordFile, k.OAuthTokenFile, k.OAuthTokenURL,
+			k.OAuthClientID, string(k.OAuthClientSecret), k.OAuthClientSecretFile}
+		if cmp.Or(credentials...) != "" || len(k.OAuthScopes) > 0 {
+			log.Warn("kafka_sasl_mechanism is not set: nobody is authenticated with the brokers, and kafka_username, kafka_password and kafka_oauth settings do nothing")
+		}
+	case kafka.SASLPlain, kafka.SASLOAuthBearer:
+		if !encrypted {
+			log.Warn("kafka_tls is not set: the password or token is sent to the brokers unencrypted, for everybody on the way to read", "kafka_sasl_mechanism", mechanism)
+		}
+	}
+	if k.TLSServerName != "" && !encrypted {
+		log.Warn("kafka_tls is not set: everything is sent to the brokers unencrypted, and kafka_tls_server_name does nothing", "kafka_tls_server_name", k.TLSServerName)
 	}
 }
 

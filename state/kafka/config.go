@@ -173,9 +173,14 @@ func checkAddress(addr string) error {
 	return nil
 }
 
+// Encrypted tells whether TLS is spoken with the brokers.
+func (c Config) Encrypted() bool {
+	return c.TLS || c.TLSCAFile != "" || c.TLSCertFile != "" || c.TLSKeyFile != ""
+}
+
 // tlsConfig is nil where TLS is not wanted.
 func (c Config) tlsConfig() (*tls.Config, error) {
-	if !c.TLS && c.TLSCAFile == "" && c.TLSCertFile == "" && c.TLSKeyFile == "" {
+	if !c.Encrypted() {
 		return nil, nil
 	}
 	tc := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.TLSServerName}
