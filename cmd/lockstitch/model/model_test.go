@@ -181,6 +181,9 @@ func (w *world) nextDay(f *faults, tr *traffic, rng *rand.Rand) {
 	pause := time.Duration(1+rng.IntN(5)) * 24 * time.Hour
 	w.notef("all replicas stand for %v", pause)
 	w.ghosts.close()
+	if *remade {
+		tr.takeOff()
+	}
 	time.Sleep(pause)
 	w.ghosts.begin()
 	w.mu.Lock()
@@ -214,7 +217,7 @@ type totals struct {
 	walks, walked                                     int // walks, their files
 	worlds, orders, files, delivered, parts, periods  int // systems with orders, orders, their files; files that end before their period does; periods
 	expired, short                                    int // events that were removed because of their age; exports that ended in error for it
-	anew, grown                                       int // topics that were deleted and made anew; systems whose topics got partitions
+	anew, grown, left                                 int // topics that were deleted and made anew; systems whose topics got partitions; topics that were taken off the list
 	three, replaced                                   int // systems with three brokers; leaders that were replaced and did not know it
 	troubles, second, rows                            int // orders in error; steps asked for twice; rows of all walks and orders
 }
@@ -248,9 +251,9 @@ func (s *totals) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return fmt.Sprintf("%d times at rest: %d events kept, %d decorated (%d by the rule of the first deployment), %d duplicates, %d dead letters; %d exports compared, %d refused, %d stored again under their key; %d orphaned objects swept, %d segments merged, %d events expired, for which %d exports ended in error; "+
-		"%d topics made anew; %d systems with added partitions; "+
+		"%d topics made anew, %d taken off the list; %d systems with added partitions; "+
 		"%d systems with three brokers: %d leaders that did not know that they were replaced; "+
 		"%d systems with standing orders: %d over %d periods with %d files (%d of them not the last of their period, %d delivered), %d in error, %d steps asked for twice; %d walks of %d files; %d rows of both in one file each",
-		s.rests, s.kept, s.decorated, s.backlog, s.duplicates, s.dead, s.exports, s.refused, s.repeats, s.swept, s.merged, s.expired, s.short, s.anew, s.grown, s.three, s.replaced,
+		s.rests, s.kept, s.decorated, s.backlog, s.duplicates, s.dead, s.exports, s.refused, s.repeats, s.swept, s.merged, s.expired, s.short, s.anew, s.left, s.grown, s.three, s.replaced,
 		s.worlds, s.orders, s.periods, s.files, s.parts, s.delivered, s.troubles, s.second, s.walks, s.walked, s.rows)
 }

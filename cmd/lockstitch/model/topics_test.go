@@ -26,6 +26,7 @@ type streams struct {
 	names map[string]string  // by topic id
 	now   map[string]string  // by topic
 	gone  []reference.Record // of those that are over, also what was lost with them
+	left  vector             // where those ended that were taken off the list
 }
 
 // between stands in the name of a stream between its topic and its number; it sorts
@@ -127,6 +128,39 @@ func (w *world) lost(cat storedCatalog, barrier vector) bool {
 	return false
 }
 
+// takeOff takes one of several event topics off the list, of which everything was read,
+// and deletes it. No replica runs.
+func (t *traffic) takeOff() {
+	w := t.w
+	if len(w.topics.Events) < 2 || w.streams.rng.IntN(2) == 0 {
+		return
+	}
+	i := w.streams.rng.IntN(len(w.topics.Events))
+	topic := w.topics.Events[i]
+	w.over(topic)
+	w.topics.Events = slices.Delete(slices.Clone(w.topics.Events), i, i+1)
+	w.streams.left = w.ends(topic)
+	delete(w.streams.now, topic)
+	t.old = slices.DeleteFunc(t.old, func(s sent) bool { return s.topic == topic })
+	w.notef("%s is taken off the list and deleted", topic)
+	if _, err := kadm.NewClient(w.client).DeleteTopic(w.context(), topic); err != nil {
+		w.t.Fatal(err)
+	}
+	w.client.PurgeTopicsFromClient(topic)
+	total.mu.Lock()
+	defer total.mu.Unlock()
+	total.left++
+}
+
+// over keeps the records of the stream that a topic is.
+func (w *world) over(topic string) {
+	records := w.dump(topic)
+	for i := range records {
+		records[i].Topic = w.streams.now[topic]
+	}
+	w.streams.gone = append(w.streams.gone, records...)
+}
+
 // topics lets happen to the topics what is due at an item of the traffic.
 func (t *traffic) topics(item int) {
 	s := &t.w.streams
@@ -173,11 +207,7 @@ func (t *traffic) anew() {
 		t.end(rng.IntN(2) == 0)
 	}
 	topic := pick(rng, w.topics.Events)
-	stream, records := w.streams.now[topic], w.dump(topic)
-	for i := range records {
-		records[i].Topic = stream
-	}
-	w.streams.gone = append(w.streams.gone, records...)
+	w.over(topic)
 	missing, waits := time.Duration(rng.IntN(2000))*time.Millisecond, time.Duration(rng.IntN(6000))*time.Millisecond
 	w.notef("%s is deleted, made anew after %v and adopted after %v", topic, missing, waits)
 	adm := kadm.NewClient(w.client)

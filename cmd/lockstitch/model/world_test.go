@@ -3,6 +3,7 @@ package model
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"strconv"
 	"strings"
@@ -291,8 +292,13 @@ func headers(r *kgo.Record) map[string]string {
 	return out
 }
 
-// eventEnds are the high watermarks of the event partitions.
-func (w *world) eventEnds() map[reference.Partition]int64 { return w.ends(w.topics.Events...) }
+// eventEnds are the high watermarks of the event partitions, and of those of topics that
+// were taken off the list.
+func (w *world) eventEnds() map[reference.Partition]int64 {
+	out := w.ends(w.topics.Events...)
+	maps.Copy(out, w.streams.left)
+	return out
+}
 
 // ends are the high watermarks of the partitions of topics, asked for until they are
 // told: leaders may change.
