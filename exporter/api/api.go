@@ -111,7 +111,7 @@ type server struct {
 	exports    *limits.PerMinute
 	downloads  *limits.PerMinute
 	transfers  *limits.AtOnce // downloads under way
-	lists      *limits.AtOnce // lists of reports and of rolling exports
+	lists      *limits.AtOnce // lists of reports, of rolling exports and of their files
 	activities *limits.AtOnce // calls for activities
 	waiting    *limits.AtOnce // calls that wait for a file
 

@@ -41,8 +41,8 @@ const (
 	// activitiesAtOnce is how many calls for activities an account may have under way.
 	// Each asks for ActivityReads slices at a time, and who reads next goes in turn.
 	activitiesAtOnce = 2
-	// listsAtOnce is how many lists of reports and of rolling exports an account may have
-	// under way. Each holds up to report.PageBytes of requests, a few times over, until
+	// listsAtOnce is how many lists of reports, of rolling exports and of their files an
+	// account may have under way. Each holds up to report.PageBytes of requests, a few times over, until
 	// its reader has taken them.
 	listsAtOnce = 4
 	// waitingForAnOrder: so many calls of an account may wait for a file, for each

@@ -130,11 +130,14 @@ func (s slowReader) Write(b []byte) (int, error) {
 // under way, of reports and of rolling exports together.
 func TestListsOfAnAccount(t *testing.T) {
 	r := newRig(t, nil)
-	paths := []string{"/emails/reports", "/emails/rolling-exports"}
+	for _, client := range []string{"a", "b"} {
+		r.put(client, "x", `{"every":"P1D","start":"now"}`, 201)
+	}
+	paths := []string{"/emails/reports", "/emails/rolling-exports", "/emails/rolling-exports/x/files"}
 	asked, goOn := make(chan struct{}), make(chan struct{})
 	var readers sync.WaitGroup
 	for i := range listsAtOnce {
-		req := httptest.NewRequestWithContext(t.Context(), "GET", paths[i%2], nil)
+		req := httptest.NewRequestWithContext(t.Context(), "GET", paths[i%len(paths)], nil)
 		req.Header.Set("Authorization", "Bearer "+r.token("a"))
 		readers.Go(func() { r.handler.ServeHTTP(slowReader{httptest.NewRecorder(), asked, goOn}, req) })
 		<-asked

@@ -119,7 +119,7 @@ func (s *server) deleteReport(c *call) error {
 func (s *server) beginList(c *call) (end func(), err error) {
 	end, ok := s.lists.Begin(c.account)
 	if !ok {
-		return nil, limited(kindRate, time.Second, fmt.Sprintf("The account has %d lists of reports and rolling exports under way.", listsAtOnce))
+		return nil, limited(kindRate, time.Second, fmt.Sprintf("The account has %d lists under way.", listsAtOnce))
 	}
 	return end, nil
 }

@@ -201,6 +201,11 @@ func (s *server) listRollingFiles(c *call) error {
 	if err != nil {
 		return err
 	}
+	end, err := s.beginFiles(c, seconds > 0)
+	if err != nil {
+		return err
+	}
+	defer end()
 	o, files, err := s.awaitFiles(c, o, after, limit, time.Duration(seconds)*time.Second)
 	if err != nil {
 		return err
@@ -217,17 +222,23 @@ func (s *server) listRollingFiles(c *call) error {
 	return writeJSON(c.w, http.StatusOK, page)
 }
 
+// beginFiles counts a call for files under way until end is called, when its answer is
+// written: a page is long, and its reader may be slow.
+func (s *server) beginFiles(c *call, waits bool) (end func(), err error) {
+	if !waits {
+		return s.beginList(c)
+	}
+	end, ok := s.waiting.Begin(c.account)
+	if !ok {
+		return nil, limited(kindRate, time.Second, fmt.Sprintf("The account has %d calls that wait for files.", waitingForAnOrder*s.cfg.Limits.RollingExports))
+	}
+	return end, nil
+}
+
 // awaitFiles returns files of an order, and the order as it was before it looked for
 // them: one that has more files than it found would say that these have expired. If
 // there are none, it waits for one, for the order's end or for that of the server.
 func (s *server) awaitFiles(c *call, o *report.Standing, after int64, limit int, wait time.Duration) (*report.Standing, []*report.Report, error) {
-	if wait > 0 {
-		end, ok := s.waiting.Begin(c.account)
-		if !ok {
-			return nil, nil, limited(kindRate, time.Second, fmt.Sprintf("The account has %d calls that wait for files.", waitingForAnOrder*s.cfg.Limits.RollingExports))
-		}
-		defer end()
-	}
 	// The connection's own limits are for calls that do not wait.
 	if err := c.endBody(s.cfg.Limits.BodyBytes); err != nil {
 		return nil, nil, err
