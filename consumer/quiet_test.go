@@ -86,3 +86,47 @@ func TestAQuietTopicHoldsBackNothing(t *testing.T) {
 		})
 	}
 }
+
+// TestATopicPutBackOnTheListKnowsItsDuplicates: what the lane has dropped meanwhile, by
+// the times of the other topic, is read again.
+func TestATopicPutBackOnTheListKnowsItsDuplicates(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	one := w.topics.Events
+	both := append(slices.Clone(one), "second-events")
+	w.topics.Events = both
+	if _, err := kafka.Create(t.Context(), w.prod, w.topics, kafka.CreateOptions{Partitions: lanes, ReplicationFactor: 1}); err != nil {
+		t.Fatal(err)
+	}
+	begin, dir := time.Now().Add(-10*day), filepath.Join(t.TempDir(), "d")
+	event := func(corr string) string {
+		return fmt.Sprintf(`{"correlation_id":%q,"type":"SENT","account_id":"acme","section":"s1","server_time":%d}`, corr, begin.UnixMilli())
+	}
+	with := func(topics []string, do func(*replica)) {
+		t.Helper()
+		w.topics.Events = topics
+		r := w.start(dir, func(c *Config) { c.DedupHorizon = day })
+		r.awaitReady(t)
+		do(r)
+		w.settle(r.cat)
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	with(both, func(*replica) {
+		w.produceAt(begin, "second-events", "p1", event("c1"))
+		w.produceAt(begin, "email-events", "p1", event("a0"))
+	})
+	w.produceAt(begin.Add(time.Hour), "second-events", "p1", event("c1")) // nobody reads it
+	with(one, func(r *replica) {
+		for i := 1; i <= 4; i++ {
+			w.produceAt(begin.Add(time.Duration(i)*day), "email-events", "p1", event(fmt.Sprint("a", i)))
+			w.settle(r.cat)
+		}
+	})
+	with(both, func(*replica) {})
+	rows := slices.DeleteFunc(w.rows(w.caughtUp()), func(row string) bool { return !strings.HasPrefix(row, "c1 ") })
+	if len(rows) != 1 {
+		t.Errorf("%d rows of one event and its retry within the horizon", len(rows))
+	}
+}

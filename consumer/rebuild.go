@@ -60,7 +60,9 @@ func (c *Consumer) dedupFrom(l *lane, state *local.Lane) (map[segment.TopicID]in
 		}
 		from[in.stream.ID] = m.Next
 	}
-	return from, nil
+	// From now on entries are dropped by the log times of these inputs alone: a topic that
+	// was taken off the list and comes back lacks some.
+	return from, state.ForgetDedupMarkers(from)
 }
 
 // missing is what a lane lacks of the entries of one of its inputs: those of events

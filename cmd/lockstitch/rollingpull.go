@@ -253,6 +253,9 @@ func (p *puller) take(ctx context.Context, page *api.RollingFileList) error {
 		p.last = first - 1
 	}
 	for _, f := range page.Items {
+		if f.Number != p.last+1 {
+			return nil // the next page begins behind the gap
+		}
 		if err := p.file(ctx, page.OrderID, f); err != nil {
 			return fmt.Errorf("file %d: %w", f.Number, err)
 		}

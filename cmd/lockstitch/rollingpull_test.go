@@ -382,3 +382,24 @@ func TestRollingCommands(t *testing.T) {
 		t.Errorf("exit %d, %s", status, errs)
 	}
 }
+
+// TestPullFindsAGapWithinAPage: of files made before file_lifetime was lowered the later
+// ones go first.
+func TestPullFindsAGapWithinAPage(t *testing.T) {
+	y := startPulling(t)
+	y.must("create", "x", "--every", "P1D", "--start", "now")
+	y.make(time.Hour)
+	if status, errs := y.pull(); status != 0 {
+		t.Fatalf("exit %d, %s", status, errs)
+	}
+	y.make(time.Hour)
+	y.make(0)
+	y.make(time.Hour)
+	if status, errs := y.pull(); status != 1 || !strings.Contains(errs, "files 3 to 3 have expired") {
+		t.Errorf("exit %d, %s", status, errs)
+	}
+	y.whole(2)
+	if _, err := os.Stat(y.path(4, ".json")); err == nil {
+		t.Error("file 4 was taken as if file 3 had been there")
+	}
+}

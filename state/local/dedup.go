@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -56,6 +57,26 @@ func (l *Lane) DedupMarker(id segment.TopicID) (m DedupMarker, ok bool, err erro
 // ResetDedup drops all entries and markers of the lane.
 func (l *Lane) ResetDedup() error {
 	return l.reset(kindDedup, kindDedupMarker)
+}
+
+// ForgetDedupMarkers drops the markers of all streams but these.
+func (l *Lane) ForgetDedupMarkers(but map[segment.TopicID]int64) error {
+	b := l.db.p.NewBatch()
+	defer b.Close()
+	prefix := l.key(kindDedupMarker)
+	it, err := l.db.p.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
+	if err != nil {
+		return err
+	}
+	for ok := it.First(); ok && err == nil; ok = it.Next() {
+		if _, keep := but[segment.TopicID(it.Key()[len(prefix):])]; !keep {
+			err = b.Delete(it.Key(), nil)
+		}
+	}
+	if err = cmp.Or(err, it.Error(), it.Close()); err != nil || b.Empty() {
+		return err
+	}
+	return b.Commit(pebble.NoSync)
 }
 
 // reset drops all keys of the lane of some kinds, atomically. Where there are

@@ -148,7 +148,8 @@ func (t *Table) Orders(mine func(id string) bool) []*Standing {
 }
 
 // Files returns up to limit of an order's steps that have made a file with a
-// number above after and not expired at a time, by ascending number.
+// number above after and not expired at a time, by ascending number without gaps:
+// behind one, files that were made with a shorter lifetime than those before, it ends.
 func (t *Table) Files(id string, after int64, limit int, now time.Time) []*Report {
 	t.view.mu.RLock()
 	defer t.view.mu.RUnlock()
@@ -164,11 +165,14 @@ func (t *Table) Files(id string, after int64, limit int, now time.Time) []*Repor
 	})
 	var out []*Report
 	for _, e := range o.steps[from:] {
-		if r := e.report; r.MadeFile() && r.Status(now) == StatusCompleted {
-			if out = append(out, r); len(out) == limit {
-				break
-			}
+		r, n := e.report, len(out)
+		if !r.MadeFile() || r.Status(now) != StatusCompleted {
+			continue
 		}
+		if n == limit || n > 0 && r.Files() != out[n-1].Files()+1 {
+			break
+		}
+		out = append(out, r)
 	}
 	return out
 }
