@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"lockstitch/exporter/rolling"
 	"lockstitch/state/objects"
@@ -81,24 +82,51 @@ func below(a, b string) (rest string, ok bool) {
 	return strings.Trim(rest, "/"), ok
 }
 
-// destinations are the stores of a replica that files may be delivered to.
+// destinations are the stores of a replica that files may be delivered to. Each is opened
+// when the first file is to go there: one that is away holds up its own deliveries, and no
+// start.
 type destinations struct {
 	settings []Destination
-	stores   map[string]objects.Store // by name
+	stores   map[string]*destination // by name
 }
 
-func (r *replica) openDestinations(ctx context.Context) error {
-	d := &destinations{settings: r.s.Replica.Destinations, stores: make(map[string]objects.Store)}
-	r.destinations = d
-	for _, s := range d.settings {
-		store, err := objects.OpenForOthers(ctx, s.URL)
-		if err != nil {
-			return fmt.Errorf("destination %s: %w", s.Name, err)
-		}
-		r.onClose(func() { _ = store.Close() })
-		d.stores[s.Name] = store
+type destination struct {
+	url string
+
+	mu    sync.Mutex
+	store objects.Store // nil: not opened yet
+}
+
+func newDestinations(settings []Destination) *destinations {
+	d := &destinations{settings: settings, stores: make(map[string]*destination)}
+	for _, s := range settings {
+		d.stores[s.Name] = &destination{url: s.URL}
 	}
-	return nil
+	return d
+}
+
+func (d *destination) open(ctx context.Context) (objects.Store, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.store == nil {
+		// Credentials are renewed with the context for as long as the store is open.
+		store, err := objects.OpenForOthers(context.WithoutCancel(ctx), d.url)
+		if err != nil {
+			return nil, err
+		}
+		d.store = store
+	}
+	return d.store, nil
+}
+
+func (d *destinations) close() {
+	for _, one := range d.stores {
+		one.mu.Lock()
+		if one.store != nil {
+			_ = one.store.Close()
+		}
+		one.mu.Unlock()
+	}
 }
 
 // allows tells whether an account may use a destination.
@@ -113,5 +141,9 @@ func (r *replica) deliver(ctx context.Context, destination string, f rolling.Fil
 	if !r.destinations.allows(f.Account, destination) {
 		return fmt.Errorf("there is no destination %q for account %q in this replica's settings", destination, f.Account)
 	}
-	return rolling.Deliver(ctx, r.destinations.stores[destination], r.store, f)
+	dest, err := r.destinations.stores[destination].open(ctx)
+	if err != nil {
+		return err
+	}
+	return rolling.Deliver(ctx, dest, r.store, f)
 }

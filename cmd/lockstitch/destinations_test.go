@@ -124,3 +124,18 @@ func TestDeliveryToAConfiguredDestination(t *testing.T) {
 		}
 	}
 }
+
+// TestADestinationThatIsAwayStopsNoReplica from starting: it holds up what goes there.
+func TestADestinationThatIsAwayStopsNoReplica(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	y := startSystem(t, t.TempDir(), func(s *Settings) {
+		s.Replica.Destinations = []Destination{{Name: "lake", URL: "file://" + file + "/x", Accounts: []string{"acme"}}}
+	})
+	f := rolling.File{Account: "acme", Name: "x", Order: "01JX", Number: 3, Object: "exports/f", PeriodEnd: time.Date(2026, 5, 2, 0, 0, 0, 0, time.UTC)}
+	if err := y.r.deliver(t.Context(), "lake", f); err == nil || !strings.Contains(err.Error(), file) {
+		t.Errorf("delivered: %v", err)
+	}
+}

@@ -98,9 +98,8 @@ func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica
 		return nil, err
 	}
 	r.onClose(func() { _ = r.store.Close() })
-	if err := r.openDestinations(ctx); err != nil {
-		return nil, err
-	}
+	r.destinations = newDestinations(s.Replica.Destinations)
+	r.onClose(r.destinations.close)
 
 	if err := reach(ctx, s, opts, log); err != nil {
 		return nil, err
