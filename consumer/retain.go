@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 	"time"
 
@@ -91,8 +92,23 @@ func (c *Consumer) decideRetention(ctx context.Context, now time.Time) (*retaini
 	if err != nil {
 		return nil, fmt.Errorf("the ends of the event topics: %w", err)
 	}
-	old := c.newAges(ends, now).expired(c.deps.Catalog.Segments())
-	return nextRetention(c.deps.Catalog.Retention(), old, now.UnixMilli(), c.cfg.RemovalNotice.Milliseconds()), nil
+	at, segments := c.deps.Catalog.Retention(), c.deps.Catalog.Segments()
+	old := c.newAges(ends, now).expired(segments)
+	if announcedEarly(at, segments, c.deps.Catalog.LogTime()-c.cfg.Retention.Milliseconds()) {
+		c.log.Warn("it was announced, by a shorter retention than this replica has, that segments will be removed: that is taken back", "retention", c.cfg.Retention)
+		at.Refused = at.Removed.Above(old)
+		return &retaining{record: at}, nil
+	}
+	return nextRetention(at, old, now.UnixMilli(), c.cfg.RemovalNotice.Milliseconds()), nil
+}
+
+// announcedEarly tells whether something is about to be removed that has not expired
+// since (ms), by whatever clock: retention is longer here than where it was announced, by
+// mistake or before it was raised.
+func announcedEarly(at catalog.Retention, segments []*catalog.Segment, since int64) bool {
+	return slices.ContainsFunc(segments, func(s *catalog.Segment) bool {
+		return at.Refused.Covers(s) && !at.Removed.Covers(s) && s.Newest() >= since
+	})
 }
 
 // nextRetention is the step that follows: to remove what was announced long

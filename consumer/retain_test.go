@@ -606,3 +606,33 @@ func TestStepsOfRetention(t *testing.T) {
 		t.Fatalf("more than a cut carries: %+v", next)
 	}
 }
+
+// TestAnAnnouncementIsTakenBack: one replica had a shorter retention, which was put right
+// before anything was removed.
+func TestAnAnnouncementIsTakenBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	p, dir := newPast(w), filepath.Join(t.TempDir(), "d")
+	r := w.start(dir, func(c *Config) { shortLived(c); c.RemovalNotice = day })
+	for _, days := range []int{30, 20, 0} {
+		p.event(p.ago(days), fmt.Sprintf("d%02d", days))
+		w.settle(r.cat)
+	}
+	await := func(what string, oldest int) {
+		t.Helper()
+		r.await(t, what, func(c *Consumer) bool { c.retainAt = time.Time{}; return true })
+		p.await(r.cat, what, func() bool {
+			return r.cat.Retention().Refused.OldestAvailable == p.ago(oldest).UnixMilli()-999
+		})
+	}
+	await("not announced", 20)
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	r = w.start(dir, func(c *Config) { c.Retention, c.DedupHorizon, c.RemovalNotice = 25*day, day, day })
+	r.awaitReady(t)
+	await("not taken back as far as it had not expired", 30)
+	if at := r.cat.Retention(); at.Removed.OldestAvailable != 0 || len(w.rows(r.cat)) != 3*lanes {
+		t.Errorf("%+v, %d rows", at, len(w.rows(r.cat)))
+	}
+}

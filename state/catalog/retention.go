@@ -15,7 +15,8 @@ import (
 )
 
 // Retention is what retention has removed and is about to, under the key "r/".
-// Neither floor ever falls, and Removed is nowhere above Refused.
+// Removed never falls, and is nowhere above Refused, which falls only when what was
+// announced is taken back.
 type Retention struct {
 	Version int   `json:"v"`
 	At      int64 `json:"at"` // when Refused was raised (ms, by the clock of who did it)
