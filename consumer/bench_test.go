@@ -90,7 +90,7 @@ func BenchmarkLane(b *testing.B) {
 	for i := range b.N {
 		if i%len(recs) == 0 {
 			b.StopTimer()
-			l.buf.Reset()
+			l.buf.Reset(32 << 20)
 			clear(l.dd.pending)
 			b.StartTimer()
 		}

@@ -132,7 +132,7 @@ func (c *Consumer) cut(ctx context.Context) error {
 	for _, l := range lanes {
 		rows += l.buf.Rows()
 		done := l.retaining
-		if err := l.commit(); err != nil {
+		if err := l.commit(c.bufferLimit() / 4 / int64(len(c.lanes))); err != nil {
 			return fatal{c.db.Damaged(err)}
 		}
 		for _, in := range l.inputs {

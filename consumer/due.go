@@ -2,11 +2,14 @@ package consumer
 
 import "time"
 
-// held is what the lanes hold in memory until the next cut.
+// held is what the lanes hold in memory until the next cut. What one without anything to
+// be cut keeps for later is not of that: no cut would make room.
 func (c *Consumer) held() int64 {
 	var n int64
 	for _, l := range c.lanes {
-		n += l.bytes()
+		if l.dirty {
+			n += l.bytes()
+		}
 	}
 	return n
 }

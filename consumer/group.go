@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 )
 
 // The generation of a group fences its own members. Nothing fences two groups that
@@ -31,6 +32,9 @@ func (c *Consumer) onlyGroup(ctx context.Context, n int32) error {
 		groups, err := kadm.NewClient(c.deps.Catalog.Client()).DescribeGroups(ctx, pos.Group)
 		if err == nil {
 			err = groups.Error()
+		}
+		if errors.Is(err, kerr.GroupIDNotFound) { // deleted or expired, says Kafka from 4.0 on (KIP-1043)
+			continue
 		}
 		if err != nil {
 			return fmt.Errorf("whether consumer group %q, which worked on this catalog before %q, still has members: %w", pos.Group, c.cfg.Group, err)

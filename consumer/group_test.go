@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
+
 	"lockstitch/state/catalog"
 )
 
@@ -97,4 +99,22 @@ func TestWhatAnotherGroupHasCutIsNotCutAgain(t *testing.T) {
 	if pos, _ := cat.Position(in.stream.ID, n); pos.Cut != "theirs" || len(w.rows(cat)) > 0 {
 		t.Errorf("position %+v, rows %v", pos, w.rows(cat))
 	}
+}
+
+// TestAGroupThatWasDeletedWorksNoMore: its successor need not find it empty.
+func TestAGroupThatWasDeletedWorksNoMore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a := w.start(filepath.Join(t.TempDir(), "a"), nil)
+	w.event("p1", "c1", "SENT")
+	w.settle(a.cat)
+	if err := a.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if gone, err := kadm.NewClient(w.prod).DeleteGroups(t.Context(), "lockstitch"); err != nil || gone.Error() != nil {
+		t.Fatal(err, gone.Error())
+	}
+	b := w.start(filepath.Join(t.TempDir(), "b"), func(c *Config) { c.Group = "another" })
+	w.event("p1", "c2", "SENT")
+	w.settle(b.cat)
 }

@@ -311,9 +311,9 @@ func (l *lane) input(topic string) *input {
 	return nil
 }
 
-// committed makes what was cut the committed state. The cut has taken all rows,
-// entries and dead letters of the lane.
-func (l *lane) commit() error {
+// commit makes what was cut the committed state. The cut has taken all rows,
+// entries and dead letters of the lane; of the memory for them up to keep bytes stay.
+func (l *lane) commit(keep int64) error {
 	markers := make(map[segment.TopicID]local.DedupMarker, len(l.inputs))
 	oldest := int64(1<<63 - 1)
 	for _, in := range l.inputs {
@@ -327,7 +327,7 @@ func (l *lane) commit() error {
 	}
 	l.prof.deadTo, l.prof.oldest = max(l.prof.deadTo, l.prof.next), 0
 	l.first, l.claim, l.retaining = nil, false, nil
-	l.buf.Reset()
+	l.buf.Reset(keep)
 	l.dead, l.deadBytes = nil, 0
 	l.dirty = false
 	if oldest == 1<<63-1 {

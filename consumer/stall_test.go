@@ -291,3 +291,45 @@ func TestManyDeadLettersAreCutEarly(t *testing.T) {
 		return c.lanes[partitionOfKey("p1")].inputs[0].committed.Next >= deadPerCut/size
 	})
 }
+
+// TestBuffersThatWereFullOnceHoldUpNothing: what they keep for later counts as if it were
+// to be cut, and no cut frees it.
+func TestBuffersThatWereFullOnceHoldUpNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.start(filepath.Join(t.TempDir(), "d"), func(c *Config) { c.MemoryBytes = 8 << 20 }) // a cut at 2 MiB
+	r.awaitReady(t)
+	other := "p2"
+	for i := 3; partitionOfKey(other) == partitionOfKey("p1"); i++ {
+		other = fmt.Sprint("p", i)
+	}
+	const events = 10_000
+	for _, key := range []string{"p1", other} { // one lane after the other
+		var records []*kgo.Record
+		for i := range events {
+			records = append(records, &kgo.Record{Topic: "email-events", Key: []byte(key), Value: fmt.Appendf(nil,
+				`{"correlation_id":"%s-%d","type":"SENT","account_id":"acme","section":"s1","subject":"%d %s"}`, key, i, i, strings.Repeat("x", 300))})
+		}
+		if err := w.prod.ProduceSync(t.Context(), records...).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		w.settle(r.cat)
+	}
+	if rows := w.rows(r.cat); len(rows) != 2*events {
+		t.Errorf("%d rows", len(rows))
+	}
+	kept := int64(-1)
+	r.await(t, "not cut", func(c *Consumer) bool {
+		kept = 0
+		for _, l := range c.lanes {
+			if l.dirty {
+				return false
+			}
+			kept += l.bytes()
+		}
+		return true
+	})
+	if limit := int64(2<<20) / 4; kept > limit {
+		t.Errorf("%d bytes are kept by empty buffers, of %d", kept, limit)
+	}
+}

@@ -138,7 +138,11 @@ func (c *Consumer) prepare(ctx context.Context, n int32, fenced map[string]bool)
 	}
 	if v, ok := c.packed.LoadAndDelete(n); ok { // the next attempt fetches it again
 		large := v.(*kgo.ErrDecompressTooLarge)
-		return nil, &stoppedError{why: fmt.Sprintf("the batch at offset %d of %s/%d unpacks to more than %d MiB and is not read: if it is to be given up, delete the records below offset %d and, of an event topic, run `lockstitch topics adopt`", large.Offset, large.Topic, n, kafka.MaxBatchBytes>>20, large.NextOffset)}
+		advice := fmt.Sprintf("if it is to be given up, delete the records below offset %d and run `lockstitch topics adopt`", large.NextOffset)
+		if large.Topic == c.cfg.Topics.Profiles {
+			advice = "produce the profiles in it anew, in smaller batches; it is read over when the topic has been compacted"
+		}
+		return nil, &stoppedError{why: fmt.Sprintf("the batch at offset %d of %s/%d unpacks to more than %d MiB and is not read: %s", large.Offset, large.Topic, n, kafka.MaxBatchBytes>>20, advice)}
 	}
 	c.at(StepEnds)
 	infos, err := kafka.Describe(ctx, c.deps.Catalog.Client(), c.inputs()...)

@@ -107,7 +107,7 @@ func BenchmarkAdd(b *testing.B) {
 	n := 0
 	for b.Loop() {
 		if n == len(d.rows) {
-			buf.Reset()
+			buf.Reset(32 << 20)
 			n = 0
 		}
 		d.rows[n].add(buf)

@@ -8,10 +8,7 @@ import (
 	"lockstitch/state/profile"
 )
 
-const (
-	rowChunk   = 1024    // rows in one piece of a buffer
-	keepMemory = 8 << 20 // what Reset keeps of each store
-)
+const rowChunk = 1024 // rows in one piece of a buffer
 
 // row is one kept event with codes instead of text.
 type row struct {
@@ -139,18 +136,19 @@ func (b *Buffer) Bytes() int64 {
 	return held
 }
 
-// Reset empties the buffer after a cut. It keeps some memory for the next rows,
-// up to a bound.
-func (b *Buffer) Reset() {
-	keep := min(len(b.rows), int(keepMemory/(rowChunk*rowSize)))
-	clear(b.rows[keep:])
-	b.rows = b.rows[:keep]
+// Reset empties the buffer after a cut. It keeps some memory for the next rows, up to
+// keep bytes.
+func (b *Buffer) Reset(keep int64) {
+	keep /= 4 // of each store
+	pieces := min(len(b.rows), int(keep/(rowChunk*rowSize)))
+	clear(b.rows[pieces:])
+	b.rows = b.rows[:pieces]
 	for i := range b.rows {
 		b.rows[i] = b.rows[i][:0]
 	}
 	b.n, b.last = 0, 0
 	b.sources = b.sources[:0]
-	b.text.reset(keepMemory)
-	b.snaps.reset(keepMemory)
-	b.corr.reset(keepMemory)
+	b.text.reset(keep)
+	b.snaps.reset(keep)
+	b.corr.reset(keep)
 }

@@ -94,7 +94,7 @@ func TestMergeRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.info.MaxTime++ // as if a checksum had matched by chance
-	b.Reset()
+	b.Reset(32 << 20)
 	var corrupt *CorruptError
 	if err := b.Take(s); !errors.As(err, &corrupt) || b.Rows() != 0 {
 		t.Errorf("a damaged slice: %v, %d rows", err, b.Rows())
@@ -108,7 +108,7 @@ func BenchmarkMerge(b *testing.B) {
 	var objects []Object
 	buf := NewBuffer()
 	for rest := d.rows; len(rest) > 0; rest = rest[min(len(rest), 1000):] {
-		buf.Reset()
+		buf.Reset(32 << 20)
 		for i := range rest[:min(len(rest), 1000)] {
 			rest[i].add(buf)
 		}
@@ -120,7 +120,7 @@ func BenchmarkMerge(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		buf.Reset()
+		buf.Reset(32 << 20)
 		for _, o := range objects {
 			for i := range o.Slices {
 				info := &o.Slices[i]

@@ -291,7 +291,7 @@ func TestResetForgetsAll(t *testing.T) {
 		if got, want := seal(t, b), seal(t, fresh); !slices.EqualFunc(got, want, func(a, b Object) bool { return bytes.Equal(a.Data, b.Data) }) {
 			t.Fatal("a buffer used again gives other objects than a new one")
 		}
-		b.Reset()
+		b.Reset(32 << 20)
 		if b.Rows() != 0 || len(seal(t, b)) != 0 {
 			t.Fatal("rows are left after Reset")
 		}

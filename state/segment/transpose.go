@@ -37,6 +37,9 @@ type snapColumn struct {
 	dict        []uint32 // attributes: interned kind and value
 }
 
+// keepTransposed is how much memory a transposer keeps of each store.
+const keepTransposed = 8 << 20
+
 // transposer turns snapshots, which are rows, into columns.
 type transposer struct {
 	keys   *interner // kind, section, id → 1 + index in columns
@@ -55,8 +58,8 @@ func newTransposer() *transposer {
 }
 
 func (t *transposer) reset() {
-	t.keys.reset(keepMemory)
-	t.values.reset(keepMemory)
+	t.keys.reset(keepTransposed)
+	t.values.reset(keepTransposed)
 	for i := range t.cols {
 		c := &t.cols[i]
 		*c = snapColumn{snaps: c.snaps[:0], codes: c.codes[:0], dict: c.dict[:0]}
