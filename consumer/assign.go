@@ -10,8 +10,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kversion"
-
-	"lockstitch/state/kafka"
 )
 
 // command is what the group tells the turn loop: lanes that came or go. The
@@ -59,7 +57,6 @@ func (c *Consumer) openClients() error {
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.FetchMaxBytes(int32(min(c.cfg.MemoryBytes/64, 8<<20))),
 		kgo.FetchMaxPartitionBytes(1 << 20),
-		kgo.MaxDecompressBatchBytes(kafka.MaxBatchBytes),
 		// A partition added is fetched when the fetch under way has ended.
 		kgo.FetchMaxWait(250 * time.Millisecond),
 		kgo.MaxConcurrentFetches(4),

@@ -60,7 +60,7 @@ func newWorldOn(t *testing.T, dial dialer, kopts ...kfake.Opt) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	w := &world{t: t, broker: c, dial: dial, opts: []kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...), kgo.Dialer(dial)}, topics: kafka.DefaultTopics()}
+	w := &world{t: t, broker: c, dial: dial, opts: []kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...), kgo.Dialer(dial), kgo.MaxDecompressBatchBytes(kafka.MaxBatchBytes)}, topics: kafka.DefaultTopics()}
 	w.prod = w.client(kgo.DisableIdempotentWrite())
 	if _, err := kafka.Create(t.Context(), w.prod, w.topics, kafka.CreateOptions{Partitions: lanes, ReplicationFactor: int16(len(c.ListenAddrs()))}); err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"hash/crc32"
 	"log/slog"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -54,7 +55,7 @@ func TestABatchThatUnpacksToTooMuch(t *testing.T) {
 	req := kmsg.NewPtrProduceRequest()
 	req.Acks, req.TimeoutMillis = -1, 5000
 	topic, part := kmsg.NewProduceRequestTopic(), kmsg.NewProduceRequestTopicPartition()
-	part.Partition, part.Records = p, packed(kafka.MaxBatchBytes+1)
+	part.Partition, part.Records = p, packed(512 << 20)
 	topic.Topic, topic.TopicID, topic.Partitions = "email-events", infos["email-events"].ID, append(topic.Partitions, part)
 	req.Topics = append(req.Topics, topic)
 	resp, err := req.RequestWith(t.Context(), w.prod)
@@ -62,6 +63,13 @@ func TestABatchThatUnpacksToTooMuch(t *testing.T) {
 		t.Fatal(resp, err)
 	}
 	w.event("p1", "c2", "SENT")
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	past, err := kafka.Probe(t.Context(), w.prod, "email-events", infos["email-events"].ID, p, 1, false)
+	runtime.ReadMemStats(&after)
+	if grown := after.TotalAlloc - before.TotalAlloc; past != 1 || err != nil || grown > 256<<20 {
+		t.Errorf("probed up to %d, %v, with %d bytes of memory", past, err, grown)
+	}
 	r.await(t, "the lane is not stopped", func(c *Consumer) bool { return c.lanes[p] != nil && c.lanes[p].stage == stopped })
 	log.await(t, "lane is stopped", "the batch at offset 1 of email-events", "64 MiB", "below offset 2")
 	given := make(kadm.Offsets)

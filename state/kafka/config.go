@@ -112,6 +112,10 @@ func (r renewing) Unwrap() error { return r.error }
 // Temporary is what the client library asks errors of connections.
 func (renewing) Temporary() bool { return true }
 
+// MaxBatchBytes bounds what a batch that is fetched may unpack to: brokers bound it as
+// it is packed alone, and of a text that repeats itself some kB are a GiB.
+const MaxBatchBytes = 64 << 20
+
 // Opts turns the configuration into client options. Files are read here too, so
 // that a missing one is found before anything starts. Errors name the file or
 // the setting, never a secret.
@@ -137,6 +141,7 @@ func (c Config) Opts() ([]kgo.Opt, error) {
 		// also when a broker says that it leads a partition no more. Its own 5 s are
 		// those that a call waits for.
 		kgo.MetadataMinAge(500 * time.Millisecond),
+		kgo.MaxDecompressBatchBytes(MaxBatchBytes),
 		kgo.RequestRetries(1000), // the library's limit of 30 s decides
 	}
 	if _, err := c.tlsConfig(); err != nil {

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -70,7 +71,10 @@ func Probe(ctx context.Context, cl *kgo.Client, topic string, topicID [16]byte, 
 				IsolationLevel:     kgo.ReadCommitted(),
 				Topic:              topic,
 				Partition:          partition,
-			}, p, kgo.DefaultDecompressor(), nil)
+			}, p, cl.OptValue(kgo.WithDecompressor).(kgo.Decompressor), nil) // the client's, with its bound
+			if large := (*kgo.ErrDecompressTooLarge)(nil); errors.As(fp.Err, &large) {
+				return next, nil // the consumer is told
+			}
 			if fp.Err != nil {
 				return next, fmt.Errorf("probing %s/%d at %d: %w", topic, partition, next, fp.Err)
 			}

@@ -55,10 +55,6 @@ const probeAfter = 50 * time.Millisecond
 // topic's other partitions wait as well.
 const fetchRetryMax = time.Second
 
-// MaxBatchBytes bounds what a batch that is fetched may unpack to: brokers bound it as
-// it is packed alone, and of a text that repeats itself some kB are a GiB.
-const MaxBatchBytes = 64 << 20
-
 // ErrTailClosed is what waiters get once the tail has been closed.
 var ErrTailClosed = errors.New("tail is closed")
 
@@ -74,7 +70,6 @@ func StartTail(ctx context.Context, cfg TailConfig) (*Tail, error) {
 		kgo.KeepControlRecords(),
 		kgo.FetchMaxBytes(8<<20),
 		kgo.FetchMaxPartitionBytes(4<<20),
-		kgo.MaxDecompressBatchBytes(MaxBatchBytes),
 		kgo.FetchMaxWait(5*time.Second),
 	)
 	cl, err := kgo.NewClient(opts...)
