@@ -55,7 +55,7 @@ func TestABatchThatUnpacksToTooMuch(t *testing.T) {
 	req := kmsg.NewPtrProduceRequest()
 	req.Acks, req.TimeoutMillis = -1, 5000
 	topic, part := kmsg.NewProduceRequestTopic(), kmsg.NewProduceRequestTopicPartition()
-	part.Partition, part.Records = p, packed(512 << 20)
+	part.Partition, part.Records = p, packed(512<<20)
 	topic.Topic, topic.TopicID, topic.Partitions = "email-events", infos["email-events"].ID, append(topic.Partitions, part)
 	req.Topics = append(req.Topics, topic)
 	resp, err := req.RequestWith(t.Context(), w.prod)
