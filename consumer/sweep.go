@@ -51,7 +51,9 @@ const maxOrphans = 100_000
 // be late, is nobody's. The store's clock may have been set ahead meanwhile, which
 // makes what was just uploaded old: hence the second look, later by our own clock,
 // that cannot be set. Of a topic that the catalog has never known nothing is taken:
-// it is a live segment of another system whose store this is.
+// it is a live segment of another system whose store this is. Of a system that reads the
+// same topics nothing can be here: no replica starts with the store of another catalog
+// (cmd/lockstitch/owner.go).
 func (s *sweeper) sweep(ctx context.Context) (int, error) {
 	var orphans []objects.Info
 	var strangers []string

@@ -54,10 +54,10 @@ func checkDestinations(list []Destination, store string) (errs []error) {
 	return errs
 }
 
-// storesOwn are the directories that a replica makes in its store.
-var storesOwn = []string{"segments", "exports", "dead-letters"}
+// storesOwn are the directories, and the object, that a replica makes in its store.
+var storesOwn = []string{"segments", "exports", "dead-letters", ownerObject}
 
-// collides tells whether the destination is the store, or one of its directories, or
+// collides tells whether the destination is the store, or something of its own in it, or
 // has the store where the files of an account go.
 func (d Destination) collides(store string) bool {
 	if rest, ok := below(d.URL, store); ok {

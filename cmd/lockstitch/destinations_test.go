@@ -77,6 +77,7 @@ func TestDestinationsAndTheStoreAreApart(t *testing.T) {
 		{"s3://b", "s3://b", false},
 		{"s3://b", "s3://b/lake", true},
 		{"s3://b", "s3://b/dead-letters/x", false},
+		{"s3://b", "s3://b/lockstitch.json", false},
 		{"s3://b/store", "s3://b/stores", true},
 		{"s3://b/store", "s3://b/lake", true},
 		{"s3://b", "s3://c/segments", true},

@@ -40,7 +40,8 @@ type system struct {
 	stop func()
 }
 
-func startSystem(t *testing.T, dir string, tweaks ...func(*Settings)) *system {
+// systemSettings are those of a dev system in dir.
+func systemSettings(t *testing.T, dir string, tweaks ...func(*Settings)) *Settings {
 	t.Helper()
 	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
 	addFlags(fs, devScope)
@@ -53,6 +54,12 @@ func startSystem(t *testing.T, dir string, tweaks ...func(*Settings)) *system {
 	for _, tweak := range tweaks {
 		tweak(s)
 	}
+	return s
+}
+
+func startSystem(t *testing.T, dir string, tweaks ...func(*Settings)) *system {
+	t.Helper()
+	s := systemSettings(t, dir, tweaks...)
 	ctx, cancel := context.WithCancel(context.Background())
 	b, r, err := openDev(ctx, s, slog.New(slog.DiscardHandler), devOptions{kafkaListen: "localhost:0", partitions: 3, sampleRate: 1})
 	if err != nil {

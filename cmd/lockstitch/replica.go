@@ -122,6 +122,9 @@ func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica
 	if err := r.openViews(ctx, asking); err != nil {
 		return nil, err
 	}
+	if err := r.ownStore(ctx); err != nil {
+		return nil, err
+	}
 	if err := r.build(opts); err != nil {
 		return nil, err
 	}

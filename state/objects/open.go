@@ -55,7 +55,7 @@ func open(ctx context.Context, rawURL string, m modes) (Store, error) {
 		err = fmt.Errorf("scheme %q is none of file, s3, gs, azblob", u.Scheme)
 	}
 	if err != nil {
-		return nil, &storeError{op: "opening", store: shown(u), cause: err}
+		return nil, &storeError{op: "opening", store: Shown(u), cause: err}
 	}
 	return s, nil
 }
@@ -64,7 +64,7 @@ func open(ctx context.Context, rawURL string, m modes) (Store, error) {
 func Check(ctx context.Context, rawURL string) error {
 	if u, err := url.Parse(rawURL); err == nil && u.Scheme == "file" {
 		if _, err := fileRoot(u); err != nil {
-			return &storeError{op: "opening", store: shown(u), cause: err}
+			return &storeError{op: "opening", store: Shown(u), cause: err}
 		}
 		return nil
 	}
@@ -75,7 +75,8 @@ func Check(ctx context.Context, rawURL string) error {
 	return s.Close()
 }
 
-func shown(u *url.URL) string { return u.Scheme + "://" + u.Host + u.Path }
+// Shown is the URL of a store without what may be secret in it.
+func Shown(u *url.URL) string { return u.Scheme + "://" + u.Host + u.Path }
 
 // storeError is a failure with the place it happened at. Its text is cleaned
 // of what URLs may carry after "?" (signatures, tokens) or before "@".

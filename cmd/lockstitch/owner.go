@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"lockstitch/state/kafka"
+	"lockstitch/state/objects"
+	"lockstitch/state/segment"
+)
+
+// ownerObject is the object in a store that says whose it is.
+const ownerObject = "lockstitch.json"
+
+// ownerVersion is the version of that object.
+const ownerVersion = 1
+
+// maxOwner bounds what is read of it; ours are smaller by far.
+const maxOwner = 1 << 10
+
+// owner ties a store to a catalog. Two systems that read the same event topics cannot
+// tell the other's segments from orphans of their own: each would sweep what is live.
+type owner struct {
+	Version int    `json:"v"`
+	Catalog string `json:"catalog"` // the topic id
+}
+
+// ownStore refuses a store that is another catalog's, and takes one that is nobody's.
+// A store that is away is waited for, as the brokers are.
+func (r *replica) ownStore(ctx context.Context) error {
+	addr, err := storeAddress(r.s.Replica)
+	if err != nil {
+		return err
+	}
+	u, err := url.Parse(addr)
+	if err != nil {
+		return errors.New("store_url cannot be parsed") // the parser's message repeats it
+	}
+	topic := r.s.Topics.Catalog
+	infos, err := kafka.Describe(ctx, r.asker, topic)
+	if err != nil {
+		return err
+	}
+	own := owner{Version: ownerVersion, Catalog: segment.TopicID(infos[topic].ID).String()}
+	deadline, _ := ctx.Deadline()
+	held, err := backoff.Retry(ctx, func() (owner, error) {
+		held, err := r.readOwner(ctx)
+		if errors.Is(err, objects.ErrNotExist) {
+			// Of replicas that start at once one is the first, and all read what it wrote.
+			if err = r.writeOwner(ctx, own); err == nil || errors.Is(err, objects.ErrExists) {
+				held, err = r.readOwner(ctx)
+			}
+		}
+		return held, err
+	}, backoff.WithMaxElapsedTime(time.Until(deadline)), backoff.WithNotify(func(err error, _ time.Duration) {
+		r.log.Warn("the store cannot be used", "err", err)
+	}))
+	if err == nil && held != own {
+		err = fmt.Errorf("it belongs to the catalog with the topic id %s, as %s there says, and the topic %s has the id %s; "+
+			"give each system a store of its own (store_url); if the catalog topic was really made anew, and what is in the store may be swept, delete the object %s",
+			held.Catalog, ownerObject, topic, own.Catalog, ownerObject)
+	}
+	if err != nil {
+		return fmt.Errorf("the store %s cannot be used: %w", objects.Shown(u), err)
+	}
+	return nil
+}
+
+func (r *replica) readOwner(ctx context.Context) (o owner, err error) {
+	body, err := r.store.Open(ctx, ownerObject, 0, maxOwner)
+	if err != nil {
+		return o, err
+	}
+	defer body.Close()
+	text, err := io.ReadAll(body)
+	if err != nil {
+		return o, err
+	}
+	switch err := json.Unmarshal(text, &o); {
+	case err != nil:
+		return o, backoff.Permanent(fmt.Errorf("its %s cannot be read: %w", ownerObject, err))
+	case o.Version != ownerVersion:
+		return o, backoff.Permanent(fmt.Errorf("its %s has version %d, this program knows %d", ownerObject, o.Version, ownerVersion))
+	}
+	return o, nil
+}
+
+// writeOwner takes a store that is nobody's: a new one, or one of before stores were
+// tied to catalogs, in which the newest segment must be.
+func (r *replica) writeOwner(ctx context.Context, o owner) error {
+	if live := r.catalog.Segments(); len(live) > 0 {
+		newest := live[len(live)-1].Object
+		_, err := r.store.Stat(ctx, newest)
+		if errors.Is(err, objects.ErrNotExist) {
+			return backoff.Permanent(fmt.Errorf("it has neither %s nor %s, the newest segment in the catalog; store_url is another one than that of the other replicas", ownerObject, newest))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	text, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	return r.store.Put(ctx, ownerObject, text)
+}

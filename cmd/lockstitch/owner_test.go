@@ -1,0 +1,108 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"lockstitch/state/kafka"
+	"lockstitch/state/segment"
+)
+
+// refused opens the system in dir, which must not start, and answers why.
+func refused(t *testing.T, dir string, tweaks ...func(*Settings)) string {
+	t.Helper()
+	b, r, err := openDev(t.Context(), systemSettings(t, dir, tweaks...), slog.New(slog.DiscardHandler), devOptions{kafkaListen: "localhost:0", partitions: 3, sampleRate: 1})
+	if err == nil {
+		r.close()
+		b.Close()
+		t.Fatal("it starts")
+	}
+	return err.Error()
+}
+
+func TestAStoreBelongsToOneCatalog(t *testing.T) {
+	ctx, dir, other := testContext(t), t.TempDir(), t.TempDir()
+	y := startSystem(t, dir)
+	y.produce(ctx, 11, 100)
+	y.export(ctx, y.r.localURL(), "--start-at", "2026-09-01T00:00:00Z")
+	infos, err := kafka.Describe(ctx, y.r.asker, y.s.Topics.Catalog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(y.r.catalog.Segments()) == 0 {
+		t.Fatal("nothing is stored")
+	}
+	id := segment.TopicID(infos[y.s.Topics.Catalog].ID).String()
+	y.stop()
+	file, want := filepath.Join(dir, "objects", ownerObject), `{"v":1,"catalog":"`+id+`"}`
+	is := func(when string) {
+		t.Helper()
+		if text, err := os.ReadFile(file); err != nil || string(text) != want {
+			t.Errorf("%s the store holds %q, want %s: %v", when, text, want, err)
+		}
+	}
+	is("of a new system")
+	startSystem(t, dir).stop()
+	is("after a restart")
+
+	anew := func(s *Settings) { s.Topics.Catalog = "another.catalog" }
+	said := refused(t, dir, anew)
+	for _, part := range []string{filepath.ToSlash(filepath.Join(dir, "objects")), "topic id " + id, "another.catalog has the id ", "store of its own", "delete the object lockstitch.json"} {
+		if !strings.Contains(said, part) {
+			t.Errorf("with another catalog it does not say %q: %s", part, said)
+		}
+	}
+	is("after another catalog")
+
+	// A store of before has no such object, and what the catalog knows.
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := func(s *Settings) { s.Replica.StoreURL = "file://" + filepath.ToSlash(other) }
+	if said := refused(t, dir, elsewhere); !strings.Contains(said, "store_url is another one") || !strings.Contains(said, "segments/") {
+		t.Errorf("with an empty store: %s", said)
+	}
+	if _, err := os.Stat(filepath.Join(other, ownerObject)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the empty store was taken: %v", err)
+	}
+	startSystem(t, dir).stop()
+	is("of a system of before")
+
+	for text, says := range map[string]string{`{"v":2,"catalog":"` + id + `"}`: "version 2, this program knows 1", `{"v":1`: "cannot be read"} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if said := refused(t, dir); !strings.Contains(said, "its lockstitch.json") || !strings.Contains(said, says) {
+			t.Errorf("with %s: %s", text, said)
+		}
+	}
+}
+
+// A store that is away when a replica starts is waited for.
+func TestAStoreThatIsAwayIsWaitedFor(t *testing.T) {
+	dir := t.TempDir()
+	var asked atomic.Int32
+	s3 := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.Method != http.MethodGet || q.URL.Path != "/b/"+ownerObject || asked.Add(1) == 1 {
+			w.WriteHeader(http.StatusForbidden) // which the store's client does not try again
+			return
+		}
+		http.ServeFile(w, q, filepath.Join(dir, "objects", ownerObject))
+	}))
+	t.Cleanup(s3.Close)
+	t.Setenv("AWS_ACCESS_KEY_ID", "key")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+	startSystem(t, dir).stop()
+	startSystem(t, dir, func(s *Settings) { s.Replica.StoreURL = "s3://b?region=x&use_path_style=true&endpoint=" + s3.URL }).stop()
+	if n := asked.Load(); n != 2 {
+		t.Errorf("the store was asked %d times whose it is, want 2", n)
+	}
+}
