@@ -67,6 +67,9 @@ type Deps struct {
 	Reports    Barriers
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
+	// Owned is an error unless the store is the catalog's own; it is asked before each
+	// sweep. nil: it is.
+	Owned func(context.Context) error
 }
 
 // Barriers tells which requests wait for input to be committed.

@@ -52,9 +52,13 @@ const maxOrphans = 100_000
 // makes what was just uploaded old: hence the second look, later by our own clock,
 // that cannot be set. Of a topic that the catalog has never known nothing is taken:
 // it is a live segment of another system whose store this is. Of a system that reads the
-// same topics nothing can be here: no replica starts with the store of another catalog
-// (cmd/lockstitch/owner.go).
+// same topics nothing can be here: a store that is not this catalog's own is not swept.
 func (s *sweeper) sweep(ctx context.Context) (int, error) {
+	if s.deps.Owned != nil {
+		if err := s.deps.Owned(ctx); err != nil {
+			return 0, err
+		}
+	}
 	var orphans []objects.Info
 	var strangers []string
 	var unread error // the first of those that cannot be read, which stay

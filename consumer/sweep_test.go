@@ -231,3 +231,17 @@ func TestSweeperSparesAnotherSystem(t *testing.T) {
 		t.Errorf("swept %d beside an object that cannot be read: %v", n, err)
 	}
 }
+
+// TestAStoreThatIsAnothersIsNotSwept: the other one may read the same topics.
+func TestAStoreThatIsAnothersIsNotSwept(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.start(t.TempDir()+"/d", nil)
+	r.awaitReady(t)
+	theirs := errors.New("another catalog's")
+	r.c.deps.Owned = func(context.Context) error { return theirs }
+	s := sweeper{Consumer: r.c}
+	if n, err := s.sweep(t.Context()); n != 0 || !errors.Is(err, theirs) {
+		t.Errorf("%d objects swept, %v", n, err)
+	}
+}

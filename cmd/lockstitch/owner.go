@@ -32,9 +32,36 @@ type owner struct {
 	Catalog string `json:"catalog"` // the topic id
 }
 
-// ownStore refuses a store that is another catalog's, and takes one that is nobody's.
-// A store that is away is waited for, as the brokers are.
+// refusal says that a store is not to be used, however often it is asked.
+type refusal struct{ error }
+
+func (e *refusal) Unwrap() error { return e.error }
+
+// ownerPatience is for how long a start waits for the answer.
+const ownerPatience = 5 * time.Second
+
+// ownStore refuses to start on a store that is another catalog's, and takes one that is
+// nobody's. While a store is away nobody knows; it is asked again before it is swept.
 func (r *replica) ownStore(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, ownerPatience)
+	defer cancel()
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		err := r.askOwner(ctx)
+		if no := (*refusal)(nil); errors.As(err, &no) {
+			err = backoff.Permanent(err)
+		}
+		return struct{}{}, err
+	}, backoff.WithMaxElapsedTime(ownerPatience))
+	if no := (*refusal)(nil); err == nil || errors.As(err, &no) {
+		return err
+	}
+	r.log.Warn("whose the store is cannot be found out; it is not swept until it can", "err", err)
+	return nil
+}
+
+// askOwner is an error unless the store is this catalog's, or was nobody's; a *refusal if
+// it is another one's.
+func (r *replica) askOwner(ctx context.Context) error {
 	addr, err := storeAddress(r.s.Replica)
 	if err != nil {
 		return err
@@ -49,23 +76,17 @@ func (r *replica) ownStore(ctx context.Context) error {
 		return err
 	}
 	own := owner{Version: ownerVersion, Catalog: segment.TopicID(infos[topic].ID).String()}
-	deadline, _ := ctx.Deadline()
-	held, err := backoff.Retry(ctx, func() (owner, error) {
-		held, err := r.readOwner(ctx)
-		if errors.Is(err, objects.ErrNotExist) {
-			// Of replicas that start at once one is the first, and all read what it wrote.
-			if err = r.writeOwner(ctx, own); err == nil || errors.Is(err, objects.ErrExists) {
-				held, err = r.readOwner(ctx)
-			}
+	held, err := r.readOwner(ctx)
+	if errors.Is(err, objects.ErrNotExist) {
+		// Of replicas that start at once one is the first, and all read what it wrote.
+		if err = r.writeOwner(ctx, own); err == nil || errors.Is(err, objects.ErrExists) {
+			held, err = r.readOwner(ctx)
 		}
-		return held, err
-	}, backoff.WithMaxElapsedTime(time.Until(deadline)), backoff.WithNotify(func(err error, _ time.Duration) {
-		r.log.Warn("the store cannot be used", "err", err)
-	}))
+	}
 	if err == nil && held != own {
-		err = fmt.Errorf("it belongs to the catalog with the topic id %s, as %s there says, and the topic %s has the id %s; "+
+		err = &refusal{fmt.Errorf("it belongs to the catalog with the topic id %s, as %s there says, and the topic %s has the id %s; "+
 			"give each system a store of its own (store_url); if the catalog topic was really made anew, and what is in the store may be swept, delete the object %s",
-			held.Catalog, ownerObject, topic, own.Catalog, ownerObject)
+			held.Catalog, ownerObject, topic, own.Catalog, ownerObject)}
 	}
 	if err != nil {
 		return fmt.Errorf("the store %s cannot be used: %w", objects.Shown(u), err)
@@ -85,9 +106,9 @@ func (r *replica) readOwner(ctx context.Context) (o owner, err error) {
 	}
 	switch err := json.Unmarshal(text, &o); {
 	case err != nil:
-		return o, backoff.Permanent(fmt.Errorf("its %s cannot be read: %w", ownerObject, err))
+		return o, &refusal{fmt.Errorf("its %s cannot be read: %w", ownerObject, err)}
 	case o.Version != ownerVersion:
-		return o, backoff.Permanent(fmt.Errorf("its %s has version %d, this program knows %d", ownerObject, o.Version, ownerVersion))
+		return o, &refusal{fmt.Errorf("its %s has version %d, this program knows %d", ownerObject, o.Version, ownerVersion)}
 	}
 	return o, nil
 }
@@ -99,7 +120,7 @@ func (r *replica) writeOwner(ctx context.Context, o owner) error {
 		newest := live[len(live)-1].Object
 		_, err := r.store.Stat(ctx, newest)
 		if errors.Is(err, objects.ErrNotExist) {
-			return backoff.Permanent(fmt.Errorf("it has neither %s nor %s, the newest segment in the catalog; store_url is another one than that of the other replicas", ownerObject, newest))
+			return &refusal{fmt.Errorf("it has neither %s nor %s, the newest segment in the catalog; store_url is another one than that of the other replicas", ownerObject, newest)}
 		}
 		if err != nil {
 			return err

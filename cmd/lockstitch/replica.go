@@ -300,7 +300,7 @@ func (r *replica) build(opts []kgo.Opt) (err error) {
 	if tweakConsumer != nil {
 		tweakConsumer(&cfg)
 	}
-	if r.consumer, err = consumer.New(cfg, consumer.Deps{Store: r.store, Catalog: r.catalog, Reports: r.reports, Log: r.log, Registerer: r.reg}); err != nil {
+	if r.consumer, err = consumer.New(cfg, consumer.Deps{Store: r.store, Catalog: r.catalog, Reports: r.reports, Log: r.log, Registerer: r.reg, Owned: r.askOwner}); err != nil {
 		return err
 	}
 	if r.runner, err = exportrun.New(exportrun.Config{
