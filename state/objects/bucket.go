@@ -78,8 +78,18 @@ func openBucket(ctx context.Context, u *url.URL) (*bucketStore, error) {
 	return s, nil
 }
 
+// code is gcerrors.Code, but azureblob says NotFound of a host that has no address, too.
+// A name server that knows none for a moment says nothing about an object.
+func code(err error) gcerrors.ErrorCode {
+	c := gcerrors.Code(err)
+	if c == gcerrors.NotFound && strings.Contains(err.Error(), "no such host") {
+		return gcerrors.Unknown
+	}
+	return c
+}
+
 func (s *bucketStore) err(op, name string, err error) error {
-	switch gcerrors.Code(err) {
+	switch code(err) {
 	case gcerrors.OK:
 		return nil
 	case gcerrors.NotFound:
@@ -116,7 +126,7 @@ func final(err error) bool {
 	if errors.Is(err, ErrExists) {
 		return true
 	}
-	switch gcerrors.Code(err) {
+	switch code(err) {
 	case gcerrors.NotFound, gcerrors.AlreadyExists, gcerrors.FailedPrecondition,
 		gcerrors.InvalidArgument, gcerrors.PermissionDenied, gcerrors.Unimplemented:
 		return true
@@ -154,12 +164,12 @@ func (s *bucketStore) Put(ctx context.Context, name string, data []byte) error {
 // settle decides what a refused write means: nil if the object that took the
 // name is the one that was written under token.
 func (s *bucketStore) settle(ctx context.Context, name, token string, err error) error {
-	if c := gcerrors.Code(err); c != gcerrors.FailedPrecondition && c != gcerrors.AlreadyExists {
+	if c := code(err); c != gcerrors.FailedPrecondition && c != gcerrors.AlreadyExists {
 		return err
 	}
 	a, aerr := s.b.Attributes(ctx, name)
 	if aerr != nil {
-		if gcerrors.Code(aerr) == gcerrors.NotFound {
+		if code(aerr) == gcerrors.NotFound {
 			return err
 		}
 		return aerr
@@ -174,7 +184,7 @@ func (s *bucketStore) settle(ctx context.Context, name, token string, err error)
 func (s *bucketStore) free(ctx context.Context, name, token string) error {
 	a, err := s.b.Attributes(ctx, name)
 	switch {
-	case gcerrors.Code(err) == gcerrors.NotFound:
+	case code(err) == gcerrors.NotFound:
 		return nil
 	case err != nil:
 		return err

@@ -4,10 +4,17 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
+	"gocloud.dev/blob/azureblob"
 )
 
 // An answer that is cut off is a failure of the store, to be tried again, and
@@ -38,4 +45,36 @@ func TestAnswerCutOffIsNotTheEndOfTheObject(t *testing.T) {
 	if n != 50 || err == nil || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("%d bytes, then %v", n, err)
 	}
+}
+
+type nameless struct{}
+
+func (nameless) Do(r *http.Request) (*http.Response, error) {
+	return nil, &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: r.URL.Host, IsNotFound: true}}
+}
+
+// A name server that knows no address is a failure of the store, to be tried again:
+// nothing is missing, and nothing is deleted.
+func TestHostWithoutAddressIsNoMissingObject(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // the waits between the attempts take no time
+		client, err := container.NewClientWithNoCredential("https://account.blob.core.windows.net/bucket", &container.ClientOptions{
+			ClientOptions: azcore.ClientOptions{Transport: nameless{}, Retry: policy.RetryOptions{MaxRetries: -1}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := azureblob.OpenBucket(t.Context(), client, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &bucketStore{b: b, url: "azblob://bucket"}
+		defer s.Close()
+		_, opened := s.Open(t.Context(), "segments/x", 0, 1)
+		_, looked := s.Stat(t.Context(), "segments/x")
+		for op, err := range map[string]error{"Open": opened, "Stat": looked, "Delete": s.Delete(t.Context(), "segments/x")} {
+			if err == nil || errors.Is(err, ErrNotExist) || final(err) {
+				t.Errorf("%s: %v", op, err)
+			}
+		}
+	})
 }
