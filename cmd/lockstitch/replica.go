@@ -243,7 +243,9 @@ func (r *replica) checkTopics(ctx context.Context) error {
 	}
 	var fatal []error
 	for _, f := range found {
-		if f.Fatal && (f.Setting == "exists" || f.Topic == r.s.Topics.Catalog) {
+		own := f.Topic == r.s.Topics.Catalog || f.Topic == r.s.Topics.Reports
+		expires := own && f.Setting == "cleanup.policy" && strings.Contains(f.Have, "delete")
+		if f.Fatal && (f.Setting == "exists" || f.Topic == r.s.Topics.Catalog) || expires {
 			fatal = append(fatal, errors.New(f.String()))
 			continue
 		}

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/twmb/franz-go/pkg/kadm"
 )
 
 // TestATopicTakenOffTheList was read and has nothing more to come: what was kept of it
@@ -38,5 +40,24 @@ func TestATopicTakenOffTheList(t *testing.T) {
 	all, _ := y.export(ctx, y.r.localURL(), "--cursor-file", filepath.Join(t.TempDir(), "cursor"))
 	if n := rows(all); n != counts.Events {
 		t.Errorf("from the beginning: %d rows of %d events", n, counts.Events)
+	}
+}
+
+// TestACatalogThatExpiresIsRefused: after retention.ms a start would know the newest
+// segments alone, and sweep all others.
+func TestACatalogThatExpiresIsRefused(t *testing.T) {
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	for _, topic := range []string{y.s.Topics.Catalog, y.s.Topics.Reports} {
+		for _, policy := range []string{"compact,delete", "compact"} {
+			done, err := kadm.NewClient(y.r.asker).AlterTopicConfigs(ctx, []kadm.AlterConfig{{Name: "cleanup.policy", Value: &policy}}, topic)
+			if err != nil || done[0].Err != nil {
+				t.Fatal(err, done)
+			}
+			err = y.r.checkTopics(ctx)
+			if expires := policy != "compact"; expires != (err != nil) || expires && !strings.Contains(err.Error(), topic) {
+				t.Errorf("%s with cleanup.policy=%s: %v", topic, policy, err)
+			}
+		}
 	}
 }
