@@ -83,10 +83,16 @@ func TestProfileVersions(t *testing.T) {
 	if got := offsets("pp"); got != "3@250 " {
 		t.Errorf("versions of the other profile %q", got)
 	}
+	for i := range int64(200) { // of one that changes often 20 are always younger than the floor
+		put("hot", 100+i, 1000*i, a, 1000*(i-20))
+	}
+	if n := strings.Count(offsets("hot"), "@"); n < 21 || n > 22 {
+		t.Errorf("%d versions of a profile that changes often; 21 can be asked for", n)
+	}
 	if vs, err := db.Lane(4).Versions([]byte("p")); err != nil || len(vs) != 0 {
 		t.Errorf("another lane sees %v %v", vs, err)
 	}
-	if m, ok, err := l.ProfileMarker(); err != nil || !ok || m.Next != 6 {
+	if m, ok, err := l.ProfileMarker(); err != nil || !ok || m.Next != 300 {
 		t.Errorf("marker %+v %v %v", m, ok, err)
 	}
 	if lanes, err := db.Lanes(); err != nil || len(lanes) != 1 || lanes[0] != 3 {

@@ -84,27 +84,29 @@ func (b *ProfileBatch) Put(id []byte, v Version, floor int64) error {
 // with each new version.
 const pruneLimit = 8
 
+// prune deletes versions from the oldest on, as long as a newer one is at most of the
+// floor: however many there are above it.
 func (b *ProfileBatch) prune(prefix []byte, floor int64) error {
 	it, err := b.b.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
 	if err != nil {
 		return err
 	}
 	defer it.Close()
-	covered := false
-	n := 0
-	for ok := it.First(); ok && n < pruneLimit; ok = it.Next() {
-		n++
-		if covered {
-			if err := b.b.Delete(append([]byte(nil), it.Key()...), nil); err != nil {
-				return err
-			}
-			continue
-		}
+	var older []byte
+	for n, ok := 0, it.Last(); ok && n <= pruneLimit; n, ok = n+1, it.Prev() {
 		_, v, err := decodeVersion(it.Key(), it.Value())
 		if err != nil {
 			return err
 		}
-		covered = v.Time <= floor
+		if older != nil {
+			if v.Time > floor {
+				break
+			}
+			if err := b.b.Delete(older, nil); err != nil {
+				return err
+			}
+		}
+		older = append([]byte(nil), it.Key()...)
 	}
 	return it.Error()
 }
