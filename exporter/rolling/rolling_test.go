@@ -526,6 +526,31 @@ func (nobodys) Changed() <-chan struct{} { return nil }
 
 // TestLagMetrics: that nobody works on an order, because no replica has slots or the table
 // has ended, must not hide how far it is behind.
+// TestADeliveryThatWasMadeElsewhereIsNotRepeated by a replica that has not read of it.
+func TestADeliveryThatWasMadeElsewhereIsNotRepeated(t *testing.T) {
+	w := newWorld(t)
+	w.runner(w.table, nil)
+	stop := w.generator(w.table, func(d *Deps) {
+		d.Cursors = codec
+		d.Deliver = func(context.Context, string, File) error { return errors.New("away") }
+	})
+	o := w.order(time.Minute, func(o *report.Order) { o.Settings.EmptyFiles, o.Settings.Destination = true, "lake" })
+	w.clock.set(noon.Add(time.Minute + Grace))
+	s := w.await(o.Order.ID, "a file", func(s *report.Standing) bool { return s.Files() == 1 })
+	stop()
+	if err := w.table.WriteDelivered(t.Context(), account, o.Order.ID, 1); err != nil {
+		t.Fatal(err)
+	}
+	g, err := New(Deps{Reports: w.table, Slots: all{}, Boundary: w.boundary, Resolve: w.resolve, Clock: w.clock, Log: quiet, Cursors: codec,
+		Deliver: func(context.Context, string, File) error { t.Error("delivered again"); return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.deliver(t.Context(), s); err != nil { // s is what a table knew that was behind
+		t.Fatal(err)
+	}
+}
+
 func TestLagMetrics(t *testing.T) {
 	w := newWorld(t)
 	reg := prometheus.NewRegistry()

@@ -23,15 +23,9 @@ func (g *Generator) step(ctx context.Context, s *report.Standing) error {
 	defer cancel()
 	// What another replica has done before makes this step void; that the order was
 	// paused or changed before does not.
-	if err := g.deps.Reports.CatchUp(ctx, s.Order.Account); err != nil {
+	still, err := g.still(ctx, s, work{kind: step, revision: s.Settings.Revision, seq: s.Seq()})
+	if err != nil || !still {
 		return err
-	}
-	now, ok := g.deps.Reports.Order(s.Order.ID)
-	if !ok {
-		return nil
-	}
-	if w, _ := due(now, g.deps.Clock.Now()); w != (work{kind: step, revision: s.Settings.Revision, seq: s.Seq()}) {
-		return nil
 	}
 	q, err := g.deps.Resolve(ctx, s.Order.Account, s.Settings.Body)
 	var refused *Refusal
@@ -79,6 +73,21 @@ func (g *Generator) step(ctx context.Context, s *report.Standing) error {
 	return err
 }
 
+// still tells whether the work is due by all that was written about the order up to now.
+func (g *Generator) still(ctx context.Context, s *report.Standing, w work) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, tryLimit)
+	defer cancel()
+	if err := g.deps.Reports.CatchUp(ctx, s.Order.Account); err != nil {
+		return false, err
+	}
+	now, ok := g.deps.Reports.Order(s.Order.ID)
+	if !ok {
+		return false, nil
+	}
+	is, _ := due(now, g.deps.Clock.Now())
+	return is == w, nil
+}
+
 // passed fails while a boundary lies ahead by Kafka's clock. A machine whose own is
 // weeks ahead would else fix those of weeks within minutes, and no file would come
 // until that time. The first step of an order has no report to ask about and may be
@@ -108,7 +117,13 @@ func (g *Generator) deliver(ctx context.Context, s *report.Standing) error {
 	if g.deps.Deliver == nil || g.deps.Cursors == nil {
 		return errors.New("this replica has no destinations")
 	}
-	err := g.deps.Deliver(ctx, s.Settings.Destination, FileOf(s.Order, s.Last, g.deps.Cursors))
+	// A table that is behind may know of a file that was delivered long ago, and taken
+	// away there since.
+	still, err := g.still(ctx, s, work{kind: deliver, revision: s.Settings.Revision, seq: s.Seq(), number: s.Files()})
+	if err != nil || !still {
+		return err
+	}
+	err = g.deps.Deliver(ctx, s.Settings.Destination, FileOf(s.Order, s.Last, g.deps.Cursors))
 	wctx, cancel := context.WithTimeout(ctx, tryLimit)
 	defer cancel()
 	if damaged := (*DamagedError)(nil); errors.As(err, &damaged) {
