@@ -124,8 +124,9 @@ type Consumer struct {
 
 	given    *held // what the group has given
 	blooms   bloomMemory
-	packed   sync.Map   // lane (int32) → *kgo.ErrDecompressTooLarge that stops it
-	as       membership // as whom the lanes are held
+	unread   map[lagKey]bool // partitions of which tellUnread tells
+	packed   sync.Map        // lane (int32) → *kgo.ErrDecompressTooLarge that stops it
+	as       membership      // as whom the lanes are held
 	lanes    map[int32]*lane
 	barriers map[partitionOf]int64 // ends that pending requests wait for
 	failing  bool                  // some could not in this turn

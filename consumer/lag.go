@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -257,10 +258,12 @@ func (c *Consumer) watchTopics(ctx context.Context, seen map[string]int32) {
 		}
 		seen[t] = i.Partitions
 	}
+	partitions := maps.Clone(seen)
 	if c.balancer.replayed.CompareAndSwap(true, false) {
 		c.group.ForceRebalance()
 	}
 	c.mail.post(func(context.Context) error {
+		c.tellUnread(partitions)
 		for _, l := range c.lanes {
 			if l.prof == nil {
 				continue

@@ -41,6 +41,7 @@ type lane struct {
 	dirtyFrom time.Time // when something not yet committed was first processed
 	dirty     bool
 	misrouted func(profileID []byte) bool
+	routed    int32      // partitions of the profiles that misrouted goes by
 	counts    laneCounts // since the last look
 	hourLimit int        // of mark records for the next cut; see full
 	retaining *retaining // what its next cut removes; nil: nothing

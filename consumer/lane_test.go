@@ -423,8 +423,14 @@ func TestPartitionsAddedUnderARunningReplica(t *testing.T) {
 		}
 		w.prod = w.client(kgo.DisableIdempotentWrite())
 		w.event(key, fmt.Sprint("new", i), "SENT")
+		if i == 0 {
+			r.awaitLag(t, "events that nobody reads have no lag", shows(map[string]float64{fmt.Sprintf("processing_lag_records email-events/%d", lanes): 1}))
+		}
 		r.await(t, "the lanes are not as they should be", func(c *Consumer) bool {
 			if i == 0 {
+				if len(c.unread) != 1 {
+					return false
+				}
 				return len(c.lanes) == lanes && c.lanes[0].stage == ready && c.lanes[1].stage == ready
 			}
 			return len(c.lanes) == lanes+1 && c.lanes[lanes].stage == ready
@@ -433,6 +439,15 @@ func TestPartitionsAddedUnderARunningReplica(t *testing.T) {
 	w.settle(r.cat)
 	if rows := w.rows(r.cat); len(rows) != 2 {
 		t.Errorf("rows %v", rows)
+	}
+	// By the new number of partitions nothing is in a wrong one.
+	r.await(t, "it is still told that nobody reads it", func(c *Consumer) bool { return len(c.unread) == 0 })
+	for i := range 3 * (lanes + 1) {
+		w.event(fmt.Sprint("q", i), fmt.Sprint("routed", i), "SENT")
+	}
+	w.settle(r.cat)
+	if n, err := w.counter(r, "lockstitch_misrouted_total"); n != 0 || err != nil {
+		t.Errorf("%v events count as misrouted, %v", n, err)
 	}
 }
 

@@ -182,14 +182,13 @@ func (c *Consumer) prepare(ctx context.Context, n int32, fenced map[string]bool)
 		return nil, err
 	}
 	state := c.db.Lane(n)
-	route := router(infos[profTopic].Partitions)
 	l := &lane{
 		n: n, buf: segment.NewBuffer(),
-		dd:        newDedup(state, c.cfg.DedupHorizon.Milliseconds(), &c.blooms),
-		dec:       event.Decoder{DefaultAccount: c.cfg.DefaultAccount},
-		misrouted: func(id []byte) bool { p := route(id); return p >= 0 && p != n },
-		readyAt:   profEnds[profTopic][n],
+		dd:      newDedup(state, c.cfg.DedupHorizon.Milliseconds(), &c.blooms),
+		dec:     event.Decoder{DefaultAccount: c.cfg.DefaultAccount},
+		readyAt: profEnds[profTopic][n],
 	}
+	l.routeBy(infos[profTopic].Partitions)
 	for _, t := range c.cfg.Topics.Events {
 		in, err := c.prepareInput(l, t, segment.TopicID(infos[t].ID), starts[t][n], ends[t][n], segment.TopicID(infos[profTopic].ID), profEnds[profTopic][n])
 		if err != nil {
