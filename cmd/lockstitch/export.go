@@ -344,12 +344,13 @@ func (a *app) export(ctx context.Context, o exportOptions) error {
 			err, how, x.url, st.ReportID, shellWord(o.out))
 	}
 	say("%s: %d rows, %d bytes, SHA-256 verified\n", o.out, *done.Rows, *done.Bytes)
+	walks := o.after != "" || o.report != "" && done.More != nil // the report of a call that was interrupted
 	switch {
 	case o.cursorFile != "":
 		err = writeCursor(o.cursorFile, done.Cursor)
-	case o.after != "" && o.out == "-":
+	case walks && o.out == "-":
 		_, err = fmt.Fprintln(a.err, done.Cursor)
-	case o.after != "":
+	case walks:
 		_, err = fmt.Fprintln(a.out, done.Cursor)
 	}
 	if done.More != nil && *done.More {

@@ -288,6 +288,11 @@ func TestATokenThatHasExpiredIsReplaced(t *testing.T) {
 
 // Whoever interrupts an export is told how to go on, and can.
 func TestInterruptedExportGoesOn(t *testing.T) {
+	t.Run("a window", func(t *testing.T) { interruptedExport(t, false, anything...) })
+	t.Run("behind a cursor", func(t *testing.T) { interruptedExport(t, true, "--after", "beginning") })
+}
+
+func interruptedExport(t *testing.T, walks bool, flags ...string) {
 	t.Parallel()
 	ctx := testContext(t)
 	y := startSystem(t, t.TempDir())
@@ -304,7 +309,7 @@ func TestInterruptedExportGoesOn(t *testing.T) {
 	})
 	env := []string{"LOCKSTITCH_CLIENT_ID=demo", "LOCKSTITCH_CLIENT_SECRET=demo-secret"}
 	out := filepath.Join(t.TempDir(), "it's.csv.gz")
-	status, _, errs := command(ictx, env, append([]string{"export", "--url", base, "-o", out}, anything...)...)
+	status, _, errs := command(ictx, env, append([]string{"export", "--url", base, "-o", out}, flags...)...)
 	_, again, ok := strings.Cut(errs, "\n  lockstitch ")
 	if status != 130 || !strings.Contains(errs, "lockstitch: interrupted") || !ok || strings.Contains(errs, "demo-secret") {
 		t.Fatalf("exit %d: %s", status, errs)
@@ -315,8 +320,9 @@ func TestInterruptedExportGoesOn(t *testing.T) {
 	} else {
 		words[last] = out
 	}
-	if status, _, errs := command(ctx, env, words...); status != 0 || !strings.Contains(errs, "SHA-256 verified") {
-		t.Errorf("%s: exit %d: %s", again, status, errs)
+	status, cursor, errs := command(ctx, env, words...)
+	if status != 0 || !strings.Contains(errs, "SHA-256 verified") || len(strings.Fields(cursor)) == 1 != walks {
+		t.Errorf("%s: exit %d: %q %s", again, status, cursor, errs)
 	}
 }
 
