@@ -67,10 +67,13 @@ type Deps struct {
 	Reports    Barriers
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
-	// Owned is an error unless the store is the catalog's own; it is asked before each
-	// sweep. nil: it is.
+	// Owned is an error unless the store is the catalog's own, ErrForeignStore if it is
+	// another one's, which ends Run; it is asked before each sweep. nil: it is.
 	Owned func(context.Context) error
 }
+
+// ErrForeignStore says that the store belongs to another catalog.
+var ErrForeignStore = errors.New("the store belongs to another catalog")
 
 // Barriers tells which requests wait for input to be committed.
 type Barriers interface {

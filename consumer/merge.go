@@ -126,8 +126,9 @@ func (c *Consumer) prepareMerged(ctx context.Context, over, expired int64) (*mer
 		case errors.Is(err, segment.ErrTooLarge):
 			if len(places) == 2 {
 				c.picker.leave(places...)
+				return nil, nil
 			}
-			places = places[:len(places)/2] // the smaller ones: large ones are not made anew for them
+			places = places[:max(2, len(places)/2)] // the smaller ones: large ones are not made anew for them
 		case errors.As(err, &one):
 			c.picker.leave(one.segment)
 			return nil, err

@@ -364,18 +364,29 @@ func TestWhatIsMergedInVain(t *testing.T) {
 // that do not are left alone.
 func TestMergingStaysWithinItsMemory(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	p := newPast(w)
-	r := w.start(filepath.Join(t.TempDir(), "d"), nil)
-	p.hours(r, 3, 1)
-	if err := r.stop(); err != nil {
-		t.Fatal(err)
-	}
-	c, before := r.c, len(w.stored())
-	c.cfg.MemoryBytes = 1 << 20 // an eighth is less than the least that a buffer takes
-	made, err := c.prepareMerged(t.Context(), p.now.UnixMilli(), 0)
-	if made != nil || err != nil || len(w.stored()) != before || len(c.picker.left) != 2 {
-		t.Errorf("made %+v, %v; %d objects are new, %d segments are left alone", made, err, len(w.stored())-before, len(c.picker.left))
+	for _, cuts := range []int{2, 3, 4, 7} {
+		t.Run(fmt.Sprint(cuts), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			p := newPast(w)
+			r := w.start(filepath.Join(t.TempDir(), "d"), nil)
+			for cut := range cuts {
+				rec := p.record(0, p.ago(3).Truncate(time.Hour).Add(time.Duration(cut)*time.Minute), fmt.Sprint("c", cut))
+				if err := p.prod.ProduceSync(t.Context(), rec).FirstErr(); err != nil {
+					t.Fatal(err)
+				}
+				p.settle(r.cat)
+			}
+			if err := r.stop(); err != nil {
+				t.Fatal(err)
+			}
+			c, before := r.c, len(w.stored())
+			c.cfg.MemoryBytes = 1 << 20 // an eighth is less than the least that a buffer takes
+			made, err := c.prepareMerged(t.Context(), p.now.UnixMilli(), 0)
+			if made != nil || err != nil || before != cuts || len(w.stored()) != before || len(c.picker.left) != 2 {
+				t.Errorf("made %+v, %v; %d objects are new, %d of %d segments are left alone", made, err, len(w.stored())-before, len(c.picker.left), before)
+			}
+		})
 	}
 }
 

@@ -19,6 +19,10 @@ func (c *Consumer) sweepLoop(ctx context.Context) {
 	s := sweeper{Consumer: c, apart: c.cfg.SweepEvery / 2}
 	for {
 		n, err := s.sweep(ctx)
+		if errors.Is(err, ErrForeignStore) {
+			c.mail.post(func(context.Context) error { return err })
+			return
+		}
 		if err != nil && ctx.Err() == nil {
 			c.log.Warn("sweeping the store", "err", err)
 		}

@@ -238,10 +238,14 @@ func TestAStoreThatIsAnothersIsNotSwept(t *testing.T) {
 	w := newWorld(t)
 	r := w.start(t.TempDir()+"/d", nil)
 	r.awaitReady(t)
-	theirs := errors.New("another catalog's")
-	r.c.deps.Owned = func(context.Context) error { return theirs }
+	r.c.deps.Owned = func(context.Context) error { return ErrForeignStore }
 	s := sweeper{Consumer: r.c}
-	if n, err := s.sweep(t.Context()); n != 0 || !errors.Is(err, theirs) {
+	if n, err := s.sweep(t.Context()); n != 0 || !errors.Is(err, ErrForeignStore) {
 		t.Errorf("%d objects swept, %v", n, err)
+	}
+	r.c.sweepLoop(t.Context()) // which ends the replica
+	<-r.done
+	if err := r.stop(); !errors.Is(err, ErrForeignStore) {
+		t.Errorf("it ended with %v", err)
 	}
 }

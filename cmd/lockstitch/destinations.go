@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"path"
 	"slices"
@@ -82,9 +83,9 @@ func below(a, b string) (rest string, ok bool) {
 	return strings.Trim(rest, "/"), ok
 }
 
-// destinations are the stores of a replica that files may be delivered to. Each is opened
-// when the first file is to go there: one that is away holds up its own deliveries, and no
-// start.
+// destinations are the stores of a replica that files may be delivered to. One that cannot
+// be opened when the replica starts is opened when a file is to go there: it holds up its
+// own deliveries, and no start.
 type destinations struct {
 	settings []Destination
 	stores   map[string]*destination // by name
@@ -97,10 +98,14 @@ type destination struct {
 	store objects.Store // nil: not opened yet
 }
 
-func newDestinations(settings []Destination) *destinations {
+func openDestinations(ctx context.Context, settings []Destination, log *slog.Logger) *destinations {
 	d := &destinations{settings: settings, stores: make(map[string]*destination)}
 	for _, s := range settings {
-		d.stores[s.Name] = &destination{url: s.URL}
+		one := &destination{url: s.URL}
+		d.stores[s.Name] = one
+		if _, err := one.open(ctx); err != nil {
+			log.Warn("a destination cannot be opened; what goes there waits", "destination", s.Name, "err", err)
+		}
 	}
 	return d
 }

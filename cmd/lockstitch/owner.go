@@ -11,6 +11,7 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 
+	"lockstitch/consumer"
 	"lockstitch/state/kafka"
 	"lockstitch/state/objects"
 	"lockstitch/state/segment"
@@ -36,6 +37,9 @@ type owner struct {
 type refusal struct{ error }
 
 func (e *refusal) Unwrap() error { return e.error }
+
+// Is tells the consumer.
+func (e *refusal) Is(target error) bool { return target == consumer.ErrForeignStore }
 
 // ownerPatience is for how long a start waits for the answer.
 const ownerPatience = 5 * time.Second
@@ -122,6 +126,14 @@ func (r *replica) writeOwner(ctx context.Context, o owner) error {
 		if errors.Is(err, objects.ErrNotExist) {
 			return &refusal{fmt.Errorf("it has neither %s nor %s, the newest segment in the catalog; store_url is another one than that of the other replicas", ownerObject, newest)}
 		}
+		if err != nil {
+			return err
+		}
+	}
+	if r.catalog.LogTime() == 0 { // nothing was ever cut by this catalog
+		err := r.store.List(ctx, "segments/", func(i objects.Info) error {
+			return &refusal{fmt.Errorf("it has %s, and the catalog is new: it is the store of another system", i.Name)}
+		})
 		if err != nil {
 			return err
 		}

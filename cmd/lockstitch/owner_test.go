@@ -73,6 +73,10 @@ func TestAStoreBelongsToOneCatalog(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(other, ownerObject)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the empty store was taken: %v", err)
 	}
+	taken := func(s *Settings) { s.Replica.StoreURL = "file://" + filepath.ToSlash(filepath.Join(dir, "objects")) }
+	if said := refused(t, t.TempDir(), taken); !strings.Contains(said, "the catalog is new") || !strings.Contains(said, "segments/") {
+		t.Errorf("a new system in a store of before: %s", said)
+	}
 	startSystem(t, dir).stop()
 	is("of a system of before")
 

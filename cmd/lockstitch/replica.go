@@ -98,7 +98,7 @@ func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica
 		return nil, err
 	}
 	r.onClose(func() { _ = r.store.Close() })
-	r.destinations = newDestinations(s.Replica.Destinations)
+	r.destinations = openDestinations(ctx, s.Replica.Destinations, log)
 	r.onClose(r.destinations.close)
 
 	if err := reach(ctx, s, opts, log); err != nil {
@@ -250,6 +250,13 @@ func (r *replica) checkTopics(ctx context.Context) error {
 			continue
 		}
 		r.log.Warn("a topic is not as it should be", "topic", f.Topic, "setting", f.Setting, "have", f.Have, "want", f.Want, "cost", f.Cost)
+	}
+	// Compaction does not move where a log begins.
+	if ends, err := kafka.Ends(ctx, r.asker, r.s.Topics.Catalog); err != nil {
+		fatal = append(fatal, err)
+	} else if start := ends[r.s.Topics.Catalog][0].Start; start > 0 {
+		fatal = append(fatal, fmt.Errorf("records of %s below offset %d are gone: the segments that they named are not known any more and would be removed from the store; "+
+			"begin anew with other topics for the catalog and the reports, another group and another store", r.s.Topics.Catalog, start))
 	}
 	return errors.Join(fatal...)
 }

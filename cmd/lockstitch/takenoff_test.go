@@ -43,6 +43,25 @@ func TestATopicTakenOffTheList(t *testing.T) {
 	}
 }
 
+// TestACatalogThatHasLostRecordsIsRefused, also when its settings have been put right.
+func TestACatalogThatHasLostRecordsIsRefused(t *testing.T) {
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	y.produce(ctx, 11, 100)
+	y.export(ctx, y.r.localURL(), "--start-at", "2026-09-01T00:00:00Z")
+	if err := y.r.checkTopics(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var first kadm.Offsets
+	first.AddOffset(y.s.Topics.Catalog, 0, 1, -1)
+	if done, err := kadm.NewClient(y.r.asker).DeleteRecords(ctx, first); err != nil || done.Error() != nil {
+		t.Fatal(err, done.Error())
+	}
+	if err := y.r.checkTopics(ctx); err == nil || !strings.Contains(err.Error(), "below offset 1 are gone") {
+		t.Errorf("a catalog that has lost records: %v", err)
+	}
+}
+
 // TestACatalogThatExpiresIsRefused: after retention.ms a start would know the newest
 // segments alone, and sweep all others.
 func TestACatalogThatExpiresIsRefused(t *testing.T) {
