@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -36,6 +37,44 @@ func TestAnotherGroupKeepsNothingTwice(t *testing.T) {
 	if got := strings.Join(w.rows(b.cat), ", "); got != "c1 SENT -, c2 SENT -, c3 SENT -" {
 		t.Errorf("rows %s", got)
 	}
+}
+
+// TestAClaimIsNotTakenForAnotherGroup by a view that has not read of it yet.
+func TestAClaimIsNotTakenForAnotherGroup(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a := w.start(filepath.Join(t.TempDir(), "a"), nil)
+	w.event("p1", "c1", "SENT")
+	w.settle(a.cat)
+	if err := a.stop(); err != nil {
+		t.Fatal(err)
+	}
+	got, looked := make(chan *replica, 1), make(chan struct{})
+	var once sync.Once
+	b := w.start(filepath.Join(t.TempDir(), "b"), func(c *Config) {
+		c.Group = "another"
+		c.Hook = func(step string) {
+			if step != StepUpload { // in the loop; the claim is not committed yet
+				return
+			}
+			once.Do(func() {
+				c := (<-got).c
+				for _, l := range c.lanes {
+					if claimed := l.claim; claimed {
+						l.claim = false // as behind the commit
+						if err := c.overtaken([]*lane{l}); err != nil {
+							t.Error(err)
+						}
+						l.claim = claimed
+					}
+				}
+				close(looked)
+			})
+		}
+	})
+	got <- b
+	b.awaitReady(t)
+	<-looked
 }
 
 // A lane that was taken over from another group is marked before any event comes: the

@@ -74,6 +74,7 @@ type input struct {
 	partition int32
 	pos       catalog.Position // as of the last record processed
 	committed catalog.Position
+	from      string // the cut that it was taken over from
 	first     catalog.FirstEnds
 	oldest    int64 // Kafka time (ms) of the first data record not yet committed; 0: none
 	quiet     int64 // Kafka time (ms) before which nothing beyond committed lies, as the end of the log told; 0: unknown

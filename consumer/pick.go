@@ -135,15 +135,16 @@ type directorySize struct {
 type accountSize struct {
 	rows, slices int
 	sources      map[partitionOf]struct{}
+	streams      map[segment.TopicID]int // bytes, about
 }
 
 func newDirectorySize() *directorySize {
 	return &directorySize{accounts: make(map[string]*accountSize)}
 }
 
-// sliceJSON and sourceJSON are bytes, about. What gets larger than the guess after all
-// is segment.ErrTooLarge, and half of it is tried.
-const sliceJSON, sourceJSON = 150, 25
+// sliceJSON, streamJSON and sourceJSON are bytes, about. What gets larger than the guess
+// after all is segment.ErrTooLarge, and half of it is tried.
+const sliceJSON, streamJSON, sourceJSON = 120, 48, 25
 
 // add takes a segment in, and tells whether it still fits.
 func (d *directorySize) add(s *catalog.Segment) bool {
@@ -151,7 +152,7 @@ func (d *directorySize) add(s *catalog.Segment) bool {
 		in := &s.Slices[i]
 		a := d.accounts[in.Account]
 		if a == nil {
-			a = &accountSize{sources: make(map[partitionOf]struct{})}
+			a = &accountSize{sources: make(map[partitionOf]struct{}), streams: make(map[segment.TopicID]int)}
 			d.accounts[in.Account] = a
 		}
 		d.bytes -= a.size(in.Account)
@@ -160,6 +161,7 @@ func (d *directorySize) add(s *catalog.Segment) bool {
 		for _, r := range in.Sources {
 			src := r.Source()
 			a.sources[partitionOf{src.ID, src.Partition}] = struct{}{}
+			a.streams[src.ID] = streamJSON + len(src.Topic)
 		}
 		d.bytes += a.size(in.Account)
 	}
@@ -167,5 +169,9 @@ func (d *directorySize) add(s *catalog.Segment) bool {
 }
 
 func (a *accountSize) size(account string) int {
-	return a.slices * (sliceJSON + len(account) + sourceJSON*len(a.sources))
+	n := sliceJSON + len(account) + sourceJSON*len(a.sources)
+	for _, bytes := range a.streams {
+		n += bytes
+	}
+	return a.slices * n
 }

@@ -241,7 +241,7 @@ func (c *Consumer) prepareInput(l *lane, topic string, id segment.TopicID, start
 		pos = catalog.Position{Topic: topic, TopicID: id, Partition: l.n, Next: start}
 	}
 	l.claim = l.claim || pos.Group != "" && pos.Group != c.cfg.Group
-	in.committed = pos
+	in.committed, in.from = pos, pos.Cut
 	switch given := c.deps.Catalog.GivenUp(topic, l.n); {
 	case pos.Next > end:
 		return nil, &stoppedError{why: fmt.Sprintf("offset %d of %s/%d, where reading goes on, is beyond the end of the log, %d: the log was truncated; its offsets are given out again, so the topic must be made anew and adopted", pos.Next, topic, l.n, end)}

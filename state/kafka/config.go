@@ -113,8 +113,9 @@ func (r renewing) Unwrap() error { return r.error }
 func (renewing) Temporary() bool { return true }
 
 // MaxBatchBytes bounds what a batch that is fetched may unpack to: brokers bound it as
-// it is packed alone, and of a text that repeats itself some kB are a GiB.
-const MaxBatchBytes = 64 << 20
+// it is packed alone, and of a text that repeats itself some kB are a GiB. Zstandard's
+// window is bounded with it, and has 128 MiB at its highest level, whatever is in it.
+const MaxBatchBytes = 128 << 20
 
 // Opts turns the configuration into client options. Files are read here too, so
 // that a missing one is found before anything starts. Errors name the file or

@@ -256,6 +256,9 @@ func (t *Table) WriteDelivered(ctx context.Context, account, id string, number i
 	if !ok {
 		return ErrNotFound
 	}
+	if number <= s.Delivered.Number {
+		return nil // compaction would keep what says less
+	}
 	d := s.Delivered.upTo(number)
 	return t.writeOrder(ctx, account, id, KeyDelivered+id, &d)
 }
