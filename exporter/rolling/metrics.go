@@ -2,9 +2,8 @@ package rolling
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// collector says how far all orders are behind, when it is asked. Every replica does:
-// one that nobody works on must show, too. An order that is paused or deleted has no
-// series.
+// collector says how far the orders of this replica are behind, when it is
+// asked. An order that is paused, deleted or another replica's has no series.
 type collector struct {
 	deps           Deps
 	files, seconds *prometheus.Desc
@@ -15,9 +14,9 @@ func newCollector(deps Deps) *collector {
 	return &collector{
 		deps: deps,
 		files: prometheus.NewDesc("lockstitch_rolling_lag_files",
-			"Periods of a standing order that are over and not exported and delivered yet. Every replica tells it of all.", labels, nil),
+			"Periods of a standing order that are over and not exported and delivered yet.", labels, nil),
 		seconds: prometheus.NewDesc("lockstitch_rolling_lag_seconds",
-			"Time since the end of the first period of a standing order that is not exported and delivered yet; 0 when there is none. Every replica tells it of all.", labels, nil),
+			"Time since the end of the first period of a standing order that is not exported and delivered yet; 0 when there is none.", labels, nil),
 	}
 }
 
@@ -25,7 +24,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) { ch <- c.files; ch <- 
 
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	now := c.deps.Clock.Now()
-	for _, s := range c.deps.Reports.LiveOrders(func(string) bool { return true }) {
+	for _, s := range c.deps.Reports.Orders(c.deps.Slots.Mine) {
 		if s.Paused {
 			continue
 		}

@@ -128,16 +128,11 @@ func (t *Table) ListOrders(account string, limit int, pageToken string) (items [
 }
 
 // Orders returns the live orders of all accounts that mine picks by their ids,
-// oldest first: those to work on, none once the table cannot be used.
+// oldest first.
 func (t *Table) Orders(mine func(id string) bool) []*Standing {
 	if t.Err() != nil {
 		return nil
 	}
-	return t.LiveOrders(mine)
-}
-
-// LiveOrders is Orders as the view has them, whether the table can be used or not.
-func (t *Table) LiveOrders(mine func(id string) bool) []*Standing {
 	t.view.mu.RLock()
 	var out []*Standing
 	for id, o := range t.view.orders {
