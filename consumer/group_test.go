@@ -13,6 +13,17 @@ import (
 	"lockstitch/state/catalog"
 )
 
+// left has an event kept by a replica of the usual group, which then stops.
+func (w *world) left() {
+	w.t.Helper()
+	a := w.start(filepath.Join(w.t.TempDir(), "a"), nil)
+	w.event("p1", "c1", "SENT")
+	w.settle(a.cat)
+	if err := a.stop(); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // Replicas of another group leave a catalog alone while the one that works on it has
 // members, and go on where it stood when it has none.
 func TestAnotherGroupKeepsNothingTwice(t *testing.T) {
@@ -43,12 +54,7 @@ func TestAnotherGroupKeepsNothingTwice(t *testing.T) {
 func TestAClaimIsNotTakenForAnotherGroup(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	a := w.start(filepath.Join(t.TempDir(), "a"), nil)
-	w.event("p1", "c1", "SENT")
-	w.settle(a.cat)
-	if err := a.stop(); err != nil {
-		t.Fatal(err)
-	}
+	w.left()
 	got, looked := make(chan *replica, 1), make(chan struct{})
 	var once sync.Once
 	b := w.start(filepath.Join(t.TempDir(), "b"), func(c *Config) {
@@ -82,12 +88,7 @@ func TestAClaimIsNotTakenForAnotherGroup(t *testing.T) {
 func TestALaneTakenOverWhileNothingArrives(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	a := w.start(filepath.Join(t.TempDir(), "a"), nil)
-	w.event("p1", "c1", "SENT")
-	w.settle(a.cat)
-	if err := a.stop(); err != nil {
-		t.Fatal(err)
-	}
+	w.left()
 	b := w.start(filepath.Join(t.TempDir(), "b"), func(c *Config) { c.Group = "another" })
 	b.awaitReady(t)
 	log := &logged{}
@@ -144,12 +145,7 @@ func TestWhatAnotherGroupHasCutIsNotCutAgain(t *testing.T) {
 func TestAGroupThatWasDeletedWorksNoMore(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	a := w.start(filepath.Join(t.TempDir(), "a"), nil)
-	w.event("p1", "c1", "SENT")
-	w.settle(a.cat)
-	if err := a.stop(); err != nil {
-		t.Fatal(err)
-	}
+	w.left()
 	if gone, err := kadm.NewClient(w.prod).DeleteGroups(t.Context(), "lockstitch"); err != nil || gone.Error() != nil {
 		t.Fatal(err, gone.Error())
 	}

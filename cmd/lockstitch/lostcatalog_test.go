@@ -1,0 +1,46 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+)
+
+// TestACatalogThatHasLostRecordsIsRefused, also when its settings have been put right.
+func TestACatalogThatHasLostRecordsIsRefused(t *testing.T) {
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	y.produce(ctx, 11, 100)
+	y.export(ctx, y.r.localURL(), "--start-at", "2026-09-01T00:00:00Z")
+	if err := y.r.checkTopics(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var first kadm.Offsets
+	first.AddOffset(y.s.Topics.Catalog, 0, 1, -1)
+	if done, err := kadm.NewClient(y.r.asker).DeleteRecords(ctx, first); err != nil || done.Error() != nil {
+		t.Fatal(err, done.Error())
+	}
+	if err := y.r.checkTopics(ctx); err == nil || !strings.Contains(err.Error(), "below offset 1 are gone") {
+		t.Errorf("a catalog that has lost records: %v", err)
+	}
+}
+
+// TestACatalogThatExpiresIsRefused: after retention.ms a start would know the newest
+// segments alone, and sweep all others.
+func TestACatalogThatExpiresIsRefused(t *testing.T) {
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	for _, topic := range []string{y.s.Topics.Catalog, y.s.Topics.Reports} {
+		for _, policy := range []string{"compact,delete", "compact"} {
+			done, err := kadm.NewClient(y.r.asker).AlterTopicConfigs(ctx, []kadm.AlterConfig{{Name: "cleanup.policy", Value: &policy}}, topic)
+			if err != nil || done[0].Err != nil {
+				t.Fatal(err, done)
+			}
+			err = y.r.checkTopics(ctx)
+			if expires := policy != "compact"; expires != (err != nil) || expires && !strings.Contains(err.Error(), topic) {
+				t.Errorf("%s with cleanup.policy=%s: %v", topic, policy, err)
+			}
+		}
+	}
+}
