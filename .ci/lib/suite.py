@@ -34,6 +34,7 @@ class Suite:
     def __init__(self, name):
         self.name = name
         self.passed = self.failed = 0
+        self.failures = []
         self.seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(1 << 32))
         self.random = random.Random(self.seed)
         self.started = time.monotonic()
@@ -56,9 +57,13 @@ class Suite:
             self.passed += 1
             self.say(f"ok    {what}")
         else:
-            self.failed += 1
-            self.say(f"FAIL  {what}" + (f": {detail}" if detail else ""))
+            self._fail(what + (f": {detail}" if detail else ""))
         return bool(good)
+
+    def _fail(self, what):
+        self.failed += 1
+        self.failures.append(what)
+        self.say(f"FAIL  {what}")
 
     def must(self, what, good, detail=""):
         """Like check, but nothing after it makes sense if it fails."""
@@ -71,8 +76,7 @@ class Suite:
 
     def __exit__(self, kind, error, trace):
         if kind is not None and kind is not Failed:
-            self.failed += 1
-            self.say(f"FAIL  {kind.__name__}: {error}")
+            self._fail(f"{kind.__name__}: {error}")
             if kind is not KeyboardInterrupt:
                 traceback.print_exception(kind, error, trace)
         if self.failed:
@@ -80,6 +84,10 @@ class Suite:
             for log in sorted([*self.dir.glob("*.log"), *self.dir.glob("*/*.log")]):
                 lines = log.read_text(errors="replace").splitlines()[-int(os.environ.get("TAIL", 25)):]
                 print(f"--- the last lines of {log.name}\n" + "\n".join(lines), flush=True)
+            # Once more, where whoever has only the last lines finds them.
+            print(f"--- what failed; rerun with SEED={self.seed} .ci/{self.name}/run")
+            for what in self.failures:
+                print(f"FAIL  {what[:2000]}", flush=True)
         sys.stdout.flush()
         sys.stderr.flush()
         print(f"{self.passed} passed, {self.failed} failed", flush=True)
