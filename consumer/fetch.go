@@ -248,7 +248,7 @@ func (c *Consumer) probe(ctx context.Context, now time.Time) {
 		for _, in := range l.inputs {
 			want := max(c.lag.end(in.stream.Topic, l.n), c.barrier(in))
 			if in.probed.again(in.pos.Next, want, now) {
-				ask = append(ask, question{in.stream.Topic, in.stream.ID, l.n, in.pos.Next, func(past int64) { in.pos.Next = past }, l})
+				ask = append(ask, question{in.stream.Topic, in.stream.ID, l.n, in.pos.Next, func(past int64) { in.pos.Next, in.pos.Epoch = past, 0 }, l})
 			}
 		}
 	}

@@ -165,7 +165,7 @@ func (l *lane) run(now time.Time) error {
 					return err
 				}
 			}
-			b.in.pos.Next = r.Offset + 1
+			b.in.pos.Next, b.in.pos.Epoch = r.Offset+1, r.LeaderEpoch+1
 		}
 		l.touch(now)
 		l.waitBytes -= b.bytes

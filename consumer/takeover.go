@@ -172,6 +172,10 @@ func (c *Consumer) prepare(ctx context.Context, n int32, fenced map[string]bool)
 	if err != nil {
 		return nil, err
 	}
+	epochEnds, err := c.epochEnds(ctx, n, infos, starts)
+	if err != nil {
+		return nil, err
+	}
 	// Offsets were asked for by name: of the topics described only if those
 	// still have their names.
 	again, err := kafka.Describe(ctx, c.deps.Catalog.Client(), c.inputs()...)
@@ -190,7 +194,7 @@ func (c *Consumer) prepare(ctx context.Context, n int32, fenced map[string]bool)
 	}
 	l.routeBy(infos[profTopic].Partitions)
 	for _, t := range c.cfg.Topics.Events {
-		in, err := c.prepareInput(l, t, segment.TopicID(infos[t].ID), starts[t][n], ends[t][n], segment.TopicID(infos[profTopic].ID), profEnds[profTopic][n])
+		in, err := c.prepareInput(l, t, segment.TopicID(infos[t].ID), starts[t][n], ends[t][n], epochEnds[t], segment.TopicID(infos[profTopic].ID), profEnds[profTopic][n])
 		if err != nil {
 			return nil, err
 		}
@@ -229,9 +233,29 @@ func (c *Consumer) adopted(infos, again map[string]kafka.TopicInfo) error {
 	return stop
 }
 
+// epochEnds asks for each event topic where its log left the leader epoch of the last
+// record below the lane's position; -1: unknown. It lies below the position if the log was
+// cut off there and has grown again since, which its length does not show.
+func (c *Consumer) epochEnds(ctx context.Context, n int32, infos map[string]kafka.TopicInfo, starts map[string]map[int32]int64) (map[string]int64, error) {
+	out := make(map[string]int64)
+	for _, t := range c.cfg.Topics.Events {
+		out[t] = -1
+		pos, ok := c.deps.Catalog.Position(segment.TopicID(infos[t].ID), n)
+		if !ok || pos.Epoch == 0 || pos.Next <= starts[t][n] {
+			continue
+		}
+		var err error
+		if out[t], err = kafka.EpochEnd(ctx, c.deps.Catalog.Client(), t, n, pos.Epoch-1); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
 // prepareInput finds out where an event partition stands: at its position
-// record, or, where there is none, at the start of its log.
-func (c *Consumer) prepareInput(l *lane, topic string, id segment.TopicID, start, end int64, profID segment.TopicID, profEnd int64) (*input, error) {
+// record, or, where there is none, at the start of its log. epochEnd is where the log
+// left the epoch of the position; -1: unknown.
+func (c *Consumer) prepareInput(l *lane, topic string, id segment.TopicID, start, end, epochEnd int64, profID segment.TopicID, profEnd int64) (*input, error) {
 	in := &input{
 		stream:    &segment.Stream{Topic: topic, Incarnation: len(c.deps.Catalog.Adopted(topic)) - 1, ID: id},
 		partition: l.n,
@@ -245,11 +269,13 @@ func (c *Consumer) prepareInput(l *lane, topic string, id segment.TopicID, start
 	switch given := c.deps.Catalog.GivenUp(topic, l.n); {
 	case pos.Next > end:
 		return nil, &stoppedError{why: fmt.Sprintf("offset %d of %s/%d, where reading goes on, is beyond the end of the log, %d: the log was truncated; its offsets are given out again, so the topic must be made anew and adopted", pos.Next, topic, l.n, end)}
+	case epochEnd >= 0 && epochEnd < pos.Next:
+		return nil, &stoppedError{why: fmt.Sprintf("the log of %s/%d was cut off at offset %d and has grown again: what stands there now is not what was read up to offset %d, and what Kafka acknowledged in its place would be passed over; the topic must be made anew and adopted", topic, l.n, epochEnd, pos.Next)}
 	case pos.Next < start && given < start:
 		return nil, &stoppedError{why: fmt.Sprintf("events of %s/%d were removed before they were read: reading goes on at offset %d, the log begins at %d; if they are to be given up, run `lockstitch topics adopt`", topic, l.n, pos.Next, start)}
 	case pos.Next < start:
 		c.log.Warn("events that were removed before they were read are given up", "topic", topic, "partition", l.n, "from", pos.Next, "to", start)
-		pos.Next = start
+		pos.Next, pos.Epoch = start, 0
 		l.dirty = true
 	}
 	in.pos = pos

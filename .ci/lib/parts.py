@@ -41,7 +41,11 @@ class Kafka:
                                  capture_output=True, check=True, timeout=60).stdout.decode().split()[-1]
         subprocess.run([*self.java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", self.settings],
                        stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60)
-        self.process = Process("kafka", [*self.java, "kafka.Kafka", self.settings], log_dir).start()
+        self.process = Process("kafka", [*self.java, "kafka.Kafka", self.settings], log_dir)
+        self.start()
+
+    def start(self):
+        self.process.start()
         wait_for("Apache Kafka", 60, self._answers, every=0.3, process=self.process)
 
     def _answers(self):

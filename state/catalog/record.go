@@ -42,6 +42,7 @@ type Position struct {
 	TopicID    segment.TopicID `json:"topic_id"`
 	Partition  int32           `json:"partition"`
 	Next       int64           `json:"next"`     // the next input offset to consume
+	Epoch      int32           `json:"epoch"`    // leader epoch of the last record below Next, plus one; 0: unknown
 	LogTime    int64           `json:"log_time"` // greatest Kafka time (ms) of the data records below Next
 	Kept       int64           `json:"kept"`
 	Duplicates int64           `json:"duplicates"`

@@ -105,7 +105,7 @@ func adapt(req kmsg.Request) {
 		for i := range r.Topics {
 			for j := range r.Topics[i].Partitions {
 				p := &r.Topics[i].Partitions[j]
-				p.LeaderEpoch = p.CurrentLeaderEpoch
+				p.LeaderEpoch = max(p.LeaderEpoch, p.CurrentLeaderEpoch)
 			}
 		}
 	}
