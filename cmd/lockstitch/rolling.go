@@ -61,7 +61,8 @@ func (a *app) rollingCreate(o *rollingOptions) *cobra.Command {
 		Use:   "create NAME --every PT15M --start now",
 		Short: "Create a rolling export, or change one",
 		Long: `Creates the rolling export NAME, or changes it if it is there: the change holds
-from the next boundary on. What is not named takes its default, also in a change.
+from the next boundary on, and for one that is behind, from the next file on.
+What is not named takes its default, also in a change.
 
 --every is an ISO 8601 duration of whole minutes, PT1M to P1D, that divides 24
 hours; boundaries are its multiples since midnight UTC. --start says where a new

@@ -133,6 +133,8 @@ func TestListsOfAnAccount(t *testing.T) {
 	for _, client := range []string{"a", "b"} {
 		r.put(client, "x", `{"every":"P1D","start":"now"}`, 201)
 	}
+	r.step("acme", "x", []byte("a file"), nil)
+	r.step("acme", "x", []byte("another"), nil)
 	paths := []string{"/emails/reports", "/emails/rolling-exports", "/emails/rolling-exports/x/files"}
 	asked, goOn := make(chan struct{}), make(chan struct{})
 	var readers sync.WaitGroup
@@ -141,6 +143,9 @@ func TestListsOfAnAccount(t *testing.T) {
 		req.Header.Set("Authorization", "Bearer "+r.token("a"))
 		readers.Go(func() { r.handler.ServeHTTP(slowReader{httptest.NewRecorder(), asked, goOn}, req) })
 		<-asked
+	}
+	if p := r.files("a", "x", "?wait=60"); len(p.Items) != 1 || p.Items[0].Number != 1 {
+		t.Errorf("a call that may wait, beside those: %d files", len(p.Items))
 	}
 	for _, path := range paths {
 		r.problem(r.do("GET", path, "a", ""), 429, "rate-limit")
@@ -154,6 +159,9 @@ func TestListsOfAnAccount(t *testing.T) {
 		if a := r.do("GET", path, "a", ""); a.StatusCode != 200 {
 			t.Errorf("behind those: %d %s", a.StatusCode, a.body)
 		}
+	}
+	if p := r.files("a", "x", "?wait=60"); len(p.Items) != 2 {
+		t.Errorf("a call that may wait, behind those: %d files", len(p.Items))
 	}
 }
 

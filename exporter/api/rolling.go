@@ -44,7 +44,7 @@ func (s *server) rollingOperations(schemas huma.Registry) []operation {
 		{handle: s.putRolling, Operation: huma.Operation{
 			OperationID: "put-rolling-export", Method: http.MethodPut, Path: rollingPath, Tags: tags,
 			Summary: "Create or change a rolling export",
-			Description: "From then on every event that is kept comes in exactly one file, whatever its `server_time` and however late it came. A change holds from the next boundary on. " +
+			Description: "From then on every event that is kept comes in exactly one file, whatever its `server_time` and however late it came. A change holds from the next boundary on, for one that is behind from the next file on. " +
 				"A rolling export that has stopped with an error goes on when it is changed, also to what it is already; but one whose next file would lack events that are no longer kept must be deleted and created anew.",
 			Security: bearer, Parameters: []*huma.Param{name},
 			RequestBody: d.body(map[string]any{mediaJSON: RollingRequest{}}, map[string]any{"every": "PT15M", "start": "now"}),

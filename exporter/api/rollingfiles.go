@@ -210,6 +210,15 @@ func (s *server) listRollingFiles(c *call) error {
 	if err != nil {
 		return err
 	}
+	if seconds > 0 && len(files) > 1 {
+		// A call that may wait is not counted among the lists, and its page is one. Without
+		// room for one more it has one file, and the next call brings the others.
+		if endList, err := s.beginList(c); err != nil {
+			files = files[:1]
+		} else {
+			defer endList()
+		}
+	}
 	page := RollingFileList{OrderID: o.Order.ID, Files: o.Files(), Items: make([]*RollingFile, 0, len(files))}
 	for _, rep := range files {
 		page.Files = max(page.Files, rep.Files())
