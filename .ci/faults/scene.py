@@ -185,7 +185,7 @@ class Scene:
             time.sleep(rnd.uniform(0.3, 2))
             began = time.monotonic()
             n = 0
-            while not n and time.monotonic() - began < 150:
+            while not n and time.monotonic() - began < 300:
                 # A fault may need something that the other hand's has taken away.
                 n = fault(self, rnd)
             self.say(f"{name}: {n or 'DID NOT HAPPEN'} ({time.monotonic() - began:.1f} s)")
@@ -221,7 +221,7 @@ class Scene:
         for r in self.replicas:
             if r.clock.ahead >= TOKENS:
                 r.clock.ahead = 0  # it refuses every token
-            wait_for(f"replica {r.name} has its time", 30, r.believes, every=0.3)
+            wait_for(f"replica {r.name} has its time", 60, r.believes, every=0.3)
         if any(r.clock.ahead for r in self.replicas):
             self.say("judged with clocks that are wrong: " + ", ".join(f"{r.name} by {r.clock.ahead} s" for r in self.replicas))
         self.quiet.set()
@@ -363,7 +363,7 @@ class Scene:
             return all(sorted(x[:2] for x in v) == wanted and not any(x[2] for x in v) for v in seen.values())
 
         try:
-            wait_for("lag 0", 60, nothing, every=0.3)
+            wait_for("lag 0", 120, nothing, every=0.3)
             self.check("lag is 0, every partition is read by one replica", True)
         except TimeoutError:
             self.check("lag is 0, every partition is read by one replica", False, seen)
