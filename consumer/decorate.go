@@ -21,6 +21,7 @@ type profiles struct {
 	id      segment.TopicID
 	lane    *local.Lane
 	next    int64     // every record below has been applied
+	epoch   int32     // leader epoch of the last of them, plus one; 0: unknown
 	deadTo  int64     // malformed records below have been dead-lettered by a committed cut
 	pruned  int64     // versions that only events below this Kafka time (ms) ask for may be gone; 0: none
 	oldest  int64     // Kafka time (ms) of the first data record not yet committed; 0: none
@@ -55,7 +56,7 @@ func (p *profiles) apply(records []*kgo.Record, floor int64, dropped func(int), 
 		if r.Offset < p.next {
 			continue
 		}
-		p.next = r.Offset + 1
+		p.next, p.epoch = r.Offset+1, r.LeaderEpoch+1
 		if r.Attrs.IsControl() {
 			continue
 		}
@@ -120,10 +121,14 @@ func (p *profiles) close() error {
 }
 
 // moved notes that everything below next has been read without a record there.
-func (p *profiles) moved(next int64) { p.next = max(p.next, next) }
+func (p *profiles) moved(next int64) {
+	if next > p.next {
+		p.next, p.epoch = next, 0
+	}
+}
 
 func (p *profiles) marker() local.ProfileMarker {
-	return local.ProfileMarker{TopicID: p.id, Next: p.next, At: p.current, LogTime: p.logTime, Pruned: p.pruned}
+	return local.ProfileMarker{TopicID: p.id, Next: p.next, Epoch: p.epoch, At: p.current, LogTime: p.logTime, Pruned: p.pruned}
 }
 
 // touch writes the marker anew, so that a replica that restarts soon knows that

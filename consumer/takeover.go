@@ -316,16 +316,27 @@ func (c *Consumer) prepareProfiles(ctx context.Context, l *lane, state *local.La
 	if err != nil {
 		return err
 	}
-	if ok && m.TopicID == id && m.Next >= start && m.Next <= end && !stale && !pruned {
+	cutOff := false // below what was read of it; see epochEnds
+	if ok && m.TopicID == id && m.Epoch > 0 && m.Next > start {
+		left, err := kafka.EpochEnd(ctx, c.deps.Catalog.Client(), l.prof.topic, l.n, m.Epoch-1)
+		if err != nil {
+			return err
+		}
+		cutOff = left >= 0 && left < m.Next
+	}
+	if ok && m.TopicID == id && m.Next >= start && m.Next <= end && !cutOff && !stale && !pruned {
 		// Not from the marker where it is ahead of the position record: what was
 		// malformed in between has not been dead-lettered yet. Versions that are
 		// there already are written again, which changes nothing.
 		l.prof.next, l.prof.current, l.prof.pruned = min(m.Next, from), m.At, m.Pruned
 		l.prof.logTime = m.LogTime
+		if l.prof.next == m.Next {
+			l.prof.epoch = m.Epoch
+		}
 		return nil
 	}
 	if ok {
-		c.log.Info("reading the profiles anew", "lane", l.n, "topic_id_changed", m.TopicID != id, "stale", stale, "pruned", pruned, "out_of_range", m.Next < start || m.Next > end)
+		c.log.Info("reading the profiles anew", "lane", l.n, "topic_id_changed", m.TopicID != id, "stale", stale, "pruned", pruned, "out_of_range", m.Next < start || m.Next > end, "cut_off", cutOff)
 	}
 	l.prof.next, l.prof.current = start, time.Now()
 	if err := state.ResetProfiles(); err != nil {

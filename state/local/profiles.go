@@ -26,6 +26,7 @@ const (
 type ProfileMarker struct {
 	TopicID segment.TopicID `json:"topic_id"`
 	Next    int64           `json:"next"`               // every record below has been applied
+	Epoch   int32           `json:"epoch,omitempty"`    // leader epoch of the last of them, plus one; 0: unknown
 	At      time.Time       `json:"at"`                 // when that was last the end of the partition, by the machine's clock
 	LogTime int64           `json:"log_time,omitempty"` // the same by Kafka's, as far as events tell it (ms); 0: unknown
 	// Pruned is the greatest floor with which versions were put: some that only
