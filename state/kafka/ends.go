@@ -49,12 +49,17 @@ type TopicInfo struct {
 	Partitions int32
 }
 
+// errNoIDs says that brokers are too old. Positions, and whose a store is, go by the id
+// of a topic: without ids all topics are one. Fetch names the id from Kafka 3.1 on.
+var errNoIDs = errors.New("the brokers do not tell topics by their ids (KIP-516); Kafka 3.1 or later is needed, with an inter.broker.protocol.version of 2.8 or later")
+
 // describeLimit is how long the first broker is waited for that Describe asks.
 const describeLimit = 500 * time.Millisecond
 
 // Describe asks for the ids and partition counts of topics. A topic that does
-// not exist is an error that wraps kerr.UnknownTopicOrPartition. A broker that stands
-// still is not waited for: the client library asks another one each time.
+// not exist is an error that wraps kerr.UnknownTopicOrPartition, and one that has no id
+// is an error too. A broker that stands still is not waited for: the client library
+// asks another one each time.
 func Describe(ctx context.Context, cl *kgo.Client, topics ...string) (map[string]TopicInfo, error) {
 	limit := describeLimit
 	resp, err := backoff.Retry(ctx, func() (*kmsg.MetadataResponse, error) {
@@ -78,6 +83,9 @@ func Describe(ctx context.Context, cl *kgo.Client, topics ...string) (map[string
 		}
 		if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
 			return nil, fmt.Errorf("topic %s: %w", name, err)
+		}
+		if t.TopicID == ([16]byte{}) {
+			return nil, fmt.Errorf("topic %s: %w", name, errNoIDs)
 		}
 		out[name] = TopicInfo{ID: t.TopicID, Partitions: int32(len(t.Partitions))}
 	}

@@ -216,6 +216,9 @@ func awaitTopics(ctx context.Context, cl *kgo.Client, topics []string) error {
 	if err != nil {
 		return fmt.Errorf("the topics were created, but not every broker knows them yet: %w", err)
 	}
+	if _, err := Describe(ctx, cl, topics...); err != nil {
+		return fmt.Errorf("the topics were created, but cannot be used: %w", err)
+	}
 	return nil
 }
 
@@ -239,9 +242,31 @@ func knows(ctx context.Context, b *kgo.Broker, topics []string) error {
 	return nil
 }
 
+// fetchByID is the version of Fetch that names topics by their ids.
+const fetchByID = 13
+
+// fetchesByID is an error if a broker only fetches by name: the records of a topic made
+// anew would be taken for those of the one before.
+func fetchesByID(ctx context.Context, cl *kgo.Client) error {
+	resp, err := kmsg.NewPtrApiVersionsRequest().RequestWith(ctx, cl)
+	if err != nil {
+		return err
+	}
+	for _, k := range resp.ApiKeys {
+		if k.ApiKey == kmsg.Fetch.Int16() && k.MaxVersion < fetchByID {
+			return errNoIDs
+		}
+	}
+	return kerr.ErrorForCode(resp.ErrorCode)
+}
+
 // metadata asks for topics, which need not exist, and how many brokers there are.
-// It asks directly: the admin client would answer from its cache.
+// It asks directly: the admin client would answer from its cache. Brokers that are too
+// old are an error.
 func metadata(ctx context.Context, cl *kgo.Client, names []string) (topics map[string]*kmsg.MetadataResponseTopic, brokers int, err error) {
+	if err := fetchesByID(ctx, cl); err != nil {
+		return nil, 0, err
+	}
 	req := metadataOf(names)
 	resp, err := req.RequestWith(ctx, cl)
 	if err != nil {
@@ -249,9 +274,14 @@ func metadata(ctx context.Context, cl *kgo.Client, names []string) (topics map[s
 	}
 	topics = make(map[string]*kmsg.MetadataResponseTopic, len(names))
 	for i := range resp.Topics {
-		if resp.Topics[i].Topic != nil {
-			topics[*resp.Topics[i].Topic] = &resp.Topics[i]
+		t := &resp.Topics[i]
+		if t.Topic == nil {
+			continue
 		}
+		if t.ErrorCode == 0 && t.TopicID == ([16]byte{}) {
+			return nil, 0, fmt.Errorf("topic %s: %w", *t.Topic, errNoIDs)
+		}
+		topics[*t.Topic] = t
 	}
 	return topics, len(resp.Brokers), nil
 }
