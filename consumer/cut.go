@@ -279,6 +279,11 @@ var errNothingBegun = errors.New("nothing was committed")
 // transact commits the records and the group's offsets in one transaction.
 func (c *Consumer) transact(ctx context.Context, lanes []*lane, records []*kgo.Record) (committed bool, err error) {
 	c.at(StepBegin)
+	// The producer goes by name, and what it writes would be all that a catalog made
+	// anew has.
+	if err := c.deps.Catalog.SameTopic(ctx); err != nil {
+		return false, fmt.Errorf("%w: %w", errNothingBegun, err)
+	}
 	// The broker may refuse the transactional id, or the transaction's timeout. Then
 	// nothing is in doubt, and it is said at each attempt.
 	if _, _, err := c.producer.ProducerID(ctx); err != nil {
@@ -304,6 +309,10 @@ func (c *Consumer) transact(ctx context.Context, lanes []*lane, records []*kgo.R
 		defer cancel()
 		if aerr := c.producer.EndTransaction(actx, kgo.TryAbort); aerr != nil {
 			return false, errors.Join(err, aerr)
+		}
+		if errors.Is(err, kerr.UnknownTopicID) {
+			// A topic was made anew, the dead letters: the client gives it up for good.
+			return false, c.begunAnew(err)
 		}
 		return false, fmt.Errorf("%w: %w", errNothingBegun, err)
 	}

@@ -106,6 +106,14 @@ func (v *View) CatchUp(ctx context.Context) error {
 	return nil
 }
 
+// SameTopic is an error if the topic was made anew.
+func (v *View) SameTopic(ctx context.Context) error {
+	if err := v.tail.SameTopic(ctx); err != nil {
+		return fmt.Errorf("catalog: %w", err)
+	}
+	return nil
+}
+
 // Load is CatchUp for whoever has just opened the view. With the segments of a year
 // that takes minutes, and the log is told how far it is.
 func (v *View) Load(ctx context.Context) error {

@@ -149,13 +149,9 @@ func (t *Tail) CatchUp(ctx context.Context, partitions ...int32) error {
 			partitions = append(partitions, p)
 		}
 	}
-	var infos map[string]TopicInfo
 	var ends map[string]map[int32]int64
 	eg, ectx := errgroup.WithContext(ctx)
-	eg.Go(func() (err error) {
-		infos, err = Describe(ectx, t.cl, t.cfg.Topic)
-		return err
-	})
+	eg.Go(func() error { return t.SameTopic(ectx) })
 	eg.Go(func() (err error) {
 		ends, err = ListOffsets(ectx, t.cl, map[string][]int32{t.cfg.Topic: partitions}, AtEnd, HighWatermark)
 		return err
@@ -163,15 +159,21 @@ func (t *Tail) CatchUp(ctx context.Context, partitions ...int32) error {
 	if err := eg.Wait(); err != nil {
 		return fmt.Errorf("catching up with %s: %w", t.cfg.Topic, err)
 	}
-	if infos[t.cfg.Topic].ID != t.id {
-		return fmt.Errorf("catching up with %s: the topic was made anew; restart the replica", t.cfg.Topic)
-	}
 	for p, end := range ends[t.cfg.Topic] {
 		if err := t.WaitFor(ctx, p, end); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// SameTopic is an error if the topic was made anew.
+func (t *Tail) SameTopic(ctx context.Context) error {
+	infos, err := Describe(ctx, t.cl, t.cfg.Topic)
+	if err == nil && infos[t.cfg.Topic].ID != t.id {
+		err = errors.New("the topic was made anew; restart the replica")
+	}
+	return err
 }
 
 // WaitFor waits until everything below offset end of partition p was applied.
