@@ -36,6 +36,7 @@ type Tail struct {
 	id     [16]byte
 	cancel context.CancelFunc
 	done   chan struct{}
+	packed packed // for run alone
 
 	mu      sync.Mutex
 	next    []int64 // per partition: everything below has been applied
@@ -87,6 +88,7 @@ func StartTail(ctx context.Context, cfg TailConfig) (*Tail, error) {
 		cfg: cfg, cl: cl, cancel: cancel, done: make(chan struct{}),
 		next: make([]int64, len(parts)), target: make([]int64, len(parts)),
 		changed: make(chan struct{}), wake: func() {}, unread: make(map[int32]error),
+		packed: make(packed),
 	}
 	for i, p := range parts {
 		// A position starts as a number, not as "nothing read": an emptied log
@@ -238,6 +240,7 @@ func (t *Tail) run(ctx context.Context) {
 	retry := backoff.NewExponentialBackOff()
 	retry.InitialInterval, retry.MaxInterval = 100*time.Millisecond, fetchRetryMax
 	for ctx.Err() == nil {
+		t.unpack()
 		fetches, waited := t.poll(ctx)
 		if ctx.Err() != nil || fetches.IsClientClosed() {
 			return
@@ -266,7 +269,7 @@ func (t *Tail) run(ctx context.Context) {
 }
 
 // poll takes what was fetched. It waits for it no longer than probeAfter if somebody
-// waits for something, and else until somebody begins to.
+// waits for something, and else until somebody begins to or a batch is to be tried again.
 func (t *Tail) poll(ctx context.Context) (fetches kgo.Fetches, waited bool) {
 	t.mu.Lock()
 	for p, end := range t.target {
@@ -281,6 +284,11 @@ func (t *Tail) poll(ctx context.Context) (fetches kgo.Fetches, waited bool) {
 	if waited {
 		var cancel context.CancelFunc
 		pctx, cancel = context.WithTimeout(pctx, probeAfter)
+		defer cancel()
+	}
+	if at, some := t.packed.first(); some {
+		var cancel context.CancelFunc
+		pctx, cancel = context.WithDeadline(pctx, at)
 		defer cancel()
 	}
 	return t.cl.PollRecords(pctx, 10_000), waited
@@ -313,13 +321,18 @@ func (t *Tail) apply(fetches kgo.Fetches) (moved map[int32]int64, err error) {
 	return moved, err
 }
 
-// failures notes and logs the partitions that could not be fetched.
+// failures notes and logs the partitions that could not be fetched, and says whether any
+// is fetched again at once.
 func (t *Tail) failures(fetches kgo.Fetches) (failed bool) {
 	fetches.EachError(func(_ string, p int32, err error) {
 		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 			return
 		}
-		failed = true
+		if large := (*kgo.ErrDecompressTooLarge)(nil); errors.As(err, &large) {
+			t.packed.stop(p) // it is not fetched again, and nothing else has failed
+		} else {
+			failed = true
+		}
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		if p < 0 {
@@ -348,7 +361,7 @@ func (t *Tail) probe(ctx context.Context, moved map[int32]int64) {
 	t.mu.Lock()
 	waiting := make(map[int32]int64)
 	for p, end := range t.target {
-		if t.next[p] < end {
+		if t.next[p] < end && !t.packed.stopped(int32(p)) {
 			waiting[int32(p)] = t.next[p]
 		}
 	}
@@ -377,6 +390,7 @@ func (t *Tail) advance(moved map[int32]int64) {
 		t.grow(p)
 		t.next[p] = max(t.next[p], next)
 		delete(t.unread, p)
+		delete(t.packed, p)
 	}
 	close(t.changed)
 	t.changed = make(chan struct{})
