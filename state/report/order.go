@@ -36,7 +36,7 @@ type Order struct {
 	ID        string    `json:"id"`
 	Account   string    `json:"account"`
 	Name      string    `json:"name"`
-	CreatedAt time.Time `json:"created_at"`
+	CreatedAt time.Time `json:"created_at"` // in a view: not later than by Kafka's clock
 	// From is where the first file begins: the ends that were read at the
 	// creation. Empty: at the oldest data kept.
 	From     []End    `json:"from,omitempty"`

@@ -349,6 +349,28 @@ func TestADeletedOrderTakesItsStepsAlong(t *testing.T) {
 	}
 }
 
+// An order whose creator's clock is weeks ahead was created when Kafka says so, for all
+// replicas, or its first boundary would be weeks away. One that is behind only has
+// periods without rows to make up for.
+func TestAnOrderIsNotCreatedInTheFuture(t *testing.T) {
+	opts := cluster(t)
+	tb := open(t, opts)
+	begin := time.Now().Truncate(time.Millisecond)
+	ahead, behind := newOrder("acme", "ahead"), newOrder("acme", "behind")
+	ahead.CreatedAt, behind.CreatedAt = begin.Add(500*time.Hour), begin.Add(-500*time.Hour)
+	create(t, tb, ahead)
+	create(t, tb, behind)
+	end := time.Now()
+	for _, tb := range append(compactions(t, opts), tb) {
+		if s, ok := tb.OrderNamed("acme", "ahead"); !ok || s.Order.CreatedAt.Before(begin) || s.Order.CreatedAt.After(end) {
+			t.Errorf("by a clock that is ahead: %+v, want it created between %v and %v", s.Order, begin, end)
+		}
+		if s, ok := tb.OrderNamed("acme", "behind"); !ok || !s.Order.CreatedAt.Equal(behind.CreatedAt) {
+			t.Errorf("by a clock that is behind: %+v", s.Order)
+		}
+	}
+}
+
 // What is swept is gone for a reader from the start; what says where an order
 // stands is not swept.
 func TestSweepOfOrdersAndSteps(t *testing.T) {

@@ -158,6 +158,11 @@ func (v *view) create(rec *kgo.Record, id string) error {
 	if err := c.Settings.check(); err != nil {
 		return err
 	}
+	// By the clock of a replica that is ahead of Kafka's the first boundary would be as
+	// far ahead, and no file would come before.
+	if !rec.Timestamp.IsZero() && rec.Timestamp.Before(c.CreatedAt) {
+		c.CreatedAt = rec.Timestamp.UTC()
+	}
 	o := &order{standing: Standing{Order: c, Settings: c.Settings}, partition: rec.Partition, offset: rec.Offset}
 	v.orders[id] = o
 	names := v.names[c.Account]

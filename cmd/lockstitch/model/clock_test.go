@@ -1,7 +1,12 @@
 package model
 
 import (
+	"bytes"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/state/report"
 )
 
 // clock is a replica's: Kafka's, perhaps a little ahead or behind. It jumps when
@@ -53,10 +58,39 @@ func (w *world) now() time.Time {
 
 func (w *world) jump(d time.Duration) {
 	w.mu.Lock()
+	w.jumps = append(w.jumps, jump{time.Now(), w.skew})
 	w.skew += d
 	for a := range w.alarms {
 		a.timer.Reset(a.at.Sub(w.kafkaTime()))
 	}
 	w.mu.Unlock()
 	w.notef("Kafka's clock jumps by %v", d)
+}
+
+// jump is one of Kafka's clock.
+type jump struct {
+	at     time.Time     // by the machine's clock
+	before time.Duration // the skew until then
+}
+
+// kafkaTimeAt is what Kafka's clock showed at a time of the machine's.
+func (w *world) kafkaTimeAt(t time.Time) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, j := range w.jumps {
+		if !j.at.Before(t) {
+			return t.Add(j.before)
+		}
+	}
+	return t.Add(w.skew)
+}
+
+// stamped stands for brokers that stamp the records of the reports, as far as orders go:
+// their creations are read with Kafka's time. Files expire by the machine's.
+type stamped struct{ w *world }
+
+func (s stamped) OnFetchRecordBuffered(r *kgo.Record) {
+	if bytes.HasPrefix(r.Key, []byte(report.KeyOrder)) {
+		r.Timestamp = s.w.kafkaTimeAt(r.Timestamp)
+	}
 }

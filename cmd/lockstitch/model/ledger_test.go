@@ -205,6 +205,9 @@ func (w *world) ledger() *ledger {
 				Settings settingsRecord `json:"settings"`
 			}
 			read(&o)
+			if at := w.kafkaTimeAt(time.UnixMilli(r.Time)); at.Before(o.Created) { // the replica's clock was ahead
+				o.Created = at
+			}
 			l.orders[id] = &placed{o.Account, o.Name, o.Created, at(o.From), map[string]json.RawMessage{o.Settings.Revision: o.Settings.Body}}
 		case "u":
 			var u struct {

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -181,7 +182,7 @@ func (p *process) run(ctx context.Context) error {
 		return err
 	}
 	defer cat.Close()
-	reports, err := report.Open(octx, report.Config{Opts: opts, Topic: w.topics.Reports, Log: log, Registerer: reg})
+	reports, err := report.Open(octx, report.Config{Opts: append(slices.Clip(opts), kgo.WithHooks(stamped{w})), Topic: w.topics.Reports, Log: log, Registerer: reg})
 	if err != nil {
 		return err
 	}

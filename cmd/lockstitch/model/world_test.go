@@ -65,6 +65,7 @@ type world struct {
 	trace       []string
 	failed      bool
 	skew        time.Duration // of Kafka's clock
+	jumps       []jump        // of it, the newest last
 	alarms      map[*alarm]bool
 	definitions int         // records in the topic
 	defined     []time.Time // when each of them was acknowledged
