@@ -87,6 +87,13 @@ func (r *Runner) clean(ctx context.Context) (next time.Time, err error) {
 				continue
 			}
 		}
+		// What stood in the log when it was looked at may not have been read then: that
+		// the file is to be delivered before.
+		if due, err := r.stillDue(ctx, rep, kafka); err != nil {
+			return next, err
+		} else if !due {
+			continue
+		}
 		r.at(StepClean)
 		if err := r.removeFiles(ctx, rep); err != nil {
 			return next, err
@@ -110,6 +117,17 @@ func (r *Runner) time(ctx context.Context, rep *report.Report) (time.Time, error
 		r.log.Warn("this machine's clock is ahead of Kafka's, by which files and reports expire", "by", ahead.Round(time.Second))
 	}
 	return at, err
+}
+
+// stillDue tells whether files of a report are to be removed at a time by all that was
+// written about it up to now.
+func (r *Runner) stillDue(ctx context.Context, rep *report.Report, at time.Time) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	if err := r.deps.Reports.CatchUp(ctx, rep.Request.Account); err != nil {
+		return false, err
+	}
+	return r.deps.Reports.FilesDue(rep.Request.ID, at), nil
 }
 
 // removeFiles deletes everything under the report's prefix: its file, and what

@@ -169,9 +169,13 @@ func (w *world) submitAt(tab *report.Table, end int64, patience time.Duration, a
 }
 
 // submitStep makes a standing order and its first step.
-func (w *world) submitStep(tab *report.Table, end int64) *report.Report {
+func (w *world) submitStep(tab *report.Table, end int64, tweaks ...func(*report.Step)) *report.Report {
 	w.t.Helper()
 	order := ulid.Make().String()
+	step := &report.Step{Order: order, Name: "o", Seq: 1}
+	for _, tweak := range tweaks {
+		tweak(step)
+	}
 	if _, err := tab.CreateOrder(w.t.Context(), &report.Order{
 		ID: order, Account: "acme", Name: "o", CreatedAt: time.Now(),
 		Settings: report.Settings{Revision: "r", Every: time.Minute, Body: []byte("{}")},
@@ -181,7 +185,7 @@ func (w *world) submitStep(tab *report.Table, end int64) *report.Report {
 	r, err := tab.SubmitStep(w.t.Context(), &report.Request{
 		ID: ulid.Make().String(), Account: "acme", CreatedAt: time.Now(), Body: []byte("{}"),
 		Question: report.Question{Rolling: true, Barrier: []report.End{{Topic: "events", TopicID: topicID, Offset: end}}},
-		Step:     &report.Step{Order: order, Name: "o", Seq: 1},
+		Step:     step,
 	})
 	if err != nil {
 		w.t.Fatal(err)

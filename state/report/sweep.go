@@ -29,6 +29,15 @@ func (t *Table) HavingFiles(now time.Time) (due []*Report, next time.Time) {
 	return due, next
 }
 
+// FilesDue tells whether files of a report are to be removed at a time, as HavingFiles
+// does for all, by what the view has of it now.
+func (t *Table) FilesDue(id string, now time.Time) bool {
+	t.view.mu.RLock()
+	defer t.view.mu.RUnlock()
+	e := t.view.byID[id]
+	return e != nil && e.leavesFiles() && !now.Before(e.due()) && (e.withdrawn || !t.view.held(e))
+}
+
 // held tells whether the report's file is still to be delivered.
 func (v *view) held(e *entry) bool {
 	if e.report.Request.Step == nil {
