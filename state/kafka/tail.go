@@ -40,6 +40,7 @@ type Tail struct {
 
 	mu      sync.Mutex
 	next    []int64 // per partition: everything below has been applied
+	first   []int64 // per partition: its end when the tail was started
 	target  []int64 // per partition: the greatest end that somebody waits for
 	changed chan struct{}
 	wake    context.CancelFunc // ends a poll that began when nobody waited
@@ -86,7 +87,7 @@ func StartTail(ctx context.Context, cfg TailConfig) (*Tail, error) {
 	run, cancel := context.WithCancel(context.Background())
 	t := &Tail{
 		cfg: cfg, cl: cl, cancel: cancel, done: make(chan struct{}),
-		next: make([]int64, len(parts)), target: make([]int64, len(parts)),
+		next: make([]int64, len(parts)), first: make([]int64, len(parts)), target: make([]int64, len(parts)),
 		changed: make(chan struct{}), wake: func() {}, unread: make(map[int32]error),
 		packed: make(packed),
 	}
@@ -94,6 +95,7 @@ func StartTail(ctx context.Context, cfg TailConfig) (*Tail, error) {
 		// A position starts as a number, not as "nothing read": an emptied log
 		// (start = end) never brings a record.
 		t.next[i], t.id = p.Start, p.TopicID
+		t.first[i], t.target[i] = p.End, p.End
 	}
 	go t.run(run)
 	return t, nil
@@ -114,6 +116,14 @@ func (t *Tail) Position(p int32) int64 {
 		return 0
 	}
 	return t.next[p]
+}
+
+// Begun tells whether everything was applied that partition p held when the tail was
+// started. Nobody need wait for it.
+func (t *Tail) Begun(p int32) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return int(p) >= len(t.first) || t.next[p] >= t.first[p]
 }
 
 // Target is the greatest end of partition p that somebody waits for or has waited for.

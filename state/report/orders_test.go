@@ -92,7 +92,7 @@ func compactions(t *testing.T, opts []kgo.Opt) (out []*Table) {
 					t.Fatal(err)
 				}
 			}
-			out = append(out, &Table{view: v})
+			out = append(out, &Table{view: v, tail: new(kafka.Tail)})
 		}
 	}
 	return out

@@ -382,7 +382,8 @@ func (t *Table) List(account string, limit int, pageToken string) (items []*Repo
 }
 
 // Pending returns the reports of all accounts that wait for a result, oldest
-// first.
+// first. Of a partition that has not been read yet to where it ended at the start there
+// are none: the results of most would follow.
 func (t *Table) Pending() []*Report {
 	if t.Err() != nil {
 		return nil
@@ -390,7 +391,9 @@ func (t *Table) Pending() []*Report {
 	t.view.mu.RLock()
 	out := make([]*Report, 0, len(t.view.pending))
 	for _, e := range t.view.pending {
-		out = append(out, e.report)
+		if t.tail.Begun(e.partition) {
+			out = append(out, e.report)
+		}
 	}
 	t.view.mu.RUnlock()
 	slices.SortFunc(out, func(a, b *Report) int {
