@@ -170,7 +170,7 @@ func hasManifest(ctx context.Context, dest objects.Store, name string, f File) (
 	return true, nil
 }
 
-// deliverFile copies the file, unless it is there.
+// deliverFile copies the file, unless it is there or was.
 func deliverFile(ctx context.Context, dest, src objects.Store, f File, name string) error {
 	_, err := dest.Stat(ctx, name)
 	if errors.Is(err, objects.ErrNotExist) {
@@ -217,6 +217,13 @@ func copyFile(ctx context.Context, dest, src objects.Store, f File, name string)
 	}
 	if why := sum.differs(f); why != "" {
 		return &DamagedError{f.Object, why}
+	}
+	// Copying takes long, or this process stood still: another may have delivered the
+	// file meanwhile, and whoever loads it taken it away. What comes back nevertheless
+	// is what stands still from here on until the destination has done the rest.
+	there, err := hasManifest(ctx, dest, f.path()+".json", f)
+	if err != nil || there {
+		return err
 	}
 	return w.Commit()
 }

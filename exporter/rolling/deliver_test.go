@@ -276,6 +276,53 @@ func TestDeliverCrashesAtEveryStep(t *testing.T) {
 	}
 }
 
+// overtaken is a destination where something happens while a file is copied to it.
+type overtaken struct {
+	objects.Store
+	meanwhile func()
+}
+
+func (o *overtaken) Create(ctx context.Context, name string) (objects.Writer, error) {
+	w, err := o.Store.Create(ctx, name)
+	return &overtakenWriter{w, o}, err
+}
+
+type overtakenWriter struct {
+	objects.Writer
+	at *overtaken
+}
+
+func (w *overtakenWriter) Write(p []byte) (int, error) {
+	if f := w.at.meanwhile; f != nil {
+		w.at.meanwhile = nil
+		f()
+	}
+	return w.Writer.Write(p)
+}
+
+// TestDeliverBringsNothingBack: what another replica has delivered, and was taken away
+// since, does not come back from one that stood still while it copied.
+func TestDeliverBringsNothingBack(t *testing.T) {
+	d := newDelivery(t)
+	dest := d.dest
+	slow := &overtaken{Store: dest, meanwhile: func() {
+		if err := Deliver(t.Context(), dest, d.src, d.file); err != nil {
+			t.Error(err)
+		}
+		d.whole()
+		if err := dest.Delete(t.Context(), objects.Part(d.file.Account)+"/"+fileName); err != nil {
+			t.Error(err)
+		}
+	}}
+	d.dest = slow
+	if err := d.deliver(); err != nil {
+		t.Fatal(err)
+	}
+	if there := d.there(); slow.meanwhile != nil || len(there) != 1 || there[manifestName] == "" {
+		t.Errorf("%d objects, want the manifest alone", len(there))
+	}
+}
+
 var errDead = errors.New("the process has died")
 
 // life counts down; at 0 everything fails.
