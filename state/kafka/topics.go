@@ -183,7 +183,10 @@ func Create(ctx context.Context, cl *kgo.Client, t Topics, o CreateOptions) ([]s
 			// With acks=all an acknowledged record survives the loss of a disk.
 			configs["min.insync.replicas"] = kadm.StringPtr("2")
 		}
-		_, err := adm.CreateTopic(ctx, parts, o.ReplicationFactor, configs, l.topic)
+		resp, err := adm.CreateTopic(ctx, parts, o.ReplicationFactor, configs, l.topic)
+		if err != nil && resp.ErrMessage != "" { // which setting, for example
+			err = fmt.Errorf("%w: %s", err, resp.ErrMessage)
+		}
 		switch {
 		case errors.Is(err, kerr.TopicAlreadyExists):
 		case err != nil:

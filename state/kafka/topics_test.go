@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -253,6 +254,29 @@ func TestCheckSaysWhatDiffersAndWhatItCosts(t *testing.T) {
 	}
 	if !found[0].Fatal {
 		t.Error("fatal findings should come first")
+	}
+}
+
+// What a broker says beside the code of a refusal is the only hint at which setting, or
+// whose rule, it was.
+func TestCreateSaysWhyATopicIsRefused(t *testing.T) {
+	cl, cluster, ctx := fakeCluster(t)
+	const why = "segment.bytes must be at least 1 GiB here"
+	cluster.ControlKey(int16(kmsg.CreateTopics), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		req := kreq.(*kmsg.CreateTopicsRequest)
+		if req.Topics[0].Topic != "lockstitch.catalog" {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.CreateTopicsResponse)
+		refused := kmsg.NewCreateTopicsResponseTopic()
+		refused.Topic, refused.ErrorCode, refused.ErrorMessage = req.Topics[0].Topic, kerr.PolicyViolation.Code, kmsg.StringPtr(why)
+		resp.Topics = append(resp.Topics, refused)
+		return resp, nil, true
+	})
+	_, err := Create(ctx, cl, DefaultTopics(), CreateOptions{Partitions: 2, ReplicationFactor: 1})
+	if !errors.Is(err, kerr.PolicyViolation) || !strings.Contains(err.Error(), "lockstitch.catalog") || !strings.HasSuffix(err.Error(), why) {
+		t.Errorf("%v, want it to name the topic and to end in what the broker says", err)
 	}
 }
 
