@@ -174,7 +174,7 @@ func TestWindowOverHTTP(t *testing.T) {
 		if c.pointer != "" {
 			if p := r.problem(a, 400, "invalid-request"); p.Errors[0].Pointer != c.pointer {
 				t.Errorf("%s to %q: %v", c.start, c.end, p.Errors)
-			} else if says := strings.Contains(p.Errors[0].Detail, "without end_at it ends now, 2026-05-28T12:00:00.123Z"); says != (c.end == "") {
+			} else if says := strings.Contains(p.Errors[0].Detail, "without end_at it is measured to now, 2026-05-28T12:00:00.123Z"); says != (c.end == "") {
 				t.Errorf("%s to %q: %v", c.start, c.end, p.Errors)
 			}
 		}

@@ -20,7 +20,7 @@ const (
 // ExportRequest is the body of POST /emails/reports, echoed in the status.
 type ExportRequest struct {
 	StartAt         *Time          `json:"start_at,omitempty" doc:"The first server_time of the window."`
-	EndAt           *Time          `json:"end_at,omitempty" doc:"The server_time that the window ends before; absent: everything until now."`
+	EndAt           *Time          `json:"end_at,omitempty" doc:"The server_time that the window ends before; absent: it has no upper end."`
 	After           string         `json:"after,omitempty" pattern:"^(beginning|[A-Za-z0-9_-]{40,})$" example:"beginning" doc:"Instead of a window: \"beginning\", or the cursor of the report before, for everything that was kept since."`
 	SegmentFilter   *SegmentFilter `json:"segment_filter,omitempty"`
 	Attributes      []Mapping      `json:"additional_attribute_mappings,omitempty" nullable:"false"`

@@ -16,7 +16,7 @@ func checkWindow(start Time, end *Time, now Time, months int) error {
 	if end != nil && start >= *end {
 		return invalid(FieldError{"/end_at", "must be later than start_at"})
 	}
-	to, where, ends := now, "/start_at", fmt.Sprintf("; without end_at it ends now, %s", now)
+	to, where, ends := now, "/start_at", fmt.Sprintf("; without end_at it is measured to now, %s", now)
 	if end != nil {
 		to, where, ends = *end, "/end_at", ""
 	}
