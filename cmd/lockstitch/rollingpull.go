@@ -25,6 +25,10 @@ import (
 	"lockstitch/state/local"
 )
 
+// turnTime is how long a call is made again that was one too many. The limits are by
+// the minute.
+const turnTime = 5 * time.Minute
+
 // followWait is how long a call waits for the next file. Below callTimeout.
 const followWait = 45 * time.Second
 
@@ -45,6 +49,7 @@ that pull remembers: it goes on behind the greatest number that has a manifest.
 Files may be moved away, but leave the newest manifest. A pull that was killed at
 whatever moment is made good by the next.
 
+Where the account has made too many calls pull waits as long as the server says.
 --follow does not end: it waits for the next file, and rides out times when the
 server cannot be reached. Without it, call pull from cron; two at a time on one
 directory do not hurt each other: the second says so and ends.
@@ -218,8 +223,18 @@ func (p *puller) list(ctx context.Context, wait time.Duration) (*api.RollingFile
 	return page, err
 }
 
+// call waits for its turn as long as the server says, where the account has made too
+// many calls. Whatever else goes wrong is its caller's.
 func (p *puller) call(ctx context.Context, path string, answer any) error {
-	return p.x.call(ctx, http.MethodGet, rollingPath(p.name)+path, "", "", answer)
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		err := p.x.call(ctx, http.MethodGet, rollingPath(p.name)+path, "", "", answer)
+		var e *problemError
+		if err != nil && !(errors.As(err, &e) && e.status == http.StatusTooManyRequests) {
+			return struct{}{}, backoff.Permanent(err)
+		}
+		return struct{}{}, permanent(err)
+	}, backoff.WithMaxElapsedTime(turnTime))
+	return err
 }
 
 // sayWhyStopped says, once, that the rolling export makes no further files. It is

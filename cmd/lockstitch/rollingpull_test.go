@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -275,6 +276,46 @@ func TestPullSaysWhatItCannotMakeGood(t *testing.T) {
 	if status, errs = y.pull(); status != 1 || !strings.Contains(errs, "no manifest of pull") {
 		t.Errorf("a strange manifest: exit %d, %s", status, errs)
 	}
+}
+
+// One call too many of the minute is made again when the server says: that for the list
+// and that for the address of a file. What else is refused ends a pull at once.
+func TestPullWaitsForItsTurn(t *testing.T) {
+	t.Parallel()
+	y := startPulling(t)
+	y.must("create", "x", "--every", "P1D", "--start", "now")
+	n := y.make(time.Hour)
+	var mu sync.Mutex
+	refusal, seen := http.StatusServiceUnavailable, make(map[string]int) // calls by path
+	base := calls(t, y.system, func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/files") {
+			return false
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if seen[r.URL.Path]++; seen[r.URL.Path] > 1 {
+			return false
+		}
+		w.Header().Set("Retry-After", "1")
+		w.WriteHeader(refusal)
+		return true
+	})
+	y.environ[0] = "LOCKSTITCH_URL=" + base
+	if got, errs := y.pull(); got != 1 || !strings.Contains(errs, "503") {
+		t.Errorf("503: exit %d: %s", got, errs)
+	}
+	mu.Lock()
+	clear(seen)
+	refusal = http.StatusTooManyRequests
+	mu.Unlock()
+	begun := time.Now()
+	if got, errs := y.pull(); got != 0 {
+		t.Fatalf("429: exit %d: %s", got, errs)
+	}
+	if took := time.Since(begun); took < 2*time.Second {
+		t.Errorf("it has waited for %v, not for a second at either call", took)
+	}
+	y.whole(n)
 }
 
 func TestPullFollows(t *testing.T) {
