@@ -96,7 +96,7 @@ func (w *world) events(cat storedCatalog) (out []reference.Record) {
 func (w *world) allEnds(cat storedCatalog) map[reference.Partition]int64 {
 	ends := w.eventEnds()
 	for p, pos := range cat.positions {
-		if _, ok := ends[p]; !ok && slices.Contains(w.topics.Events, topicOf(p.Topic)) {
+		if _, ok := ends[p]; !ok && topicOf(p.Topic) != w.topics.Profiles {
 			ends[p] = pos.Next
 		}
 	}
