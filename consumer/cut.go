@@ -101,6 +101,10 @@ func (c *Consumer) cut(ctx context.Context) error {
 	begun := time.Now()
 	id := ulid.Make().String()
 
+	if err := c.deps.Catalog.SameTopic(ctx); err != nil { // else each attempt would upload in vain
+		c.metrics.cutFailures.WithLabelValues("transaction").Inc()
+		return fmt.Errorf("cut: %w", err)
+	}
 	c.at(StepUpload)
 	records, err := c.upload(ctx, id, lanes)
 	if err != nil {
@@ -279,8 +283,8 @@ var errNothingBegun = errors.New("nothing was committed")
 // transact commits the records and the group's offsets in one transaction.
 func (c *Consumer) transact(ctx context.Context, lanes []*lane, records []*kgo.Record) (committed bool, err error) {
 	c.at(StepBegin)
-	// The producer goes by name, and what it writes would be all that a catalog made
-	// anew has.
+	// Again, since an upload may take minutes: the producer goes by name, and what it
+	// writes would be all that a catalog made anew has.
 	if err := c.deps.Catalog.SameTopic(ctx); err != nil {
 		return false, fmt.Errorf("%w: %w", errNothingBegun, err)
 	}

@@ -1,13 +1,17 @@
 package consumer
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -20,13 +24,7 @@ func TestALogThatWasCutOffAndHasGrownAgain(t *testing.T) {
 	log := &logged{}
 	w.log = slog.New(slog.NewTextHandler(log, nil))
 	p := partitionOfKey("p1")
-	cut, asked := w.cutOff("email-events", p)
-	newEpoch := func() {
-		t.Helper()
-		if err := w.broker.MoveTopicPartition("email-events", p, w.broker.LeaderFor("email-events", p)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	cut := w.cutLog("email-events", p)
 	again := func(r *replica) *replica {
 		t.Helper()
 		if err := r.stop(); err != nil {
@@ -37,46 +35,67 @@ func TestALogThatWasCutOffAndHasGrownAgain(t *testing.T) {
 	r := w.start(filepath.Join(t.TempDir(), "d"), nil)
 	w.event("p1", "c1", "SENT")
 	w.settle(r.cat)
-	newEpoch()
+	w.newEpoch("email-events", p)
 	r = again(r) // nothing of the new epoch is there
 	w.event("p1", "c2", "SENT")
 	w.settle(r.cat)
-	newEpoch()
+	w.newEpoch("email-events", p)
 	w.event("p1", "c3", "SENT") // and of the next one something
 	r = again(r)
 	w.settle(r.cat)
 	if got := strings.Join(w.rows(r.cat), ", "); got != "c1 SENT -, c2 SENT -, c3 SENT -" {
 		t.Fatalf("rows %s", got)
 	}
-	cut.Store(1)
+	cut.cut(1, 3)
+	w.newEpoch("email-events", p)
 	r = again(r)
 	r.await(t, "the lane is not stopped", func(c *Consumer) bool { return c.lanes[p] != nil && c.lanes[p].stage == stopped })
-	log.await(t, "lane is stopped", "email-events", "was cut off at offset 1 and has grown again", "made anew")
-	if e := asked.Load(); e != 2 {
+	log.await(t, "lane is stopped", "email-events", "was cut off at offset 1 and has grown again", "delete the records below offset 3")
+	if e := cut.asked.Load(); e != 2 {
 		t.Errorf("asked for the end of epoch %d, want that of the last record, 2", e)
 	}
 }
 
-// cutOff lets the leader of a partition answer, once it is told so, as one does which has
-// of no epoch but later ones what lies at an offset and behind it: not 0. It keeps the
-// epoch that it was asked for.
-func (w *world) cutOff(topic string, p int32) (at *atomic.Int64, asked *atomic.Int32) {
-	at, asked = new(atomic.Int64), new(atomic.Int32)
+// cutLog is a partition of which the leader answers, once it is cut, as one does that has
+// of the epochs before the one in which it has grown again only what lies below an offset.
+type cutLog struct {
+	at    atomic.Int64 // 0: not yet
+	grown atomic.Int32
+	asked atomic.Int32 // the last epoch whose end was asked for and is not where it was; -1: none
+}
+
+func (c *cutLog) cut(at int64, grown int32) {
+	c.grown.Store(grown)
+	c.at.Store(at)
+}
+
+func (w *world) cutLog(topic string, p int32) *cutLog {
+	c := &cutLog{}
+	c.asked.Store(-1)
 	w.broker.ControlKey(kmsg.OffsetForLeaderEpoch.Int16(), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
 		w.broker.KeepControl()
 		req := kreq.(*kmsg.OffsetForLeaderEpochRequest)
 		rt, rp := kmsg.NewOffsetForLeaderEpochResponseTopic(), kmsg.NewOffsetForLeaderEpochResponseTopicPartition()
-		if req.Topics[0].Topic != topic || req.Topics[0].Partitions[0].Partition != p || at.Load() == 0 {
+		of := req.Topics[0].Partitions[0]
+		if req.Topics[0].Topic != topic || of.Partition != p || c.at.Load() == 0 || of.LeaderEpoch >= c.grown.Load() {
 			return nil, nil, false
 		}
-		asked.Store(req.Topics[0].Partitions[0].LeaderEpoch)
-		rp.Partition, rp.LeaderEpoch, rp.EndOffset = p, 0, at.Load()
+		c.asked.Store(of.LeaderEpoch)
+		rp.Partition, rp.LeaderEpoch, rp.EndOffset = p, 0, c.at.Load()
 		rt.Topic, rt.Partitions = topic, append(rt.Partitions, rp)
 		resp := req.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
 		resp.Topics = append(resp.Topics, rt)
 		return resp, nil, true
 	})
-	return at, asked
+	return c
+}
+
+// newEpoch is as if the leader of a partition had changed.
+func (w *world) newEpoch(topic string, p int32) {
+	w.t.Helper()
+	if err := w.broker.MoveTopicPartition(topic, p, w.broker.LeaderFor(topic, p)); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 // TestProfilesOfALogThatWasCutOff are read anew: what is kept of them on disk may not be
@@ -87,11 +106,11 @@ func TestProfilesOfALogThatWasCutOff(t *testing.T) {
 	log := &logged{}
 	w.log = slog.New(slog.NewTextHandler(log, nil))
 	p := partitionOfKey("p1")
-	cut, _ := w.cutOff("profiles", p)
+	cut := w.cutLog("profiles", p)
 	dir := filepath.Join(t.TempDir(), "d")
 	for i := range 3 {
 		if i == 2 {
-			cut.Store(1)
+			cut.cut(1, 1)
 		}
 		before := len(log.String())
 		w.produce("profiles", "p1", profileOf("v"))
@@ -106,4 +125,38 @@ func TestProfilesOfALogThatWasCutOff(t *testing.T) {
 			t.Errorf("start %d: read anew: %v\n%s", i, anew, said)
 		}
 	}
+}
+
+// TestALogThatIsCutOffWhileItIsRead: the client goes on by itself where the log was cut off,
+// so that an error and what stands there now may come together.
+func TestALogThatIsCutOffWhileItIsRead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtualWorld(t)
+		log := &logged{}
+		w.log = slog.New(slog.NewTextHandler(log, nil))
+		p := partitionOfKey("p1")
+		cut := w.cutLog("email-events", p)
+		r := w.start("/d", func(c *Config) { c.FS = vfs.NewMem() })
+		w.event("p1", "c1", "SENT")
+		w.event("p1", "c2", "SENT")
+		w.settle(r.cat)
+		held, goOn := make(chan struct{}), make(chan struct{})
+		r.c.mail.post(func(context.Context) error {
+			close(held)
+			<-goOn
+			return nil
+		})
+		<-held
+		cut.cut(1, 1)
+		w.newEpoch("email-events", p)
+		w.event("p1", "c3", "SENT")
+		time.Sleep(time.Minute) // for the client to find out, and to read again from there
+		if cut.asked.Load() != 0 {
+			t.Fatalf("the client has asked for the end of epoch %d, want 0", cut.asked.Load())
+		}
+		close(goOn)
+		r.await(t, "the lane is not stopped", func(c *Consumer) bool { return c.lanes[p] != nil && c.lanes[p].stage == stopped })
+		log.await(t, "lane is stopped", "was cut off at offset 1 and has grown again", "up to offset 2")
+	})
 }

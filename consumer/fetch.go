@@ -39,7 +39,7 @@ func (c *Consumer) poll(ctx context.Context) (moved bool, err error) {
 		fetches := c.events.PollRecords(eventsCtx, pollRecords)
 		fetches.EachError(func(topic string, p int32, ferr error) { c.fetchError(topic, p, ferr) })
 		eachPartition(fetches, func(topic string, id segment.TopicID, fp kgo.FetchPartition) {
-			if l := c.lanes[fp.Partition]; l != nil && l.stage == ready {
+			if l := c.lanes[fp.Partition]; l != nil && l.stage == ready && !l.lost {
 				moved = true
 				in := l.input(topic)
 				if in.stream.ID != id {
@@ -60,7 +60,7 @@ func (c *Consumer) poll(ctx context.Context) (moved bool, err error) {
 	// A partition may be there twice, when it has moved to another broker.
 	got := make(map[*lane][]*kgo.Record)
 	eachPartition(fetches, func(topic string, id segment.TopicID, fp kgo.FetchPartition) {
-		if l := c.lanes[fp.Partition]; l != nil && (l.stage == ready || l.stage == catchingUp) {
+		if l := c.lanes[fp.Partition]; l != nil && (l.stage == ready || l.stage == catchingUp) && !l.lost {
 			moved = true
 			if l.prof.id != id {
 				c.remade(topic)
@@ -232,7 +232,7 @@ func (c *Consumer) probe(ctx context.Context, now time.Time) {
 	}
 	var ask []question
 	for _, l := range c.lanes {
-		if l.stage != ready && l.stage != catchingUp {
+		if l.lost || l.stage != ready && l.stage != catchingUp {
 			continue
 		}
 		want := max(l.readyAt, c.lag.end(l.prof.topic, l.n))
@@ -295,6 +295,9 @@ func (c *Consumer) fetchError(topic string, n int32, err error) {
 		c.remade(topic)
 	case errors.Is(err, kerr.OffsetOutOfRange) || errors.As(err, &lost) || large != nil:
 		if l := c.lanes[n]; l != nil && (l.stage == ready || l.stage == catchingUp) {
+			// The client has gone on already: what it brings beside this error may be of a log
+			// that has grown again, and would take the position past that.
+			l.lost = l.lost || lost != nil
 			c.mail.post(func(ctx context.Context) error {
 				if c.lanes[n] != l {
 					return nil

@@ -35,6 +35,7 @@ type lane struct {
 	waiting   []*batch // fetched events that wait for the profiles to catch up
 	waitBytes int64    // what waiting holds
 	paused    bool     // no more events are fetched: too many wait
+	lost      bool     // a log that it reads was cut off: nothing more is taken until it is taken over anew
 	first     []catalog.FirstEnds
 	claim     bool      // another group has cut it last: its positions are to name this one
 	readyAt   int64     // profile offset from which on the lane is ready

@@ -270,7 +270,7 @@ func (c *Consumer) prepareInput(l *lane, topic string, id segment.TopicID, start
 	case pos.Next > end:
 		return nil, &stoppedError{why: fmt.Sprintf("offset %d of %s/%d, where reading goes on, is beyond the end of the log, %d: the log was truncated; its offsets are given out again, so the topic must be made anew and adopted", pos.Next, topic, l.n, end)}
 	case epochEnd >= 0 && epochEnd < pos.Next:
-		return nil, &stoppedError{why: fmt.Sprintf("the log of %s/%d was cut off at offset %d and has grown again: what stands there now is not what was read up to offset %d, and what Kafka acknowledged in its place would be passed over; the topic must be made anew and adopted", topic, l.n, epochEnd, pos.Next)}
+		return nil, &stoppedError{why: fmt.Sprintf("the log of %s/%d was cut off at offset %d and has grown again: what stands there now is not what was read up to offset %d, and what Kafka acknowledged in its place would be passed over; make the topic anew and adopt it, or, if what stands there is to be given up, delete the records below offset %d", topic, l.n, epochEnd, pos.Next, pos.Next)}
 	case pos.Next < start && given < start:
 		return nil, &stoppedError{why: fmt.Sprintf("events of %s/%d were removed before they were read: reading goes on at offset %d, the log begins at %d; if they are to be given up, run `lockstitch topics adopt`", topic, l.n, pos.Next, start)}
 	case pos.Next < start:

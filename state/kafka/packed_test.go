@@ -68,7 +68,7 @@ func TestATailGoesOnWhenABatchIsCompactedAway(t *testing.T) {
 				if err := tl.CatchUp(ctx); !errors.Is(err, kgo.ErrMaxDecompress) || tl.Position(0) != 1 {
 					t.Errorf("caught up to %d: %v", tl.Position(0), err)
 				}
-				if n := fetched.Load() - before; n < 1 || n > 6 {
+				if n := fetched.Load() - before; n < 1 || n > 12 { // and 25 and more, were it probed
 					t.Errorf("the batch was asked for %d times within 1.5 s", n)
 				}
 			}
