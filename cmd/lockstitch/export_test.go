@@ -26,14 +26,15 @@ import (
 	"lockstitch/exporter/api"
 )
 
-// anything is a request for all that produce makes.
-var anything = []string{"--start-at", "2026-09-01T00:00:00Z"}
+// anything is a request for all that produce makes. A window without an end is measured to
+// now, and would be too long some day.
+var anything = []string{"--start-at", "2026-09-01T00:00:00Z", "--end-at", "2026-12-01T00:00:00Z"}
 
 // completed asks for an export of everything and waits for it.
 func completed(ctx context.Context, t *testing.T, x *exportClient) *api.Status {
 	t.Helper()
-	start := mustTime(t, anything[1])
-	st, err := x.request(ctx, api.ExportRequest{StartAt: &start})
+	start, end := mustTime(t, anything[1]), mustTime(t, anything[3])
+	st, err := x.request(ctx, api.ExportRequest{StartAt: &start, EndAt: &end})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +113,7 @@ func TestExportFindsMistakesBeforeItAsks(t *testing.T) {
 		"--client-secret s -o " + dir + "/no/such/f":                           "cannot be written",
 		"--client-secret s -o " + dir:                                          "is a directory",
 		"--client-secret s -o " + os.DevNull:                                   `is no regular file; "-o -"`,
-		"--client-secret s -o f --report r --attribute 1":                      "without --attribute, --start-at",
+		"--client-secret s -o f --report r --attribute 1":                      "without --attribute, --end-at, --start-at",
 		"--client-secret s -o f --ca-file " + secret:                           "holds no PEM certificate",
 		"--client-secret s -o f --client-secret-file " + secret:                "use one of them",
 		"-o f --client-secret-file /does/not/exist":                            "--client-secret-file: reading a secret: open /does/not/exist",
@@ -419,7 +420,7 @@ func TestDownloadThatStallsIsResumed(t *testing.T) {
 		pass(&shortWriter{ResponseWriter: w, left: 1000})
 		<-r.Context().Done()
 	})
-	x := &exportClient{url: base, id: "demo", secret: "demo-secret", stall: 200 * time.Millisecond, giveUp: time.Nanosecond}
+	x := &exportClient{url: base, id: "demo", secret: "demo-secret", stall: 2 * time.Second, giveUp: time.Nanosecond}
 	st := completed(ctx, t, x)
 	var out bytes.Buffer
 	to, err := (&app{out: &out}).openSink("-")

@@ -12,7 +12,7 @@ func TestACatalogThatHasLostRecordsIsRefused(t *testing.T) {
 	ctx := testContext(t)
 	y := startSystem(t, t.TempDir())
 	y.produce(ctx, 11, 100)
-	y.export(ctx, y.r.localURL(), "--start-at", "2026-09-01T00:00:00Z")
+	y.export(ctx, y.r.localURL(), anything...)
 	if err := y.r.checkTopics(ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -22,17 +22,16 @@ func TestATopicTakenOffTheList(t *testing.T) {
 		}
 		return len(all) - 1
 	}
-	window := []string{"--start-at", "2026-09-01T00:00:00Z"}
 	y := startSystem(t, dir, topics("email-events-v1", "email-events"))
 	counts := y.produce(ctx, 11, 500)
-	before, _ := y.export(ctx, y.r.localURL(), window...)
+	before, _ := y.export(ctx, y.r.localURL(), anything...)
 	if n := rows(before); n != counts.Events {
 		t.Fatalf("%d rows of %d events", n, counts.Events)
 	}
 	y.stop()
 
 	y = startSystem(t, dir, topics("email-events"))
-	if after, _ := y.export(ctx, y.r.localURL(), window...); after != before {
+	if after, _ := y.export(ctx, y.r.localURL(), anything...); after != before {
 		t.Errorf("%d of %d rows are left", rows(after), counts.Events)
 	}
 	all, _ := y.export(ctx, y.r.localURL(), "--cursor-file", filepath.Join(t.TempDir(), "cursor"))
