@@ -78,6 +78,7 @@ func TestSmallSegmentsAreMerged(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	r.await(t, "the cut does not end", func(*Consumer) bool { return true }) // what it has committed is counted then
 	if n, err := w.counter(r, "lockstitch_segments_merged_total"); n < 9 || err != nil {
 		t.Errorf("%v segments are counted as merged, %v", n, err)
 	}
@@ -141,6 +142,9 @@ func TestReplacedSegmentsAreSparedForADay(t *testing.T) {
 		if r.cat.Replaced(path.Base(name)) == 0 || r.cat.Live(path.Base(name)) {
 			t.Errorf("%s is not replaced", name)
 		}
+	}
+	if err := r.stop(); err != nil { // its own sweeper reads the setting
+		t.Fatal(err)
 	}
 	r.c.cfg.SweepAge = time.Nanosecond
 	if n := sweepTwice(t, r.c); n != len(before) {
@@ -258,7 +262,7 @@ func TestCrashOfMerging(t *testing.T) {
 						l := a.c.lanes[mergeLane]
 						carries = l != nil && l.merged != nil
 					}
-					if at == step && (carries || strings.HasPrefix(step, "merge/")) {
+					if at == step && (strings.HasPrefix(step, "merge/") || carries) {
 						once.Do(func() {
 							line.sever()
 							close(died)

@@ -197,7 +197,7 @@ func TestABodyThatNeverComes(t *testing.T) {
 	st, file := r.finished()
 	srv := httptest.NewUnstartedServer(nil)
 	srv.Config = NewServer(r.handler, slog.New(slog.DiscardHandler))
-	srv.Config.ReadTimeout = 300 * time.Millisecond
+	srv.Config.ReadTimeout = 2 * time.Second
 	srv.Start()
 	defer srv.Close()
 	const waiting = "/emails/rolling-exports/x/files?wait="
@@ -287,7 +287,7 @@ func TestServerTimeouts(t *testing.T) {
 	if s := srv.Config; s.ReadHeaderTimeout <= 0 || s.ReadTimeout <= 0 || s.IdleTimeout <= 0 || s.MaxHeaderBytes <= 0 {
 		t.Fatalf("%+v", s)
 	}
-	srv.Config.ReadHeaderTimeout, srv.Config.ReadTimeout = 50*time.Millisecond, 100*time.Millisecond
+	srv.Config.ReadHeaderTimeout, srv.Config.ReadTimeout = time.Second, 2*time.Second
 	srv.Start()
 	defer srv.Close()
 

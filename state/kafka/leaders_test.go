@@ -118,7 +118,7 @@ func TestEndsNeedMostOfTheReplicas(t *testing.T) {
 	defer cancel()
 	z := newZombie(t, ctx, "profiles", 3)
 	z.refuse.Store(1 << 30)
-	short, stop := context.WithTimeout(ctx, 2*time.Second)
+	short, stop := context.WithTimeout(ctx, 5*time.Second)
 	defer stop()
 	got, err := ListOffsets(short, z.client(t), map[string][]int32{"profiles": {0}}, AtEnd, HighWatermark)
 	if !errors.Is(err, kerr.LeaderNotAvailable) || len(got) != 0 {

@@ -338,7 +338,7 @@ func TestUnknownOutcomeIsWithdrawn(t *testing.T) {
 		return resp, nil, true
 	})
 	q := request("acme")
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	if r, err := tb.Submit(ctx, q, 1); err == nil {
 		t.Fatalf("Submit returned %v", r.Request.ID)
