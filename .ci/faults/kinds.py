@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 
+import api
 import compare
 from procs import wait_for
 from scene import GROUP, SESSION, TRANSACTION
@@ -56,9 +57,20 @@ def kill(scene, rnd):
     return 1
 
 
+def _has_lane_0(r):
+    try:
+        return ({"partition": "0"}, 1) in api.metrics(r.serve.admin).get("lockstitch_lane_ready", [])
+    except (OSError, ValueError):
+        return False  # it is away
+
+
 def _order(scene, rnd, order, done):
-    """Tells a replica to hurt itself when it comes to a step; answers it when it has. Lanes are taken over at a start."""
-    for r in _pick(scene, rnd, len(scene.replicas)):
+    """Tells a replica to hurt itself when it comes to a step; answers it when it has. Lanes are taken over at a start,
+    by a dynamic member once its dead self is forgotten; who has lane 0 merges."""
+    some = _pick(scene, rnd, len(scene.replicas))
+    if " merge/" in order:
+        some = [r for r in some if _has_lane_0(r)] or some
+    for r in some:
         r.lock.acquire()
         if " takeover/" in order:
             r.process.kill()
@@ -66,7 +78,7 @@ def _order(scene, rnd, order, done):
             r.start()
         else:
             r.orders.write_text(order)
-        if _within(15, lambda: done(r)):
+        if _within(15 if " cut/" in order or " report/" in order else 40, lambda: done(r)):
             return r
         r.orders.unlink(missing_ok=True)
         if done(r):
@@ -227,6 +239,7 @@ def remove(scene, rnd):
     """SIGTERM, away for a while, started again."""
     r, = _pick(scene, rnd)
     with r.lock:
+        _within(10, lambda: api.http_ok(r.serve.admin + "/healthz"))  # a process that has just begun does not catch it yet
         code = r.process.stop()
         if code not in ENDED:
             scene.errors.append(f"{r.name} ended with {code} on SIGTERM: {r.last_words()}")
@@ -346,14 +359,18 @@ def reply_lost(scene, rnd):
     """Replies to commits are lost after the broker has committed."""
     n = rnd.choice((1, 1, 2, 4))
     scene.cluster.proxy.arm("kafka", "endtxn", n)
-    return _struck(scene, "kafka endtxn", 30, n)
+    struck = _struck(scene, "kafka endtxn", 30, n)
+    scene.cluster.proxy.disarm()
+    return struck
 
 
 def s3(kind, method):
     def fault(scene, rnd):
         n = rnd.choice((1, 2, 4, 10))
         scene.cluster.proxy.arm("s3", kind, n, method)
-        return _struck(scene, f"s3 {method} {kind}", 20, n)
+        struck = _struck(scene, f"s3 {method} {kind}", 20, n)
+        scene.cluster.proxy.disarm()  # what has not struck would meet the faults to come
+        return struck
     return fault
 
 

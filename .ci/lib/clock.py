@@ -6,6 +6,7 @@ import mmap
 import pathlib
 import struct
 import subprocess
+import time
 
 # What time.Now is in the Go at hand must contain this once; another Go may need another patch.
 NOW, SHIFTED = ("""func Now() Time {
@@ -69,6 +70,7 @@ class Clock:
         with open(path, "r+b") as f:
             self.map = mmap.mmap(f.fileno(), 8)
         self.env = {"FAULTS_CLOCK": str(path)}
+        self._set = [(0.0, 0)]  # to what, and when by time.monotonic
 
     @property
     def ahead(self):
@@ -77,3 +79,8 @@ class Clock:
     @ahead.setter
     def ahead(self, seconds):
         self.map[:8] = struct.pack("=q", seconds)
+        self._set.append((time.monotonic(), seconds))
+
+    def most(self, since):
+        """The furthest that it has been ahead since a time.monotonic."""
+        return max([s for t, s in self._set if t < since][-1:] + [s for t, s in self._set if t >= since])

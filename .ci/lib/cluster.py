@@ -80,14 +80,17 @@ class Cluster:
                        stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=120)
         return Process(f"broker{i + 1}", [*JAVA, "kafka.Kafka", settings], self.dir)
 
-    def wait_whole(self, seconds=120):
+    def wait_whole(self, seconds=300):
         """Until every broker is in the cluster and every partition has all its replicas in sync."""
         for p in self.processes:
             assert p.alive(), f"{p.name} has ended:\n{p.tail()}"
         wait_for("three brokers in sync", seconds, self._whole, every=0.3)
 
     def _whole(self):
-        done = subprocess.run(["kcat", "-L", "-J", "-b", self.brokers, "-m", "5"], stdin=subprocess.DEVNULL, capture_output=True, timeout=20)
+        try:
+            done = subprocess.run(["kcat", "-L", "-J", "-b", self.brokers, "-m", "5"], stdin=subprocess.DEVNULL, capture_output=True, timeout=20)
+        except subprocess.TimeoutExpired:
+            return False
         if done.returncode != 0:
             return False
         seen = json.loads(done.stdout)
