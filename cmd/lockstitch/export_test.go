@@ -222,7 +222,7 @@ func TestATokenIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	y := startPulling(t)
-	for _, line := range []string{"export --start-at " + anything[1] + " -o " + filepath.Join(t.TempDir(), "f"), "rolling list"} {
+	for _, line := range []string{"export " + strings.Join(anything, " ") + " -o " + filepath.Join(t.TempDir(), "f"), "rolling list"} {
 		var tokens atomic.Int32
 		base := calls(t, y.system, func(w http.ResponseWriter, r *http.Request) bool {
 			if r.URL.Path != "/oauth/token" || tokens.Add(1) > 1 {
@@ -267,7 +267,7 @@ func TestATokenThatHasExpiredIsReplaced(t *testing.T) {
 		return false
 	})
 	for _, line := range []string{
-		"export --start-at " + anything[1] + " -o " + filepath.Join(t.TempDir(), "f"),
+		"export " + strings.Join(anything, " ") + " -o " + filepath.Join(t.TempDir(), "f"),
 		"rolling pull x --dir " + t.TempDir(),
 		"rolling show x",
 	} {

@@ -89,7 +89,7 @@ func TestExportOfWhatIsNoLongerKept(t *testing.T) {
 	if got, err := os.ReadFile(kept); err != nil || string(got) != cursor {
 		t.Errorf("the cursor has moved: %v", err)
 	}
-	status, _, errs = command(ctx, nil, append(args, "--start-at", stampText(floor.OldestAvailable-1))...)
+	status, _, errs = command(ctx, nil, append(args, "--start-at", stampText(floor.OldestAvailable-1), "--end-at", anything[3])...)
 	if status != 1 || !strings.Contains(errs, "answered 400") || !strings.Contains(errs, "is before "+oldest) {
 		t.Errorf("exit %d: %s", status, errs)
 	}
