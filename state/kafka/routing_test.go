@@ -125,7 +125,7 @@ func TestCheckRoutingTellsSilenceFromNothing(t *testing.T) {
 				defer end()
 				cluster.ControlKey(int16(kmsg.Fetch), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
 					cluster.KeepControl()
-					cluster.SleepControl(func() { pause(over, c.takes) })
+					pause(over, c.takes)
 					asked := kreq.(*kmsg.FetchRequest).Topics
 					if c.answer == nil || len(asked) == 0 {
 						return nil, nil, false
