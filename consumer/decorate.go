@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"lockstitch/state/jsonvalue"
+	"lockstitch/state/kafka"
 	"lockstitch/state/local"
 	"lockstitch/state/poison"
 	"lockstitch/state/profile"
@@ -20,8 +21,9 @@ type profiles struct {
 	topic   string
 	id      segment.TopicID
 	lane    *local.Lane
-	next    int64     // every record below has been applied
-	epoch   int32     // leader epoch of the last of them, plus one; 0: unknown
+	next    int64       // every record below has been applied
+	epoch   kafka.Epoch // of the last of them
+	proof   proof
 	deadTo  int64     // malformed records below have been dead-lettered by a committed cut
 	pruned  int64     // versions that only events below this Kafka time (ms) ask for may be gone; 0: none
 	oldest  int64     // Kafka time (ms) of the first data record not yet committed; 0: none
@@ -56,7 +58,7 @@ func (p *profiles) apply(records []*kgo.Record, floor int64, dropped func(int), 
 		if r.Offset < p.next {
 			continue
 		}
-		p.next, p.epoch = r.Offset+1, r.LeaderEpoch+1
+		p.next, p.epoch = r.Offset+1, kafka.EpochOf(r)
 		if r.Attrs.IsControl() {
 			continue
 		}

@@ -76,17 +76,23 @@ func (w *world) cutLog(topic string, p int32) *cutLog {
 	w.broker.ControlKey(kmsg.OffsetForLeaderEpoch.Int16(), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
 		w.broker.KeepControl()
 		req := kreq.(*kmsg.OffsetForLeaderEpochRequest)
-		rt, rp := kmsg.NewOffsetForLeaderEpochResponseTopic(), kmsg.NewOffsetForLeaderEpochResponseTopicPartition()
-		of := req.Topics[0].Partitions[0]
-		if req.Topics[0].Topic != topic || of.Partition != p || c.at.Load() == 0 || of.LeaderEpoch >= c.grown.Load() {
-			return nil, nil, false
-		}
-		c.asked.Store(of.LeaderEpoch)
-		rp.Partition, rp.LeaderEpoch, rp.EndOffset = p, 0, c.at.Load()
-		rt.Topic, rt.Partitions = topic, append(rt.Partitions, rp)
 		resp := req.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
-		resp.Topics = append(resp.Topics, rt)
-		return resp, nil, true
+		handled := false
+		for _, of := range req.Topics {
+			rt := kmsg.NewOffsetForLeaderEpochResponseTopic()
+			rt.Topic = of.Topic
+			for _, op := range of.Partitions {
+				rp := kmsg.NewOffsetForLeaderEpochResponseTopicPartition()
+				rp.Partition, rp.EndOffset = op.Partition, -1
+				if of.Topic == topic && op.Partition == p && c.at.Load() > 0 && op.LeaderEpoch < c.grown.Load() {
+					c.asked.Store(op.LeaderEpoch)
+					rp.LeaderEpoch, rp.EndOffset, handled = 0, c.at.Load(), true
+				}
+				rt.Partitions = append(rt.Partitions, rp)
+			}
+			resp.Topics = append(resp.Topics, rt)
+		}
+		return resp, nil, handled
 	})
 	return c
 }
@@ -171,4 +177,66 @@ func TestALogThatIsCutOffWhileItIsRead(t *testing.T) {
 			t.Errorf("rows %s", got)
 		}
 	})
+}
+
+// TestALogThatIsCutOffBeforeItIsRead: of a partition that brought nothing since its lane was
+// taken over the client knows no epoch, and follows whoever leads. The first record of a later
+// leader is not taken before that was asked; one that has all goes on as before.
+func TestALogThatIsCutOffBeforeItIsRead(t *testing.T) {
+	t.Parallel()
+	for _, topic := range []string{"email-events", "profiles"} {
+		t.Run(topic, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			log := &logged{}
+			w.log = slog.New(slog.NewTextHandler(log, nil))
+			p := partitionOfKey("p1")
+			cut := w.cutLog(topic, p)
+			produce := func(id string) {
+				if topic == "profiles" {
+					w.produce(topic, "p1", profileOf(id))
+				} else {
+					w.event("p1", id, "SENT")
+				}
+			}
+			dir := filepath.Join(t.TempDir(), "d")
+			start := func() *replica { return w.start(dir, nil) }
+			r := start()
+			produce("c1")
+			produce("c2")
+			w.event("p1", "d1", "OPENED")
+			w.settle(r.cat)
+			if err := r.stop(); err != nil {
+				t.Fatal(err)
+			}
+			r = start()
+			r.awaitReady(t)
+			w.newEpoch(topic, p)
+			produce("c3") // nothing was cut off
+			w.settle(r.cat)
+			if err := r.stop(); err != nil {
+				t.Fatal(err)
+			}
+			if said := log.String(); strings.Contains(said, "cut off") || strings.Contains(said, "taken over anew") {
+				t.Fatalf("a leader that has all stops the lane:\n%s", said)
+			}
+			r = start()
+			r.awaitReady(t)
+			cut.cut(1, 2)
+			w.newEpoch(topic, p)
+			produce("c4")
+			w.event("p1", "d2", "OPENED")
+			if topic == "profiles" {
+				log.await(t, "reading the profiles anew", "cut_off=true")
+				cut.at.Store(0) // it asks no more
+				w.settle(r.cat)
+				return
+			}
+			r.await(t, "the lane is not stopped", func(c *Consumer) bool { return c.lanes[p] != nil && c.lanes[p].stage == stopped })
+			log.await(t, "lane is stopped", "was cut off at offset 1 and has grown again")
+			if e := cut.asked.Load(); e != 1 {
+				t.Errorf("asked for the end of epoch %d, want that of the last record, 1", e)
+			}
+		})
+	}
 }

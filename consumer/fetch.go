@@ -35,6 +35,7 @@ func (c *Consumer) poll(ctx context.Context) (moved bool, err error) {
 		eventsCtx, profilesCtx = nil, pctx
 	}
 	c.failing = false
+	var doubts []doubt
 	if !full {
 		fetches := c.events.PollRecords(eventsCtx, pollRecords)
 		fetches.EachError(func(topic string, p int32, ferr error) { c.fetchError(topic, p, ferr) })
@@ -46,7 +47,12 @@ func (c *Consumer) poll(ctx context.Context) (moved bool, err error) {
 					c.remade(topic)
 					return
 				}
-				l.wait(newBatch(in, fp.Records))
+				take := func() { l.wait(newBatch(in, fp.Records)) }
+				if !in.proof.covers(fp.Records) {
+					doubts = append(doubts, doubt{l, topic, &in.proof, fp.Records, take})
+					return
+				}
+				take()
 			}
 		})
 	}
@@ -66,9 +72,15 @@ func (c *Consumer) poll(ctx context.Context) (moved bool, err error) {
 				c.remade(topic)
 				return
 			}
-			got[l] = append(got[l], fp.Records...)
+			take := func() { got[l] = append(got[l], fp.Records...) }
+			if !l.prof.proof.covers(fp.Records) {
+				doubts = append(doubts, doubt{l, topic, &l.prof.proof, fp.Records, take})
+				return
+			}
+			take()
 		}
 	})
+	c.settle(ctx, doubts)
 	var eg errgroup.Group
 	eg.SetLimit(runtime.GOMAXPROCS(0))
 	for l, records := range got {
@@ -298,12 +310,7 @@ func (c *Consumer) fetchError(topic string, n int32, err error) {
 			// The client has gone on already: what it brings beside this error may be of a log
 			// that has grown again, and would take the position past that.
 			l.lost = l.lost || lost != nil
-			c.mail.post(func(ctx context.Context) error {
-				if c.lanes[n] != l {
-					return nil
-				}
-				return c.retake(ctx, []int32{n})
-			})
+			c.retakeLane(l)
 		}
 	}
 }

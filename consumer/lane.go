@@ -9,6 +9,7 @@ import (
 
 	"lockstitch/state/catalog"
 	"lockstitch/state/event"
+	"lockstitch/state/kafka"
 	"lockstitch/state/local"
 	"lockstitch/state/poison"
 	"lockstitch/state/segment"
@@ -77,6 +78,7 @@ type input struct {
 	committed catalog.Position
 	from      string // the cut that it was taken over from
 	first     catalog.FirstEnds
+	proof     proof
 	oldest    int64 // Kafka time (ms) of the first data record not yet committed; 0: none
 	quiet     int64 // Kafka time (ms) before which nothing beyond committed lies, as the end of the log told; 0: unknown
 	marks     marks
@@ -166,7 +168,7 @@ func (l *lane) run(now time.Time) error {
 					return err
 				}
 			}
-			b.in.pos.Next, b.in.pos.Epoch = r.Offset+1, r.LeaderEpoch+1
+			b.in.pos.Next, b.in.pos.Epoch = r.Offset+1, kafka.EpochOf(r)
 		}
 		l.touch(now)
 		l.waitBytes -= b.bytes

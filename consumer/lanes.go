@@ -208,6 +208,16 @@ func (c *Consumer) remade(topic string) {
 	})
 }
 
+// retakeLane takes a lane over anew, unless that has begun.
+func (c *Consumer) retakeLane(l *lane) {
+	c.mail.post(func(ctx context.Context) error {
+		if c.lanes[l.n] != l {
+			return nil
+		}
+		return c.retake(ctx, []int32{l.n})
+	})
+}
+
 // retake takes lanes over anew, and lets the clients forget topics in between.
 // What the lanes have processed is cut first: it may not be there to be read
 // again.

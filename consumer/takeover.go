@@ -172,7 +172,14 @@ func (c *Consumer) prepare(ctx context.Context, n int32, fenced map[string]bool)
 	if err != nil {
 		return nil, err
 	}
-	epochEnds, err := c.epochEnds(ctx, n, infos, starts)
+	state := c.db.Lane(n)
+	var m *local.ProfileMarker // nil: there is none
+	if got, ok, err := state.ProfileMarker(); err != nil {
+		return nil, c.db.Damaged(err)
+	} else if ok {
+		m = &got
+	}
+	proofs, err := c.prove(ctx, n, infos, starts, m)
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +192,6 @@ func (c *Consumer) prepare(ctx context.Context, n int32, fenced map[string]bool)
 	if err := c.adopted(infos, again); err != nil {
 		return nil, err
 	}
-	state := c.db.Lane(n)
 	l := &lane{
 		n: n, buf: segment.NewBuffer(),
 		dd:      newDedup(state, c.cfg.DedupHorizon.Milliseconds(), &c.blooms),
@@ -194,14 +200,14 @@ func (c *Consumer) prepare(ctx context.Context, n int32, fenced map[string]bool)
 	}
 	l.routeBy(infos[profTopic].Partitions)
 	for _, t := range c.cfg.Topics.Events {
-		in, err := c.prepareInput(l, t, segment.TopicID(infos[t].ID), starts[t][n], ends[t][n], epochEnds[t], segment.TopicID(infos[profTopic].ID), profEnds[profTopic][n])
+		in, err := c.prepareInput(l, t, segment.TopicID(infos[t].ID), starts[t][n], ends[t][n], proofs[t], segment.TopicID(infos[profTopic].ID), profEnds[profTopic][n])
 		if err != nil {
 			return nil, err
 		}
 		l.inputs = append(l.inputs, in)
 	}
 	c.at(StepProfiles)
-	if err := c.prepareProfiles(ctx, l, state, segment.TopicID(infos[profTopic].ID), starts[profTopic][n], profEnds[profTopic][n]); err != nil {
+	if err := c.prepareProfiles(ctx, l, m, segment.TopicID(infos[profTopic].ID), starts[profTopic][n], profEnds[profTopic][n], proofs[profTopic]); err != nil {
 		return nil, err
 	}
 	c.at(StepRebuild)
@@ -233,32 +239,41 @@ func (c *Consumer) adopted(infos, again map[string]kafka.TopicInfo) error {
 	return stop
 }
 
-// epochEnds asks for each event topic where its log left the leader epoch of the last
-// record below the lane's position; -1: unknown. It lies below the position if the log was
-// cut off there and has grown again since, which its length does not show.
-func (c *Consumer) epochEnds(ctx context.Context, n int32, infos map[string]kafka.TopicInfo, starts map[string]map[int32]int64) (map[string]int64, error) {
-	out := make(map[string]int64)
-	for _, t := range c.cfg.Topics.Events {
-		out[t] = -1
-		pos, ok := c.deps.Catalog.Position(segment.TopicID(infos[t].ID), n)
-		if !ok || pos.Epoch == 0 || pos.Next <= starts[t][n] {
-			continue
+// prove asks the logs of a lane's inputs whether they have what was read of them: of the
+// events what lies below the position, of the profiles what lies below the local marker.
+func (c *Consumer) prove(ctx context.Context, n int32, infos map[string]kafka.TopicInfo, starts map[string]map[int32]int64, m *local.ProfileMarker) (map[string]proof, error) {
+	ps := make(proofs)
+	for _, t := range c.inputs() {
+		id := segment.TopicID(infos[t].ID)
+		p := &proof{}
+		if t != c.cfg.Topics.Profiles {
+			pos, _ := c.deps.Catalog.Position(id, n)
+			p.below, p.epoch = pos.Next, pos.Epoch
+		} else if m != nil && m.TopicID == id {
+			p.below, p.epoch = m.Next, m.Epoch
 		}
-		var err error
-		if out[t], err = kafka.EpochEnd(ctx, c.deps.Catalog.Client(), t, n, pos.Epoch-1); err != nil {
-			return nil, err
+		if p.below <= starts[t][n] {
+			p.epoch = 0 // nothing of it need be there
 		}
+		ps.add(t, n, p)
+	}
+	if err := ps.ask(ctx, c.deps.Catalog.Client()); err != nil {
+		return nil, err
+	}
+	out := make(map[string]proof)
+	for t, of := range ps {
+		out[t] = *of[n]
 	}
 	return out, nil
 }
 
 // prepareInput finds out where an event partition stands: at its position
-// record, or, where there is none, at the start of its log. epochEnd is where the log
-// left the epoch of the position; -1: unknown.
-func (c *Consumer) prepareInput(l *lane, topic string, id segment.TopicID, start, end, epochEnd int64, profID segment.TopicID, profEnd int64) (*input, error) {
+// record, or, where there is none, at the start of its log.
+func (c *Consumer) prepareInput(l *lane, topic string, id segment.TopicID, start, end int64, read proof, profID segment.TopicID, profEnd int64) (*input, error) {
 	in := &input{
 		stream:    &segment.Stream{Topic: topic, Incarnation: len(c.deps.Catalog.Adopted(topic)) - 1, ID: id},
 		partition: l.n,
+		proof:     read,
 	}
 	pos, ok := c.deps.Catalog.Position(id, l.n)
 	if !ok {
@@ -269,8 +284,8 @@ func (c *Consumer) prepareInput(l *lane, topic string, id segment.TopicID, start
 	switch given := c.deps.Catalog.GivenUp(topic, l.n); {
 	case pos.Next > end:
 		return nil, &stoppedError{why: fmt.Sprintf("offset %d of %s/%d, where reading goes on, is beyond the end of the log, %d: the log was truncated; its offsets are given out again, so the topic must be made anew and adopted", pos.Next, topic, l.n, end)}
-	case epochEnd >= 0 && epochEnd < pos.Next:
-		return nil, &stoppedError{why: fmt.Sprintf("the log of %s/%d was cut off at offset %d and has grown again: what stands there now is not what was read up to offset %d, and what Kafka acknowledged in its place would be passed over; make the topic anew and adopt it, or, if what stands there is to be given up, delete the records below offset %d", topic, l.n, epochEnd, pos.Next, pos.Next)}
+	case read.cut:
+		return nil, &stoppedError{why: fmt.Sprintf("the log of %s/%d was cut off at offset %d and has grown again: what stands there now is not what was read up to offset %d, and what Kafka acknowledged in its place would be passed over; make the topic anew and adopt it, or, if what stands there is to be given up, delete the records below offset %d", topic, l.n, read.left, pos.Next, pos.Next)}
 	case pos.Next < start && given < start:
 		return nil, &stoppedError{why: fmt.Sprintf("events of %s/%d were removed before they were read: reading goes on at offset %d, the log begins at %d; if they are to be given up, run `lockstitch topics adopt`", topic, l.n, pos.Next, start)}
 	case pos.Next < start:
@@ -296,8 +311,10 @@ func (c *Consumer) prepareInput(l *lane, topic string, id segment.TopicID, start
 	return in, nil
 }
 
-// prepareProfiles decides from where the profile partition is read.
-func (c *Consumer) prepareProfiles(ctx context.Context, l *lane, state *local.Lane, id segment.TopicID, start, end int64) error {
+// prepareProfiles decides from where the profile partition is read; m is the lane's local
+// marker.
+func (c *Consumer) prepareProfiles(ctx context.Context, l *lane, m *local.ProfileMarker, id segment.TopicID, start, end int64, read proof) error {
+	state := c.db.Lane(l.n)
 	l.prof = &profiles{
 		topic: c.cfg.Topics.Profiles, id: id, lane: state,
 		cache: make(map[string][]local.Version),
@@ -307,36 +324,24 @@ func (c *Consumer) prepareProfiles(ctx context.Context, l *lane, state *local.La
 		l.prof.deadTo = pos.Next
 		from = max(from, pos.Next)
 	}
-	m, ok, err := state.ProfileMarker()
-	if err != nil {
-		return c.db.Damaged(err)
-	}
-	stale := c.staleProfiles(m, time.Now())
-	pruned, err := c.prunedTooFar(ctx, l, m.Pruned)
-	if err != nil {
-		return err
-	}
-	cutOff := false // below what was read of it; see epochEnds
-	if ok && m.TopicID == id && m.Epoch > 0 && m.Next > start {
-		left, err := kafka.EpochEnd(ctx, c.deps.Catalog.Client(), l.prof.topic, l.n, m.Epoch-1)
+	if m != nil {
+		stale := c.staleProfiles(*m, time.Now())
+		pruned, err := c.prunedTooFar(ctx, l, m.Pruned)
 		if err != nil {
 			return err
 		}
-		cutOff = left >= 0 && left < m.Next
-	}
-	if ok && m.TopicID == id && m.Next >= start && m.Next <= end && !cutOff && !stale && !pruned {
-		// Not from the marker where it is ahead of the position record: what was
-		// malformed in between has not been dead-lettered yet. Versions that are
-		// there already are written again, which changes nothing.
-		l.prof.next, l.prof.current, l.prof.pruned = min(m.Next, from), m.At, m.Pruned
-		l.prof.logTime = m.LogTime
-		if l.prof.next == m.Next {
-			l.prof.epoch = m.Epoch
+		if m.TopicID == id && m.Next >= start && m.Next <= end && !read.cut && !stale && !pruned {
+			// Not from the marker where it is ahead of the position record: what was
+			// malformed in between has not been dead-lettered yet. Versions that are
+			// there already are written again, which changes nothing.
+			l.prof.next, l.prof.current, l.prof.pruned = min(m.Next, from), m.At, m.Pruned
+			l.prof.logTime, l.prof.proof = m.LogTime, read
+			if l.prof.next == m.Next {
+				l.prof.epoch = m.Epoch
+			}
+			return nil
 		}
-		return nil
-	}
-	if ok {
-		c.log.Info("reading the profiles anew", "lane", l.n, "topic_id_changed", m.TopicID != id, "stale", stale, "pruned", pruned, "out_of_range", m.Next < start || m.Next > end, "cut_off", cutOff)
+		c.log.Info("reading the profiles anew", "lane", l.n, "topic_id_changed", m.TopicID != id, "stale", stale, "pruned", pruned, "out_of_range", m.Next < start || m.Next > end, "cut_off", read.cut)
 	}
 	l.prof.next, l.prof.current = start, time.Now()
 	if err := state.ResetProfiles(); err != nil {

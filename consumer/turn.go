@@ -21,6 +21,7 @@ const (
 	touchEvery   = time.Minute // how often the profiles' markers say that they are current
 	requestLimit = 10 * time.Second
 	endlessLimit = 500 * time.Millisecond // for the ends of profiles, while some are not told
+	settleLimit  = 500 * time.Millisecond // for what logs answer about their epochs
 )
 
 // turnState is what the loop remembers between turns.

@@ -4,7 +4,10 @@
 // partition, so that every cut becomes visible whole; a View is its local copy.
 package catalog
 
-import "lockstitch/state/segment"
+import (
+	"lockstitch/state/kafka"
+	"lockstitch/state/segment"
+)
 
 // Version is the version of the records: their JSON and their checksum. A record
 // of another version is refused, never misread; which kinds that are not known are
@@ -42,7 +45,7 @@ type Position struct {
 	TopicID    segment.TopicID `json:"topic_id"`
 	Partition  int32           `json:"partition"`
 	Next       int64           `json:"next"`     // the next input offset to consume
-	Epoch      int32           `json:"epoch"`    // leader epoch of the last record below Next, plus one; 0: unknown
+	Epoch      kafka.Epoch     `json:"epoch"`    // of the last record below Next
 	LogTime    int64           `json:"log_time"` // greatest Kafka time (ms) of the data records below Next
 	Kept       int64           `json:"kept"`
 	Duplicates int64           `json:"duplicates"`

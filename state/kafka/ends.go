@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sort"
 	"time"
 
@@ -121,10 +122,11 @@ func ListOffsets(ctx context.Context, cl *kgo.Client, partitions map[string][]in
 	if len(partitions) == 0 {
 		return out, nil
 	}
-	placed, err := replicated(ctx, cl, partitions)
+	placed, err := placements(ctx, cl, partitions)
 	if err != nil {
 		return out, err
 	}
+	maps.DeleteFunc(placed, func(_ partition, replicas []int32) bool { return len(replicas) == 1 })
 	req := kmsg.NewPtrListOffsetsRequest()
 	req.ReplicaID = -1
 	req.IsolationLevel = int8(iso)
@@ -148,8 +150,8 @@ func ListOffsets(ctx context.Context, cl *kgo.Client, partitions map[string][]in
 	}
 	got := 0
 	var failed error
-	if len(placed) > 0 {
-		failed = askLeaders(ctx, cl, placed, timestamp, iso, out)
+	if len(placed) > 0 { // of those with one replica there is nobody else to ask
+		failed = whileLeadersChange(ctx, func() error { return askOffsets(ctx, cl, placed, timestamp, iso, out) })
 	}
 	if want == 0 {
 		return out, failed

@@ -37,9 +37,9 @@ type leader struct {
 // move seldom, and then one after the other.
 const placementAge = time.Minute
 
-// replicated answers which of the partitions have more than one replica, and on
-// which brokers.
-func replicated(ctx context.Context, cl *kgo.Client, partitions map[string][]int32) (map[partition][]int32, error) {
+// placements answers on which brokers the replicas of partitions lie; it leaves out those
+// that the brokers do not know.
+func placements(ctx context.Context, cl *kgo.Client, partitions map[string][]int32) (map[partition][]int32, error) {
 	resp, err := cl.RequestCachedMetadata(ctx, metadataOf(slices.Collect(maps.Keys(partitions))), placementAge)
 	if err != nil {
 		return nil, fmt.Errorf("reading where partitions lie: %w", err)
@@ -47,7 +47,7 @@ func replicated(ctx context.Context, cl *kgo.Client, partitions map[string][]int
 	placed := make(map[partition][]int32)
 	for _, t := range resp.Topics {
 		for _, p := range t.Partitions {
-			if t.Topic != nil && len(p.Replicas) > 1 && slices.Contains(partitions[*t.Topic], p.Partition) {
+			if t.Topic != nil && len(p.Replicas) > 0 && slices.Contains(partitions[*t.Topic], p.Partition) {
 				placed[partition{*t.Topic, p.Partition}] = p.Replicas
 			}
 		}
@@ -55,19 +55,21 @@ func replicated(ctx context.Context, cl *kgo.Client, partitions map[string][]int
 	return placed, nil
 }
 
-// offsetsLimit is how long offsets are asked for: as long as the client library
-// repeats its own requests.
-const offsetsLimit = 30 * time.Second
+// leadersLimit is how long leaders are asked for who sets no limit: as long as the client
+// library repeats its own requests.
+const leadersLimit = 30 * time.Second
 
-// askLeaders asks for the offsets of partitions that have several replicas, as
-// ListOffsets does; of those with one there is nobody else to ask. While leaders
-// change it asks again.
-func askLeaders(ctx context.Context, cl *kgo.Client, placed map[partition][]int32, timestamp int64, iso Isolation, out map[string]map[int32]int64) error {
+// whileLeadersChange asks until there is an answer: until the deadline of ctx, if it has one.
+func whileLeadersChange(ctx context.Context, once func() error) error {
+	limit := leadersLimit
+	if _, ok := ctx.Deadline(); ok {
+		limit = 0 // none but that
+	}
 	var last error
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		last = askLeadersOnce(ctx, cl, placed, timestamp, iso, out)
+		last = once()
 		return struct{}{}, last
-	}, backoff.WithMaxElapsedTime(offsetsLimit), backoff.WithBackOff(&backoff.ExponentialBackOff{
+	}, backoff.WithMaxElapsedTime(limit), backoff.WithBackOff(&backoff.ExponentialBackOff{
 		InitialInterval: 20 * time.Millisecond, Multiplier: 2, MaxInterval: 500 * time.Millisecond, RandomizationFactor: 0.2}))
 	if err != nil && last != nil && !errors.Is(err, last) {
 		err = fmt.Errorf("%w: %w", err, last) // what was waited for, not only that time is up
@@ -75,32 +77,26 @@ func askLeaders(ctx context.Context, cl *kgo.Client, placed map[partition][]int3
 	return err
 }
 
-// askLeadersOnce asks once; out has the offsets of those that answered.
-func askLeadersOnce(ctx context.Context, cl *kgo.Client, placed map[partition][]int32, timestamp int64, iso Isolation, out map[string]map[int32]int64) error {
+// askOffsets asks once for the offsets of partitions, as ListOffsets does; out has those that
+// were answered.
+func askOffsets(ctx context.Context, cl *kgo.Client, placed map[partition][]int32, timestamp int64, iso Isolation, out map[string]map[int32]int64) error {
 	leaders, failed := newestLeaders(ctx, cl, placed)
-	asks := make(map[int32]map[string][]kmsg.ListOffsetsRequestTopicPartition)
-	for p, l := range leaders {
-		rp := kmsg.NewListOffsetsRequestTopicPartition()
-		rp.Partition, rp.Timestamp, rp.CurrentLeaderEpoch = p.n, timestamp, l.epoch
-		if asks[l.broker] == nil {
-			asks[l.broker] = make(map[string][]kmsg.ListOffsetsRequestTopicPartition)
-		}
-		asks[l.broker][p.topic] = append(asks[l.broker][p.topic], rp)
-	}
-	answers := make(chan answer[*kmsg.ListOffsetsResponse], len(asks))
-	for broker, topics := range asks {
+	got := 0
+	for _, a := range askLeaders[*kmsg.ListOffsetsResponse](ctx, cl, leaders, func(topics map[string][]int32) kmsg.Request {
 		req := kmsg.NewPtrListOffsetsRequest()
 		req.ReplicaID, req.IsolationLevel = -1, int8(iso)
 		for t, ps := range topics {
 			rt := kmsg.NewListOffsetsRequestTopic()
-			rt.Topic, rt.Partitions = t, ps
+			rt.Topic = t
+			for _, p := range ps {
+				rp := kmsg.NewListOffsetsRequestTopicPartition()
+				rp.Partition, rp.Timestamp, rp.CurrentLeaderEpoch = p, timestamp, leaders[partition{t, p}].epoch
+				rt.Partitions = append(rt.Partitions, rp)
+			}
 			req.Topics = append(req.Topics, rt)
 		}
-		go func() { answers <- ask[*kmsg.ListOffsetsResponse](ctx, cl, broker, req) }()
-	}
-	got := 0
-	for range asks {
-		a := <-answers
+		return req
+	}) {
 		if a.err != nil {
 			failed = errors.Join(failed, fmt.Errorf("listing offsets: %w", a.err))
 			continue
@@ -112,6 +108,27 @@ func askLeadersOnce(ctx context.Context, cl *kgo.Client, placed map[partition][]
 		failed = fmt.Errorf("listing offsets: %d of %d partitions answered", got, len(placed))
 	}
 	return failed
+}
+
+// askLeaders sends each leader one request, for all partitions that it leads, and waits
+// for all answers.
+func askLeaders[R kmsg.Response](ctx context.Context, cl *kgo.Client, leaders map[partition]leader, request func(map[string][]int32) kmsg.Request) []answer[R] {
+	led := make(map[int32]map[string][]int32)
+	for p, l := range leaders {
+		if led[l.broker] == nil {
+			led[l.broker] = make(map[string][]int32)
+		}
+		led[l.broker][p.topic] = append(led[l.broker][p.topic], p.n)
+	}
+	answers := make(chan answer[R], len(led))
+	for broker, topics := range led {
+		go func() { answers <- ask[R](ctx, cl, broker, request(topics)) }()
+	}
+	out := make([]answer[R], 0, len(led))
+	for range led {
+		out = append(out, <-answers)
+	}
+	return out
 }
 
 // newestLeaders asks the replicas of partitions for the leaders that they know,

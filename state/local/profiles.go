@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/zeebo/xxh3"
 
+	"lockstitch/state/kafka"
 	"lockstitch/state/profile"
 	"lockstitch/state/segment"
 )
@@ -26,7 +27,7 @@ const (
 type ProfileMarker struct {
 	TopicID segment.TopicID `json:"topic_id"`
 	Next    int64           `json:"next"`               // every record below has been applied
-	Epoch   int32           `json:"epoch,omitempty"`    // leader epoch of the last of them, plus one; 0: unknown
+	Epoch   kafka.Epoch     `json:"epoch,omitempty"`    // of the last of them
 	At      time.Time       `json:"at"`                 // when that was last the end of the partition, by the machine's clock
 	LogTime int64           `json:"log_time,omitempty"` // the same by Kafka's, as far as events tell it (ms); 0: unknown
 	// Pruned is the greatest floor with which versions were put: some that only
