@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -10,6 +11,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -217,4 +219,31 @@ func (l ledBack) Handle(_ context.Context, r slog.Record) error {
 		return true
 	})
 	return nil
+}
+
+// TestLeadersAreAskedUntilTheDeadline, which a start sets, and for as long as the client
+// library repeats its requests where there is none.
+func TestLeadersAreAskedUntilTheDeadline(t *testing.T) {
+	t.Parallel()
+	away := errors.New("away")
+	for limit, want := range map[time.Duration]error{5 * time.Minute: nil, time.Minute: away, 0: away} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			if limit > 0 {
+				ctx, cancel = context.WithTimeout(ctx, limit)
+			}
+			defer cancel()
+			begun := time.Now()
+			err := whileLeadersChange(ctx, func() error {
+				if time.Since(begun) < 2*time.Minute {
+					return away
+				}
+				return nil
+			})
+			took := time.Since(begun).Round(time.Second)
+			if !errors.Is(err, want) || err != nil && took != cmp.Or(limit, leadersLimit) {
+				t.Errorf("limit %s: %v after %s", limit, err, took)
+			}
+		})
+	}
 }
