@@ -50,7 +50,7 @@ func CheckRouting(ctx context.Context, opts []kgo.Opt, topic string) ([]Finding,
 			found = append(found, Finding{
 				Topic: topic, Setting: "routing", Have: fmt.Sprintf("partition %d: %d of %d records looked at have keys of other partitions", p.Partition, wrong, seen),
 				Want: "every key in the partition that murmur2 of the key names",
-				Cost: "events do not find these profiles and come out undecorated; after partitions were added, produce all profiles again",
+				Cost: "events do not find these profiles; after partitions were added, produce all profiles again",
 			})
 		}
 	}
