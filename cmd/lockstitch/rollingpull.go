@@ -233,7 +233,9 @@ func (p *puller) call(ctx context.Context, path string, answer any) error {
 			return struct{}{}, backoff.Permanent(err)
 		}
 		return struct{}{}, permanent(err)
-	}, backoff.WithMaxElapsedTime(turnTime))
+	}, backoff.WithMaxElapsedTime(turnTime), backoff.WithNotify(func(err error, pause time.Duration) {
+		fmt.Fprintf(p.out, "%v; waiting for %s\n", err, pause.Round(time.Second))
+	}))
 	return err
 }
 

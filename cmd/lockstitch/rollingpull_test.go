@@ -309,7 +309,7 @@ func TestPullWaitsForItsTurn(t *testing.T) {
 	refusal = http.StatusTooManyRequests
 	mu.Unlock()
 	begun := time.Now()
-	if got, errs := y.pull(); got != 0 {
+	if got, errs := y.pull(); got != 0 || strings.Count(errs, "429") != 2 || strings.Count(errs, "; waiting for 1s") != 2 {
 		t.Fatalf("429: exit %d: %s", got, errs)
 	}
 	if took := time.Since(begun); took < 2*time.Second {
