@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -72,5 +73,41 @@ func TestACatalogMadeAnewIsNotWrittenTo(t *testing.T) {
 		if err := r.stop(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestACatalogMadeAnewDuringAnUpload is not written to either.
+func TestACatalogMadeAnewDuringAnUpload(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var armed atomic.Bool
+	held, goOn := make(chan struct{}), make(chan struct{})
+	r := w.start(filepath.Join(t.TempDir(), "d"), func(c *Config) {
+		c.Hook = func(step string) {
+			if step == StepUpload && armed.CompareAndSwap(true, false) {
+				close(held)
+				<-goOn
+			}
+		}
+	})
+	w.produce("email-events", "p1", "{old")
+	w.settle(r.cat)
+	armed.Store(true)
+	w.produce("email-events", "p1", "{new")
+	<-held
+	w.remake(w.topics.Catalog, 1)
+	close(goOn)
+	r.await(t, "no cut was tried", func(c *Consumer) bool {
+		return testutil.ToFloat64(c.metrics.cutFailures.WithLabelValues("transaction")) >= 1 || c.lanes[partitionOfKey("p1")].inputs[0].committed.Next == 2
+	})
+	ends, err := kafka.Ends(t.Context(), w.prod, w.topics.Catalog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if end := ends[w.topics.Catalog][0].End; end > 0 {
+		t.Errorf("the catalog made anew ends at %d", end)
+	}
+	if err := r.stop(); err != nil {
+		t.Error(err)
 	}
 }
