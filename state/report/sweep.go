@@ -22,7 +22,7 @@ func (t *Table) HavingFiles(now time.Time) (due []*Report, next time.Time) {
 	t.view.mu.RLock()
 	defer t.view.mu.RUnlock()
 	next = t.view.files.until(now, func(e *entry) {
-		if e.withdrawn || !t.view.held(e) {
+		if !t.view.held(e) {
 			due = append(due, e.report)
 		}
 	})
@@ -35,12 +35,12 @@ func (t *Table) FilesDue(id string, now time.Time) bool {
 	t.view.mu.RLock()
 	defer t.view.mu.RUnlock()
 	e := t.view.byID[id]
-	return e != nil && e.leavesFiles() && !now.Before(e.due()) && (e.withdrawn || !t.view.held(e))
+	return e != nil && e.leavesFiles() && !now.Before(e.due()) && !t.view.held(e)
 }
 
 // held tells whether the report's file is still to be delivered.
 func (v *view) held(e *entry) bool {
-	if e.report.Request.Step == nil {
+	if e.withdrawn || e.report.Request.Step == nil {
 		return false
 	}
 	o := v.orders[e.report.Request.Step.Order]
