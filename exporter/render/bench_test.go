@@ -146,6 +146,17 @@ func BenchmarkExport(b *testing.B) {
 	}
 }
 
+// BenchmarkSmall makes a file of a hundred rows: what a file costs beside its rows.
+func BenchmarkSmall(b *testing.B) {
+	store, refs, q := realistic(b, 100, 100, 1)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Export(b.Context(), Params{Store: store, Slices: refs, Question: q}, io.Discard); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // BenchmarkMerged exports what came in cuts of a few rows, as they are and merged. merged
 // is the time of the latter by that of the former, opened how many objects each opens: a
 // store that is not in memory takes its time for each.

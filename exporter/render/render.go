@@ -142,7 +142,9 @@ func (e *export) run(ctx context.Context, w io.Writer) (Totals, error) {
 	})
 	for range e.workers {
 		group.Go(func() error {
-			worker := &worker{library: library, plan: &planned, limit: e.text, compressor: newCompressor(), spare: func() []byte {
+			compressor := takeCompressor()
+			defer compressor.release()
+			worker := &worker{library: library, plan: &planned, limit: e.text, compressor: compressor, spare: func() []byte {
 				select {
 				case b := <-spare:
 					return b
@@ -187,7 +189,9 @@ func (e *export) run(ctx context.Context, w io.Writer) (Totals, error) {
 
 // write puts the header and then the chunks of all pieces into the file.
 func (e *export) write(ctx context.Context, s *stitch.Writer, planned *plan.Plan, file <-chan order, spare chan<- []byte, totals *Totals) error {
-	header, err := newCompressor().compress(nil, func(emit func([]byte) error) error { return emit(e.columns.header(e.Question)) })
+	compressor := takeCompressor()
+	header, err := compressor.compress(nil, func(emit func([]byte) error) error { return emit(e.columns.header(e.Question)) })
+	compressor.release()
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package render
 import (
 	"hash/crc32"
 	"slices"
+	"sync"
 
 	"github.com/klauspost/compress/flate"
 
@@ -174,7 +175,8 @@ type compressor struct {
 // level is a compromise: level 1 is hardly faster and its files are larger.
 const level = 2
 
-func newCompressor() *compressor {
+// compressors are used again: each has some 700 KB of tables, and most exports are small.
+var compressors = sync.Pool{New: func() any {
 	c := &compressor{}
 	w, err := flate.NewWriter(&c.out, level)
 	if err != nil {
@@ -182,7 +184,12 @@ func newCompressor() *compressor {
 	}
 	c.flate = w
 	return c
-}
+}}
+
+// takeCompressor takes one that nobody uses; release gives it back.
+func takeCompressor() *compressor { return compressors.Get().(*compressor) }
+
+func (c *compressor) release() { compressors.Put(c) }
 
 // buffer is where compressed bytes go; writing to it cannot fail.
 type buffer struct{ b []byte }
