@@ -89,6 +89,7 @@ func (c *Consumer) openClients() error {
 			whole, part := c.given.add(m)
 			if len(part) > 0 {
 				c.log.Warn("the group gave parts of lanes; they are not run before the rest comes", "lanes", part)
+				c.balancer.again.Store(true)
 			}
 			c.tell(ctx, command{assigned: whole, as: membershipOf(cl)})
 		}),

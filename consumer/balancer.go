@@ -28,10 +28,10 @@ type laneBalancer struct {
 	// Of the join under way: whether this replica leads the group, and has
 	// assigned the lanes.
 	leads, assigned bool
-	// replayed says that this replica leads the group and was told not to assign
-	// (KIP-814): a static member that starts again gets what it had, whatever has
-	// become of the topics or of the settings since.
-	replayed atomic.Bool
+	// again says that the lanes are to be assigned anew. A static member that starts again
+	// gets what it had, whatever has become of the topics or of the settings since: a
+	// leader is told not to assign (KIP-814), another one may get parts of lanes.
+	again atomic.Bool
 }
 
 func (b *laneBalancer) ProtocolName() string { return protocolName }
@@ -62,7 +62,7 @@ func (b *laneBalancer) JoinGroupMetadata(interests []string, current map[string]
 // ParseSyncAssignment ends a join.
 func (b *laneBalancer) ParseSyncAssignment(assignment []byte) (map[string][]int32, error) {
 	if b.leads && !b.assigned {
-		b.replayed.Store(true)
+		b.again.Store(true)
 	}
 	b.leads, b.assigned = false, false
 	return kgo.ParseConsumerSyncAssignment(assignment)

@@ -244,7 +244,7 @@ func (c *Consumer) watchEnds(ctx context.Context) {
 // watchTopics looks whether the input topics are still those that were adopted: an
 // idle topic brings no error when another one takes its name. And whether they have
 // other numbers of partitions than were seen before: the group's leader would hear of
-// that after minutes. And a leader that got what it had before it started again has
+// that after minutes. And a replica that got what it had before it started again has
 // the lanes assigned anew.
 func (c *Consumer) watchTopics(ctx context.Context, seen map[string]int32) {
 	infos, err := kafka.Describe(ctx, c.group, c.inputs()...)
@@ -259,7 +259,7 @@ func (c *Consumer) watchTopics(ctx context.Context, seen map[string]int32) {
 		seen[t] = i.Partitions
 	}
 	partitions := maps.Clone(seen)
-	if c.balancer.replayed.CompareAndSwap(true, false) {
+	if c.balancer.again.CompareAndSwap(true, false) {
 		c.group.ForceRebalance()
 	}
 	c.mail.post(func(context.Context) error {

@@ -22,6 +22,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"lockstitch/state/catalog"
 	"lockstitch/state/kafka"
@@ -479,6 +480,59 @@ func TestPartitionsAddedWhileAStaticMemberIsAway(t *testing.T) {
 		}
 		r = start("/b", func(*Config) {})
 		r.awaitLanes(t, func(ready, all int) bool { return ready == lanes+1 })
+	})
+}
+
+// TestATopicAddedAtAStaticMember: who comes back with a topic more than it had gets what it
+// had, parts of lanes, and nobody has a reason to assign them anew. It asks for that itself.
+func TestATopicAddedAtAStaticMember(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtualWorld(t)
+		line := w.cable()
+		start := func(name, dir string, tweak func(*Config)) *replica {
+			return w.start(dir, func(c *Config) {
+				c.FS, c.InstanceID, c.SessionTimeout = vfs.NewMem(), name, time.Minute
+				tweak(c)
+			})
+		}
+		// Apache Kafka does not look at what has changed in the subscription of a static
+		// member that comes back; the embedded broker does.
+		var mu sync.Mutex
+		var had, back []byte // how b has joined, and shall seem to
+		w.broker.ControlKey(kmsg.JoinGroup.Int16(), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+			w.broker.KeepControl()
+			mu.Lock()
+			defer mu.Unlock()
+			req := kreq.(*kmsg.JoinGroupRequest)
+			if *req.InstanceID != "b" {
+				return nil, nil, false
+			}
+			if back != nil && req.MemberID == "" {
+				req.Protocols[0].Metadata, back = back, nil
+			}
+			had = req.Protocols[0].Metadata
+			return nil, nil, false
+		})
+		a := start("a", "/a", func(*Config) {}) // leads the group
+		a.awaitLanes(t, func(ready, all int) bool { return ready == lanes })
+		b := start("b", "/b", line.connect)
+		b.awaitLanes(t, func(ready, all int) bool { return ready > 0 && ready == all })
+		if _, err := kadm.NewClient(w.prod).CreateTopic(t.Context(), lanes, 1, nil, "more-events"); err != nil {
+			t.Fatal(err)
+		}
+		line.sever() // it cannot leave the group
+		if err := b.stop(); err != nil {
+			t.Log("it ended with:", err)
+		}
+		mu.Lock()
+		back = had
+		mu.Unlock()
+		log := &logged{}
+		w.log = slog.New(slog.NewTextHandler(log, nil))
+		b = start("b", "/c", func(c *Config) { c.Topics.Events = append(slices.Clip(c.Topics.Events), "more-events") })
+		b.awaitLanes(t, func(ready, all int) bool { return ready > 0 && ready == all })
+		log.await(t, "the group gave parts of lanes")
 	})
 }
 

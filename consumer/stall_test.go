@@ -211,8 +211,8 @@ func TestAPartitionWithoutALeaderHidesNothing(t *testing.T) {
 			return resp, nil, true
 		})
 		r.await(t, "no end is asked for", func(*Consumer) bool { return asked.Load() > 0 })
-		r.c.balancer.replayed.Store(true)
-		r.await(t, "nobody looks at the topics", func(c *Consumer) bool { return !c.balancer.replayed.Load() })
+		r.c.balancer.again.Store(true)
+		r.await(t, "nobody looks at the topics", func(c *Consumer) bool { return !c.balancer.again.Load() })
 	})
 }
 

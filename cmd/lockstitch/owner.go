@@ -56,11 +56,32 @@ func (r *replica) ownStore(ctx context.Context) error {
 		}
 		return struct{}{}, err
 	}, backoff.WithMaxElapsedTime(ownerPatience))
-	if no := (*refusal)(nil); err == nil || errors.As(err, &no) {
+	if no := (*refusal)(nil); errors.As(err, &no) {
 		return err
+	}
+	if err == nil {
+		r.lookForSegments(ctx)
+		return nil
 	}
 	r.log.Warn("whose the store is cannot be found out; it is not swept until it can", "err", err)
 	return nil
+}
+
+// lookForSegments says so if none of the newest segments is in the store: a copy of
+// another one names its catalog as well, and what others have cut since is not in it. It
+// is no refusal: a store that was restored from a copy must be usable.
+func (r *replica) lookForSegments(ctx context.Context) {
+	live := r.catalog.Segments()
+	live = live[max(0, len(live)-3):]
+	for _, seg := range live {
+		if _, err := r.store.Stat(ctx, seg.Object); !errors.Is(err, objects.ErrNotExist) {
+			return
+		}
+	}
+	if len(live) > 0 {
+		r.log.Error("the store has none of the newest segments: if it was moved, stop all replicas, copy it again, and start them with the same store_url; exports that need what is missing end in error",
+			"segments", len(live), "newest", live[len(live)-1].Object)
+	}
 }
 
 // askOwner is an error unless the store is this catalog's, or was nobody's; a *refusal if

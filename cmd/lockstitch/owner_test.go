@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"lockstitch/state/kafka"
+	"lockstitch/state/objects"
 	"lockstitch/state/segment"
 )
 
@@ -86,6 +87,26 @@ func TestAStoreBelongsToOneCatalog(t *testing.T) {
 		}
 		if said := refused(t, dir); !strings.Contains(said, "its lockstitch.json") || !strings.Contains(said, says) {
 			t.Errorf("with %s: %s", text, said)
+		}
+	}
+}
+
+// A copy of the store that has nothing of what was cut since names its catalog, too.
+func TestAStoreWithoutTheNewestSegmentsIsTold(t *testing.T) {
+	ctx, dir := testContext(t), t.TempDir()
+	y := startSystem(t, dir)
+	y.produce(ctx, 12, 100)
+	y.export(ctx, y.r.localURL(), anything...)
+	copied, err := objects.Open(ctx, "file://"+filepath.ToSlash(t.TempDir()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = copied.Close() })
+	for what, store := range map[string]objects.Store{"its own": y.r.store, "the copy": copied} {
+		var said strings.Builder
+		(&replica{log: slog.New(slog.NewTextHandler(&said, nil)), catalog: y.r.catalog, store: store}).lookForSegments(ctx)
+		if told := strings.Contains(said.String(), "level=ERROR") && strings.Contains(said.String(), "segments/"); told != (what == "the copy") {
+			t.Errorf("of %s: %q", what, said.String())
 		}
 	}
 }

@@ -104,6 +104,10 @@ func (s *Settings) advise(log *slog.Logger) {
 	if s.HTTP.PublicURL == "" {
 		log.Warn("public_url is not set: download URLs name localhost and work on this machine only")
 	}
+	if s.Replica.TransactionTimeout >= s.Replica.StartTimeout {
+		log.Warn("transaction_timeout is not below start_timeout: a replica that starts while a dead one's transaction is open may end before that ends",
+			"transaction_timeout", s.Replica.TransactionTimeout, "start_timeout", s.Replica.StartTimeout)
+	}
 	if len(s.Auth.Clients) == 0 && s.Auth.IssuerJWKSURL == "" {
 		log.Warn("neither clients nor issuer_jwks_url is set: nobody can call the API")
 	}

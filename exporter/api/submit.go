@@ -25,7 +25,7 @@ func (s *server) submitOperation(schemas huma.Registry) operation {
 		OperationID: "request-export", Method: http.MethodPost, Path: "/emails/reports", Tags: []string{"Exports"},
 		Summary: "Request an export",
 		Description: "Accepts the export and answers at once; follow it at the `Location`. The export holds exactly the events of the window that were acknowledged by Kafka " +
-			"before `complete_through`. With `end_at` absent there is no upper end but that. The window may span at most three calendar months.\n\n" +
+			"before `complete_through`. With `end_at` absent there is no upper end but that. The window may span at most three calendar months, unless the service is set up otherwise.\n\n" +
 			"With `after` instead of a window the export holds what was kept since a cursor, however late it came: every event is in exactly one of the files of clients that go on with the `cursor` " +
 			"they were given. Such a file is never too large: it ends earlier, and its status says `more`.\n\n" +
 			"What begins before the oldest events that are kept is refused: a window with 400, a cursor with 410. Both name `oldest_available`.",
