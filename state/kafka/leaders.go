@@ -40,16 +40,25 @@ const placementAge = time.Minute
 // placements answers on which brokers the replicas of partitions lie; it leaves out those
 // that the brokers do not know.
 func placements(ctx context.Context, cl *kgo.Client, partitions map[string][]int32) (map[partition][]int32, error) {
-	resp, err := cl.RequestCachedMetadata(ctx, metadataOf(slices.Collect(maps.Keys(partitions))), placementAge)
-	if err != nil {
-		return nil, fmt.Errorf("reading where partitions lie: %w", err)
+	want := 0
+	for _, ps := range partitions {
+		want += len(ps)
 	}
-	placed := make(map[partition][]int32)
-	for _, t := range resp.Topics {
-		for _, p := range t.Partitions {
-			if t.Topic != nil && len(p.Replicas) > 0 && slices.Contains(partitions[*t.Topic], p.Partition) {
-				placed[partition{*t.Topic, p.Partition}] = p.Replicas
+	placed := make(map[partition][]int32, want)
+	for _, age := range []time.Duration{placementAge, time.Nanosecond} { // some may be newer than what is known
+		resp, err := cl.RequestCachedMetadata(ctx, metadataOf(slices.Collect(maps.Keys(partitions))), age)
+		if err != nil {
+			return nil, fmt.Errorf("reading where partitions lie: %w", err)
+		}
+		for _, t := range resp.Topics {
+			for _, p := range t.Partitions {
+				if t.Topic != nil && len(p.Replicas) > 0 && slices.Contains(partitions[*t.Topic], p.Partition) {
+					placed[partition{*t.Topic, p.Partition}] = p.Replicas
+				}
 			}
+		}
+		if len(placed) == want {
+			break
 		}
 	}
 	return placed, nil

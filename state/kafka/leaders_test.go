@@ -247,3 +247,42 @@ func TestLeadersAreAskedUntilTheDeadline(t *testing.T) {
 		})
 	}
 }
+
+// TestAPartitionThatWasAddedIsAskedAtOnce, though the brokers were asked a moment ago where
+// partitions lie.
+func TestAPartitionThatWasAddedIsAskedAtOnce(t *testing.T) {
+	t.Parallel()
+	c, err := kfake.NewCluster(kfake.NumBrokers(3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	client := func() *kgo.Client {
+		cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(cl.Close)
+		return cl
+	}
+	cl, adm := client(), kadm.NewClient(client())
+	if _, err := adm.CreateTopic(t.Context(), 1, 3, nil, "topic"); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(n int32) error {
+		_, err := EpochEnds(t.Context(), cl, map[string]map[int32]Epoch{"topic": {n: 1}})
+		return err
+	}
+	if err := ask(0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := adm.CreatePartitions(t.Context(), 1, "topic"); err != nil {
+		t.Fatal(err)
+	}
+	if err := ask(1); err != nil {
+		t.Error(err)
+	}
+	if err := ask(2); !errors.Is(err, kerr.UnknownTopicOrPartition) {
+		t.Errorf("of a partition that there is not: %v", err)
+	}
+}
