@@ -86,7 +86,7 @@ func (c *Consumer) merge(ctx context.Context, now time.Time) {
 	over, expired := c.deps.Catalog.LogTime(), c.kafkaTime(now)-c.cfg.Retention.Milliseconds()
 	c.mergers.Go(func() {
 		defer close(m.made)
-		made, err := c.prepareMerged(mctx, over, expired)
+		made, err := c.prepareMerged(mctx, now, over, expired)
 		switch {
 		case err != nil && mctx.Err() == nil:
 			level := slog.LevelWarn
@@ -111,11 +111,11 @@ func (c *Consumer) endMerging() {
 
 // prepareMerged reads the catalog to its end, and makes and uploads the segment that
 // takes the place of those that are to be merged next; nil: there are none.
-func (c *Consumer) prepareMerged(ctx context.Context, over, expired int64) (*merged, error) {
+func (c *Consumer) prepareMerged(ctx context.Context, now time.Time, over, expired int64) (*merged, error) {
 	if err := c.deps.Catalog.CatchUp(ctx); err != nil {
 		return nil, err
 	}
-	places := c.picker.pick(c.deps.Catalog.Segments(), over, expired)
+	places := c.picker.pick(c.deps.Catalog.Segments(), now.UnixMilli(), over, expired)
 	for len(places) > 1 {
 		c.at(StepMergeRead)
 		o, err := c.readMerged(ctx, places)

@@ -386,7 +386,7 @@ func TestMergingStaysWithinItsMemory(t *testing.T) {
 			}
 			c, before := r.c, len(w.stored())
 			c.cfg.MemoryBytes = 1 << 20 // an eighth is less than the least that a buffer takes
-			made, err := c.prepareMerged(t.Context(), p.now.UnixMilli(), 0)
+			made, err := c.prepareMerged(t.Context(), time.Now(), p.now.UnixMilli(), 0)
 			if made != nil || err != nil || before != cuts || len(w.stored()) != before || len(c.picker.left) != 2 {
 				t.Errorf("made %+v, %v; %d objects are new, %d of %d segments are left alone", made, err, len(w.stored())-before, len(c.picker.left), before)
 			}
@@ -420,7 +420,7 @@ func TestPick(t *testing.T) {
 				t.Fatal("no end")
 			}
 			slices.SortFunc(live, func(a, b *catalog.Segment) int { return strings.Compare(a.ID, b.ID) })
-			got := p.pick(live, now, 0)
+			got := p.pick(live, now, now, 0)
 			if got == nil {
 				break
 			}
@@ -469,7 +469,7 @@ func TestPickOfManyAccounts(t *testing.T) {
 		}
 		segments = append(segments, s)
 	}
-	if got := newPicker(&cfg).pick(segments, at+day.Milliseconds(), 0); len(got) != len(segments) {
+	if got := newPicker(&cfg).pick(segments, at+day.Milliseconds(), at+day.Milliseconds(), 0); len(got) != len(segments) {
 		t.Errorf("%d segments of 800 accounts are merged, want %d", len(got), len(segments))
 	}
 	several := &catalog.Segment{}
@@ -509,7 +509,7 @@ func TestPickLeavesAlone(t *testing.T) {
 		return s
 	}
 	good := []*catalog.Segment{one(nil), one(nil)}
-	if got := newPicker(&cfg).pick(good, now, expired); len(got) != 2 {
+	if got := newPicker(&cfg).pick(good, now, now, expired); len(got) != 2 {
 		t.Fatalf("of two small ones %d are merged", len(got))
 	}
 	for name, s := range map[string]*catalog.Segment{
@@ -528,17 +528,35 @@ func TestPickLeavesAlone(t *testing.T) {
 			}
 		}),
 	} {
-		if got := newPicker(&cfg).pick([]*catalog.Segment{good[0], s}, now, expired); got != nil {
+		if got := newPicker(&cfg).pick([]*catalog.Segment{good[0], s}, now, now, expired); got != nil {
 			t.Errorf("%s: merged", name)
 		}
 	}
 	p := newPicker(&cfg)
 	p.leave(good[0])
-	if got := p.pick(good, now, 0); got != nil {
+	if got := p.pick(good, now, now, 0); got != nil {
 		t.Error("what was to be left alone is merged")
 	}
 	p.left[good[0].ID] = time.Now().Add(-mergePatience)
-	if got := p.pick(good, now, 0); len(got) != 2 {
+	if got := p.pick(good, now, now, 0); len(got) != 2 {
 		t.Error("it is left alone for ever")
+	}
+}
+
+// TestPickWhatABrokerStampedAhead: one record from a clock that is ahead makes all later ones
+// of its partition as new. Their segments are merged by when they were sealed.
+func TestPickWhatABrokerStampedAhead(t *testing.T) {
+	cfg := Config{MemoryBytes: 4 << 20, MergeSpans: []time.Duration{time.Hour}, MergeFuture: day}
+	now := time.Now().Truncate(time.Hour).Add(time.Hour / 2)
+	ahead := now.Add(30 * day).UnixMilli()
+	var segments []*catalog.Segment
+	for _, age := range []time.Duration{0, time.Hour, 2 * time.Hour, 3 * time.Hour, 3*time.Hour + time.Minute, 4 * time.Hour} {
+		id := ulid.MustNew(uint64(now.Add(-age).UnixMilli()), ulid.DefaultEntropy()).String()
+		segments = append(segments, &catalog.Segment{ID: id, LogTime: ahead, Bytes: 1000, Slices: []segment.SliceInfo{{Account: "a", Rows: 10, MaxTime: ahead,
+			Sources: []segment.OffsetRange{segment.Stream{Topic: "e"}.Range(0, 0, 10)}}}})
+	}
+	got := newPicker(&cfg).pick(segments, now.UnixMilli(), ahead, 0)
+	if len(got) != 2 || got[0] != segments[3] || got[1] != segments[4] {
+		t.Errorf("%d are merged, want the two of the hour three hours ago", len(got))
 	}
 }

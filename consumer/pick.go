@@ -49,17 +49,28 @@ func (p *picker) isLeft(id string) bool {
 	return ok && time.Since(since) < mergePatience
 }
 
+// spanOf is which span a segment belongs to, and whether that is over by Kafka's time over
+// (ms). Of one that was sealed two spans ago by the machine's clock now (ms), and whose
+// newest row is still to come by Kafka's, a broker's clock was ahead: rows that come behind
+// such a one are as new (contract 2.1). It belongs to the span that it was sealed in.
+func spanOf(s *catalog.Segment, span, now, over int64) (at int64, is bool) {
+	at = s.Newest() / span
+	if (at+1)*span+span/8 <= over {
+		return at, true
+	}
+	return s.Sealed() / span, s.Sealed() < now-2*span
+}
+
 // pick chooses those that are merged next, small ones first, nil if there are none, of
-// the segments in order of their ids. Spans are over by Kafka's time over (ms); what is
-// older than expired (ms) is left to retention.
-func (p *picker) pick(segments []*catalog.Segment, over, expired int64) []*catalog.Segment {
+// the segments in order of their ids. Spans are over by Kafka's time over (ms), see
+// spanOf; what is older than expired (ms) is left to retention.
+func (p *picker) pick(segments []*catalog.Segment, now, over, expired int64) []*catalog.Segment {
 	for _, span := range p.spans {
 		groups := make(map[int64][]candidate)
 		var order []int64
 		for _, s := range segments {
-			at := s.Newest() / span.Milliseconds()
-			end := (at+1)*span.Milliseconds() + span.Milliseconds()/8
-			if end > over || s.Newest() < expired || p.isLeft(s.ID) {
+			at, is := spanOf(s, span.Milliseconds(), now, over)
+			if !is || s.Newest() < expired || p.isLeft(s.ID) {
 				continue
 			}
 			c, small := p.candidate(s)

@@ -102,11 +102,11 @@ func (s *Segment) Newest() int64 {
 	if s.LogTime > 0 {
 		return s.LogTime
 	}
-	return s.sealed()
+	return s.Sealed()
 }
 
-// sealed is when (ms) the segment was made, by the clock of who made it.
-func (s *Segment) sealed() int64 {
+// Sealed is when (ms) the segment was made, by the clock of who made it.
+func (s *Segment) Sealed() int64 {
 	id, err := ulid.ParseStrict(s.ID)
 	if err != nil {
 		return 1<<63 - 1 // never old enough

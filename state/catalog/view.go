@@ -349,7 +349,7 @@ func (s *state) replace(seg *Segment) {
 	if len(seg.Replaces) == 0 {
 		return
 	}
-	made := seg.sealed()
+	made := seg.Sealed()
 	now := time.Now().UnixMilli()
 	for id, at := range s.replaced {
 		if at < now-replacedKept {
