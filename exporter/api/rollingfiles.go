@@ -67,7 +67,7 @@ type RollingFile struct {
 
 // RollingCursor is the stretch of the input that a file holds.
 type RollingCursor struct {
-	From string `json:"from,omitempty" doc:"The position that the file begins at; absent where that is the oldest data kept."`
+	From string `json:"from,omitempty" doc:"The position that the file begins at; absent where it begins at the oldest data, and nothing had been removed yet."`
 	To   string `json:"to,omitempty" doc:"The position that the file ends at. It can be sent as the after of an export."`
 }
 
