@@ -11,6 +11,8 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/spf13/pflag"
+
+	"lockstitch/state/report"
 )
 
 const testKey = "k1:0123456789abcdef0123456789abcdef"
@@ -120,6 +122,34 @@ func TestClientsAndKeysFromEverywhere(t *testing.T) {
 	c.PublicURL = "http://localhost"
 	if err := c.Validate(); err != nil {
 		t.Errorf("the API refuses what was accepted: %v", err)
+	}
+}
+
+// The defaults have room for what is usual, and none for what a replica of the default
+// memory_limit cannot hold.
+func TestDefaultsHaveRoom(t *testing.T) {
+	s, _, err := loadSettings(flagsOf(t, least...), nil, serveScope)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := s.apiConfig()
+	plan := report.Plan{Lifetime: c.FileLifetime}
+	for p := range int32(12) {
+		plan.Positions = append(plan.Positions, report.End{Topic: "email-events", Partition: p})
+	}
+	minutely, quarterly, hourly := plan.Steps("acme", time.Minute), plan.Steps("acme", 15*time.Minute), plan.Steps("acme", time.Hour)
+	one, all, most := c.Limits.ReportsBytes, c.Limits.AllReportsBytes, int64(s.Limits.MaxRolling)
+	if minutely+hourly > one || most*quarterly > one || minutely+5*hourly > all/2 {
+		t.Errorf("a rolling export takes %d, %d and %d bytes of %d for an account and %d for all", minutely, quarterly, hourly, one, all)
+	}
+	if 2*one > all || all > int64(s.Replica.MemoryLimit)/4 || most*minutely <= all {
+		t.Errorf("%d bytes for an account, %d for all, %d rolling exports take %d each", one, all, most, minutely)
+	}
+	if s, _, err = loadSettings(flagsOf(t, append(least, "--memory-limit=1GiB", "--file-lifetime=24h")...), nil, serveScope); err != nil {
+		t.Fatal(err)
+	}
+	if c := s.apiConfig(); c.Limits.AllReportsBytes != 2*all || c.FileLifetime != 24*time.Hour {
+		t.Errorf("%d bytes for all, files for %s", c.Limits.AllReportsBytes, c.FileLifetime)
 	}
 }
 

@@ -341,10 +341,12 @@ func (s *Settings) apiConfig() api.Config {
 		Limits: api.Limits{
 			WindowMonths: s.Limits.WindowMonths, Attributes: s.Limits.MaxAttributes, Tags: s.Limits.MaxTags,
 			Sections: s.Limits.MaxSections, Pending: s.Limits.MaxPending, ReportsBytes: int64(s.Limits.MaxReportsSize),
-			RollingExports: s.Limits.MaxRolling, TokensPerMinute: s.Limits.TokensPerMinute,
+			AllReportsBytes: int64(s.Replica.MemoryLimit) / 16 * 3,
+			RollingExports:  s.Limits.MaxRolling, TokensPerMinute: s.Limits.TokensPerMinute,
 			ExportsPerMinute: s.Limits.ExportsPerMinute, DownloadsPerMinute: s.Limits.DownloadsPerMinute,
 			CallsPerMinute: s.Limits.CallsPerMinute,
 		},
+		FileLifetime:     s.Limits.FileLifetime,
 		DownloadLifetime: s.Limits.DownloadURLLifetime,
 		BarrierTimeout:   s.Limits.BarrierTimeout,
 	}

@@ -49,7 +49,7 @@ type Reports interface {
 	// about an account's reports.
 	CatchUp(ctx context.Context, account string) error
 	Submit(ctx context.Context, req *report.Request, maxPending int) (*report.Report, error)
-	Size(account string) int64
+	Sizes(account string, p report.Plan) report.Sizes
 	Get(account, id string) (*report.Report, bool)
 	ByKey(account, key string, at time.Time) (*report.Report, bool)
 	List(account string, limit int, pageToken string) (items []*report.Report, next string, err error)

@@ -24,6 +24,7 @@ type Config struct {
 	IssuerHTTP  *http.Client // reads the issuers' keys; nil: a plain one
 	Limits      Limits
 
+	FileLifetime       time.Duration // of files; 7 days
 	DownloadLifetime   time.Duration // of the credential in a download URL; 15m
 	BarrierTimeout     time.Duration // a report waits this long for its barrier; 20m
 	KafkaTimeout       time.Duration // a question to Kafka may take this long, then 503; 5s
@@ -58,7 +59,8 @@ type Limits struct {
 	Tags               int   // tag columns; 25
 	Sections           int   // sections defined on the account; 25
 	Pending            int   // exports of an account without result, over all replicas; 10
-	ReportsBytes       int64 // requests of all of an account's reports that are kept, as they are stored; 256 MiB
+	ReportsBytes       int64 // what an account's reports and rolling exports may take of every replica's memory; 48 MiB
+	AllReportsBytes    int64 // what those of all accounts may; 96 MiB
 	RollingExports     int   // rolling exports of an account; 20
 	TokensPerMinute    int   // token calls of a client; 10
 	ExportsPerMinute   int   // export requests of an account; 60
@@ -68,6 +70,7 @@ type Limits struct {
 }
 
 func (c Config) withDefaults() Config {
+	def(&c.FileLifetime, 7*24*time.Hour)
 	def(&c.DownloadLifetime, 15*time.Minute)
 	def(&c.BarrierTimeout, 20*time.Minute)
 	def(&c.KafkaTimeout, 5*time.Second)
@@ -80,7 +83,8 @@ func (c Config) withDefaults() Config {
 	def(&c.Limits.Tags, 25)
 	def(&c.Limits.Sections, 25)
 	def(&c.Limits.Pending, 10)
-	def(&c.Limits.ReportsBytes, 256<<20)
+	def(&c.Limits.ReportsBytes, 48<<20)
+	def(&c.Limits.AllReportsBytes, 96<<20)
 	def(&c.Limits.RollingExports, 20)
 	def(&c.Limits.TokensPerMinute, 10)
 	def(&c.Limits.ExportsPerMinute, 60)
@@ -119,6 +123,7 @@ func (c Config) Validate() error {
 		{"limits.sections", int64(c.Limits.Sections), 1, 1_000_000},
 		{"limits.pending", int64(c.Limits.Pending), 1, 100_000},
 		{"limits.reports_bytes", c.Limits.ReportsBytes, 1, 1 << 40},
+		{"limits.all_reports_bytes", c.Limits.AllReportsBytes, 1, 1 << 40},
 		{"limits.rolling_exports", int64(c.Limits.RollingExports), 1, 100_000},
 		{"limits.tokens_per_minute", int64(c.Limits.TokensPerMinute), 1, 10_000_000},
 		{"limits.exports_per_minute", int64(c.Limits.ExportsPerMinute), 1, 10_000_000},
@@ -137,6 +142,7 @@ func (c Config) Validate() error {
 		value    time.Duration
 		min, max time.Duration
 	}{
+		{"file_lifetime", c.FileLifetime, time.Minute, 400 * 24 * time.Hour},
 		{"download_lifetime", c.DownloadLifetime, time.Second, 24 * time.Hour},
 		{"barrier_timeout", c.BarrierTimeout, time.Second, 24 * time.Hour},
 		{"kafka_timeout", c.KafkaTimeout, 10 * time.Millisecond, time.Minute},

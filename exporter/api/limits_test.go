@@ -59,23 +59,44 @@ func TestDefaultLimits(t *testing.T) {
 }
 
 // What an account's reports hold in memory is bounded, those that were cancelled
-// count too; a repeat asks for nothing new.
+// count too, and so is what those of all hold; a repeat asks for nothing new.
 func TestReportsOfAnAccountAreBounded(t *testing.T) {
-	const bound = 3000
-	r := newRig(t, func(c *Config, _ *Deps) { c.Limits.ReportsBytes = bound })
-	body, kept := recently(), 0
-	for r.table.Size("acme") < bound {
-		r.delete("a", r.request("a", body, "Idempotency-Key", "k"+fmt.Sprint(kept)).ReportID)
-		if kept++; kept > 20 {
-			t.Fatalf("%d reports have %d bytes", kept, r.table.Size("acme"))
+	const bound, all = 12_000, 20_000
+	r := newRig(t, func(c *Config, _ *Deps) { c.Limits.ReportsBytes, c.Limits.AllReportsBytes = bound, all })
+	body := recently()
+	fill := func(client string) (kept int, p Problem) {
+		t.Helper()
+		for {
+			a := r.do("POST", "/emails/reports", client, body, "Idempotency-Key", "k"+fmt.Sprint(kept))
+			if a.StatusCode != 202 {
+				return kept, r.problem(a, 429, "too-many-reports")
+			}
+			var st Status
+			a.json(t, &st)
+			r.delete(client, st.ReportID)
+			if kept++; kept > 20 {
+				t.Fatalf("%d reports have %+v bytes", kept, r.table.Sizes("acme", report.Plan{}))
+			}
 		}
 	}
-	r.problem(r.do("POST", "/emails/reports", "a", body), 429, "too-many-reports")
+	kept, p := fill("a")
+	if got := r.table.Sizes("acme", report.Plan{}).Account; got > bound || got < bound*2/3 || kept < 3 {
+		t.Errorf("%d reports have %d bytes of %d", kept, got, bound)
+	}
+	if !strings.Contains(p.Detail, "max_reports_size") || !strings.Contains(p.Detail, "of 12.0 kB") {
+		t.Errorf("%q", p.Detail)
+	}
 	r.request("a", body, "Idempotency-Key", "k0")
 	if got := len(r.list("a")); got != kept {
 		t.Errorf("%d reports, want %d", got, kept)
 	}
-	r.request("b", body)
+	others, p := fill("b")
+	if got := r.table.Sizes("other", report.Plan{}); others >= kept || others < 1 || got.All > all || got.Account >= bound*2/3 {
+		t.Errorf("%d reports of another account, which have %+v", others, got)
+	}
+	if !strings.Contains(p.Detail, "memory_limit") {
+		t.Errorf("%q", p.Detail)
+	}
 }
 
 func TestListLimits(t *testing.T) {

@@ -65,9 +65,6 @@ func (s *server) submit(c *call) error {
 	if err == nil && !again {
 		q, err = s.question(c, wire, now)
 	}
-	if err == nil && !again && s.deps.Reports.Size(c.account) >= s.cfg.Limits.ReportsBytes {
-		err = limited(kindReports, time.Hour, fmt.Sprintf("The requests of the account's reports take %d bytes. The oldest go 30 days after they are over.", s.cfg.Limits.ReportsBytes))
-	}
 	if err != nil {
 		return err
 	}
@@ -75,21 +72,24 @@ func (s *server) submit(c *call) error {
 	// Before the ends are read, not after: everything acknowledged before this
 	// moment is below them.
 	q.CompleteThrough = s.now().UTC().Truncate(time.Millisecond)
-	err = s.within(c, "The ends of the event partitions", func(ctx context.Context) (err error) {
-		q.Barrier, err = s.deps.Ends(ctx)
-		return err
-	})
+	q.Barrier, err = s.ends(c)
 	if err == nil && !again {
 		err = s.checkKept(&q, wire.After == beginning)
 	}
 	if err != nil {
 		return err
 	}
-	rep, err := s.write(c, &report.Request{
+	req := &report.Request{
 		Version: report.Version, ID: ulid.Make().String(), Account: c.account,
 		CreatedAt: now, IdempotencyKey: key, BodyHash: hash,
 		Body: body, Question: q, BarrierDeadline: q.CompleteThrough.Add(s.cfg.BarrierTimeout),
-	})
+	}
+	if !again {
+		if err := s.room(c.account, q.Barrier, req.Size(), "The report", false); err != nil {
+			return err
+		}
+	}
+	rep, err := s.write(c, req)
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package report
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -17,6 +16,8 @@ type order struct {
 	offset    int64
 	keys      []string // of all records of the order but its own and those of the steps
 	void      bool     // the name was taken, or one too many
+	size      int64    // what it takes of memory without its steps; see measureOrder
+	stepsSize int64    // what its steps take, those that do not count too
 	steps     []*entry // those that count, by ascending Seq
 }
 
@@ -132,6 +133,7 @@ func (v *view) applyOrder(rec *kgo.Record, kind, id string) error {
 		o.keys = append(o.keys, key)
 	}
 	o.standing = next
+	v.measureOrder(o)
 	return nil
 }
 
@@ -165,6 +167,7 @@ func (v *view) create(rec *kgo.Record, id string) error {
 	}
 	o := &order{standing: Standing{Order: c, Settings: c.Settings}, partition: rec.Partition, offset: rec.Offset}
 	v.orders[id] = o
+	defer v.measureOrder(o)
 	names := v.names[c.Account]
 	if names[c.Name] != nil || c.MaxOrders > 0 && len(names) >= c.MaxOrders {
 		o.void = true
@@ -223,31 +226,13 @@ func (v *view) step(e *entry) {
 		e.countForNothing(o.steps[i])
 		return
 	}
+	before := &Question{}
 	if n := len(o.steps); n > 0 {
-		share(&e.report.Request.Question, &o.steps[n-1].report.Request.Question)
+		before = &o.steps[n-1].report.Request.Question
 	}
+	e.own = e.report.Request.Question.share(before)
 	o.steps = append(o.steps, e)
 	v.pending[e.report.Request.ID] = e
-}
-
-// share makes a step begin with the very position that the one before ended at, and
-// ask with the same memory for the same: the steps of an order are many.
-func share(q, before *Question) {
-	if slices.Equal(q.After, before.Barrier) {
-		q.After = before.Barrier
-	}
-	if slices.Equal(q.Attributes, before.Attributes) {
-		q.Attributes = before.Attributes
-	}
-	if slices.Equal(q.Tags, before.Tags) {
-		q.Tags = before.Tags
-	}
-	if maps.EqualFunc(q.Email, before.Email, slices.Equal) {
-		q.Email = before.Email
-	}
-	if q.Filter == before.Filter && maps.Equal(q.Audiences, before.Audiences) {
-		q.Filter, q.Audiences = before.Filter, before.Audiences
-	}
 }
 
 // buryOrder takes in the tombstone of an order's record.
@@ -265,6 +250,7 @@ func (v *view) buryOrder(kind, id, key string) {
 	}
 	v.forget(o)
 	delete(v.orders, id)
+	v.measureOrder(o)
 }
 
 // buryStep takes a removed step out of its order.

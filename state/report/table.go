@@ -321,17 +321,6 @@ func (t *Table) Get(account, id string) (*Report, bool) {
 	return nil, false
 }
 
-// Size is what the requests of all of an account's reports have together as they are
-// stored, in bytes, as the view has it. Every replica holds them in memory.
-func (t *Table) Size(account string) int64 {
-	t.view.mu.RLock()
-	defer t.view.mu.RUnlock()
-	if a := t.view.accounts[account]; a != nil {
-		return a.size
-	}
-	return 0
-}
-
 func (t *Table) lookup(account, id string) *entry {
 	e := t.view.byID[id]
 	if e == nil || !e.visible() || e.report.Request.Account != account {

@@ -25,7 +25,8 @@ type entry struct {
 	void      bool     // a repeat, or one too many
 	withdrawn bool
 	behind    *entry // void because of this one: the first under its idempotency key, its step's number or a later one
-	size      int64  // of the request's record, in bytes
+	own       int64  // what the question takes of memory beside what it shares; see share
+	size      int64  // all that it takes; see measure
 	repeated  bool   // a repeat was answered with this report
 	place     int    // in view.files, from 1; 0: not there
 }
@@ -35,7 +36,7 @@ func (e *entry) pending() bool { return e.visible() && e.report.Pending() }
 
 // countForNothing makes the entry void: nobody will ask what the request was about. behind: see entry.
 func (e *entry) countForNothing(behind *entry) {
-	e.void, e.behind = true, behind
+	e.void, e.behind, e.own = true, behind, 0
 	q := e.report.Request
 	e.report.Request = &Request{
 		Version: q.Version, ID: q.ID, Account: q.Account, CreatedAt: q.CreatedAt,
@@ -47,7 +48,6 @@ type account struct {
 	entries []*entry          // visible ones, by ascending offset
 	keys    map[string]*entry // idempotency key → the last request that was not void
 	pending int
-	size    int64 // of all entries
 }
 
 // view is the state that the records of the topic describe. Records of one
@@ -62,6 +62,8 @@ type view struct {
 	orphans  map[string]orphan            // key → a record whose request or order has been removed
 	orders   map[string]*order            // standing orders by id
 	names    map[string]map[string]*order // account → name → live standing order
+	sizes    map[string]int64             // account → what its entries and orders take of memory; see measure
+	size     int64                        // what those of all accounts take
 }
 
 type orphan struct {
@@ -77,6 +79,7 @@ func newView() *view {
 		orphans:  make(map[string]orphan),
 		orders:   make(map[string]*order),
 		names:    make(map[string]map[string]*order),
+		sizes:    make(map[string]int64),
 	}
 }
 
@@ -228,8 +231,9 @@ func (v *view) request(rec *kgo.Record, id string) error {
 	if v.byID[id] != nil {
 		return fmt.Errorf("request %s %w", id, errThereAlready)
 	}
-	e := &entry{partition: rec.Partition, report: &Report{Request: q, Offset: rec.Offset}, size: int64(len(rec.Value))}
+	e := &entry{partition: rec.Partition, report: &Report{Request: q, Offset: rec.Offset}}
 	v.byID[id] = e
+	defer v.measure(e)
 	if q.Step != nil {
 		v.step(e)
 		return nil
@@ -255,8 +259,8 @@ func (v *view) request(rec *kgo.Record, id string) error {
 	if q.IdempotencyKey != "" {
 		a.keys[q.IdempotencyKey] = e
 	}
+	e.own = q.Question.share(&Question{})
 	a.entries = append(a.entries, e)
-	a.size += e.size
 	a.pending++
 	v.pending[id] = e
 	return nil
@@ -276,6 +280,7 @@ func (a *account) remembers(key string, at time.Time) *entry {
 func (v *view) change(e *entry, fn func()) {
 	wasPending, wasVisible := e.pending(), e.visible()
 	fn()
+	v.measure(e)
 	v.files.update(e)
 	if wasPending && !e.pending() {
 		delete(v.pending, e.report.Request.ID)
@@ -290,7 +295,6 @@ func (v *view) change(e *entry, fn func()) {
 	if wasVisible && !e.visible() {
 		if i, ok := a.find(e.report.Offset); ok {
 			a.entries = slices.Delete(a.entries, i, i+1)
-			a.size -= e.size
 		}
 	}
 }
@@ -329,6 +333,7 @@ func (v *view) bury(kind, id, key string) {
 	v.change(e, func() { e.withdrawn = true })
 	v.files.remove(e)
 	delete(v.byID, id)
+	v.measure(e)
 	q := e.report.Request
 	if q.Step != nil {
 		v.buryStep(e)

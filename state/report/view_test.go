@@ -97,52 +97,71 @@ func TestCancelledInKafkasTime(t *testing.T) {
 	}
 }
 
-// The size of an account is that of its reports, and what does not count or was
-// deleted holds nothing of what it asked for.
+// The size of an account is that of all that is kept of its reports and orders, each once
+// and until it is removed; what does not count or was deleted holds nothing of what it
+// asked for.
 func TestWhatAnAccountHolds(t *testing.T) {
 	t.Parallel()
 	v, offset := newView(), int64(0)
-	apply := func(key string, value any) (size int64) {
+	tb := &Table{view: v}
+	// more is by how much a record makes the account larger.
+	more := func(key string, value any) int64 {
 		t.Helper()
 		offset++
-		rec := stamped(t, offset, key, value)
-		if err := v.apply(rec); err != nil {
+		before := tb.Sizes("a", Plan{})
+		if err := v.apply(stamped(t, offset, key, value)); err != nil {
 			t.Fatal(err)
 		}
-		return int64(len(rec.Value))
+		after := tb.Sizes("a", Plan{})
+		if after.All != after.Account {
+			t.Errorf("the only account has %d of %d bytes", after.Account, after.All)
+		}
+		return after.Account - before.Account
 	}
 	ask := func(tweak func(*Request)) (*Request, int64) {
 		q := request("a")
-		q.Version, q.Body = Version, []byte(strings.Repeat("b", 1000))
+		q.Version, q.Body = Version, []byte(strings.Repeat("b", 10_000))
 		tweak(q)
-		return q, apply(KeyRequest+q.ID, q)
+		return q, more(KeyRequest+q.ID, q)
 	}
-	tb := &Table{view: v}
 	first, size := ask(func(q *Request) { q.IdempotencyKey = "k" })
-	second, more := ask(func(*Request) {})
-	repeat, _ := ask(func(q *Request) { q.IdempotencyKey = "k" })
-	excess, _ := ask(func(q *Request) { q.MaxPending = 2 })
-	if got := tb.Size("a"); got != size+more || size < 1000 {
-		t.Errorf("%d bytes, want %d and %d", got, size, more)
+	second, size2 := ask(func(*Request) {})
+	if size < 10_000 || size2 < 10_000 {
+		t.Errorf("%d and %d bytes", size, size2)
 	}
+	repeat, small := ask(func(q *Request) { q.IdempotencyKey = "k" })
+	excess, small2 := ask(func(q *Request) { q.MaxPending = 2 })
 	for _, q := range []*Request{repeat, excess} {
 		if e := v.byID[q.ID]; !e.void || e.report.Request.Body != nil || e.report.Request.Question.Barrier != nil {
 			t.Errorf("void %v, holds %+v", e.void, e.report.Request)
 		}
 	}
-	apply(KeyCancel+first.ID+"/1", &Cancel{Version: Version})
-	if got := tb.Size("a"); got != size+more {
-		t.Errorf("with one cancelled %d bytes, want %d and %d", got, size, more)
+	for what, got := range map[string]int64{
+		"the repeat":       small,
+		"the one too many": small2,
+	} {
+		if got <= 0 || got > 5_000 {
+			t.Errorf("%s takes %d bytes", what, got)
+		}
 	}
-	apply(KeyCancel+second.ID+"/1", &Cancel{Version: Version, Withdrawn: true})
-	if got := tb.Size("a"); got != size {
-		t.Errorf("with one withdrawn %d bytes, want %d", got, size)
+	for what, got := range map[string]int64{
+		"cancelled":  more(KeyCancel+first.ID+"/1", &Cancel{Version: Version}),
+		"withdrawn":  more(KeyCancel+second.ID+"/1", &Cancel{Version: Version, Withdrawn: true}),
+		"said again": more(KeyCancel+first.ID+"/1", &Cancel{Version: Version}),
+	} {
+		if got != 0 {
+			t.Errorf("one that is %s takes %d bytes more", what, got)
+		}
 	}
-	apply(KeyRequest+first.ID, nil)
-	apply(KeyRequest+second.ID, nil)
-	if got := tb.Size("a"); got != 0 {
-		t.Errorf("without any %d bytes", got)
+	for q, want := range map[*Request]int64{first: size, second: size2, repeat: small, excess: small2} {
+		if got := more(KeyRequest+q.ID, nil); got != -want {
+			t.Errorf("removed, one of %d bytes gives back %d", want, -got)
+		}
 	}
+	if got := tb.Sizes("a", Plan{}); got != (Sizes{}) || len(v.sizes) != 0 {
+		t.Errorf("without any %+v in %d accounts", got, len(v.sizes))
+	}
+	apply := func(key string, value any) { more(key, value) }
 
 	o, late := newOrder("a", "x"), settings(time.Minute)
 	o.Version, o.From, o.Settings.Body, late.Body = Version, []End{{Offset: 1}}, []byte("{}"), []byte("{}")
@@ -154,6 +173,13 @@ func TestWhatAnAccountHolds(t *testing.T) {
 	apply(KeyChange+o.ID, &Change{Version: Version, Settings: late})
 	if s, _ := tb.Order(o.ID); !s.Deleted || s.Order.From != nil || s.Order.Settings.Body != nil || s.Settings.Body != nil || s.Settings.Revision != late.Revision {
 		t.Errorf("a deleted order holds %+v and %+v", s.Order, s.Settings)
+	}
+	if got := tb.Sizes("a", Plan{}).Account; got <= 0 {
+		t.Errorf("a deleted order takes %d bytes", got)
+	}
+	apply(KeyOrder+o.ID, nil)
+	if got := tb.Sizes("a", Plan{}); got != (Sizes{}) {
+		t.Errorf("a removed order takes %+v", got)
 	}
 }
 

@@ -248,7 +248,7 @@ func (p *process) run(ctx context.Context) error {
 		SigningKeys:    keys,
 		Clients:        w.clients,
 		BarrierTimeout: barrierTimeout,
-		Limits:         api.Limits{Pending: 100, TokensPerMinute: 10_000, ExportsPerMinute: 10_000, DownloadsPerMinute: 10_000, CallsPerMinute: 1_000_000},
+		Limits:         api.Limits{Pending: 100, TokensPerMinute: 10_000, ExportsPerMinute: 10_000, DownloadsPerMinute: 10_000, CallsPerMinute: 1_000_000, ReportsBytes: 1 << 40, AllReportsBytes: 1 << 40},
 	}, api.Deps{
 		Reports: reports, Definitions: defs, Catalog: cat, Store: p.store, Log: log, Registerer: reg,
 		Ends:        func(ctx context.Context) ([]report.End, error) { return barrier.Read(ctx, asker, cat, w.topics.Events) },

@@ -1,0 +1,53 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"lockstitch/state/report"
+)
+
+// room refuses what would take so many bytes more of every replica's memory than reports
+// and rolling exports of the account, or of all, may take, those counted with all files
+// that they will have. at is a position in each partition of the event topics, what is
+// how the detail calls what is refused. counted: the table knows of it already.
+func (s *server) room(account string, at []report.End, more int64, what string, counted bool) error {
+	have, lim := s.deps.Reports.Sizes(account, s.plan(at)), s.cfg.Limits
+	if counted {
+		have.Account, have.All = have.Account-more, have.All-more
+	}
+	if have.Account+more > lim.ReportsBytes {
+		return limited(kindReports, time.Hour, fmt.Sprintf("%s needs %s more memory; the account's reports and rolling exports take %s of %s (max_reports_size). %s",
+			what, bytesText(more), bytesText(have.Account), bytesText(lim.ReportsBytes), whatHelps))
+	}
+	if have.All+more > lim.AllReportsBytes {
+		return limited(kindReports, time.Hour, fmt.Sprintf("%s needs %s more memory; of the %s that reports and rolling exports of all accounts may take (by memory_limit) %s are left. %s",
+			what, bytesText(more), bytesText(lim.AllReportsBytes), bytesText(max(0, lim.AllReportsBytes-have.All)), whatHelps))
+	}
+	return nil
+}
+
+// whatHelps ends the detail of such a refusal.
+const whatHelps = "Fewer exports help, fewer rolling exports or a longer `every`; or, set by the operator, a shorter file_lifetime or more memory_limit and max_reports_size. " +
+	"Reports go 30 days after they are over, files of rolling exports when they expire."
+
+// ends reads how far the input reaches.
+func (s *server) ends(c *call) (at []report.End, err error) {
+	err = s.within(c, "The ends of the event partitions", func(ctx context.Context) (err error) {
+		at, err = s.deps.Ends(ctx)
+		return err
+	})
+	return at, err
+}
+
+func (s *server) plan(at []report.End) report.Plan {
+	return report.Plan{Lifetime: s.cfg.FileLifetime, Positions: at}
+}
+
+func bytesText(bytes int64) string {
+	if bytes < 1e6 {
+		return fmt.Sprintf("%.1f kB", float64(bytes)/1e3)
+	}
+	return fmt.Sprintf("%.1f MB", float64(bytes)/1e6)
+}
