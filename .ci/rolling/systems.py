@@ -6,7 +6,8 @@ from hostile import ACCOUNTS
 from parts import S3, Kafka
 from product import Dev, Serve, create_topics
 
-MANY = {"tokens_per_minute": 1_000_000, "exports_per_minute": 1_000_000, "downloads_per_minute": 1_000_000, "calls_per_minute": 1_000_000, "max_pending": 10_000, "flush_interval": "1s"}
+MANY = {"tokens_per_minute": 1_000_000, "exports_per_minute": 1_000_000, "downloads_per_minute": 1_000_000, "calls_per_minute": 1_000_000, "max_pending": 10_000, "flush_interval": "1s",
+        "file_lifetime": "24h"}  # there is no room for four orders of an account with a file every minute for a week
 SMALL = "12KiB"  # a limit that makes many files
 
 

@@ -22,6 +22,7 @@ type Orders interface {
 	PauseOrder(ctx context.Context, account, id string, paused bool) error
 	DeleteOrder(ctx context.Context, account, id string) error
 	OrderNamed(account, name string) (*report.Standing, bool)
+	StepsSize(id string) int64
 	ListOrders(account string, limit int, pageToken string) (items []*report.Standing, next string, err error)
 	Files(id string, after int64, limit int, now time.Time) []*report.Report
 	// Changed returns a channel that is closed when something was applied.
@@ -44,7 +45,7 @@ func (s *server) rollingOperations(schemas huma.Registry) []operation {
 		{handle: s.putRolling, Operation: huma.Operation{
 			OperationID: "put-rolling-export", Method: http.MethodPut, Path: rollingPath, Tags: tags,
 			Summary: "Create or change a rolling export",
-			Description: "From then on every event that is kept comes in exactly one file, whatever its `server_time` and however late it came. A change holds from the next boundary on, for one that is behind from the next file on. " +
+			Description: "From then on every event that is kept comes in exactly one file, whatever its `server_time` and however late it came. It counts from the beginning with all files that it will have: one that there is no room for is refused with 429, and so is a change to a shorter `every` or to other columns. A change holds from the next boundary on, for one that is behind from the next file on. " +
 				"A rolling export that has stopped with an error goes on when it is changed, also to what it is already; but one whose next file would lack events that are no longer kept must be deleted and created anew.",
 			Security: bearer, Parameters: []*huma.Param{name},
 			RequestBody: d.body(map[string]any{mediaJSON: RollingRequest{}}, map[string]any{"every": "PT15M", "start": "now"}),
@@ -129,9 +130,9 @@ func (s *server) putRolling(c *call) error {
 		old, ok := s.deps.Reports.OrderNamed(c.account, name)
 		code := http.StatusOK
 		if ok {
-			err = s.changeRolling(c, old, req)
+			err = s.changeRolling(c, old, req, &q)
 		} else {
-			code, err = http.StatusCreated, s.createRolling(c, name, req)
+			code, err = http.StatusCreated, s.createRolling(c, name, req, &q)
 		}
 		if errors.Is(err, report.ErrNotFound) || errors.Is(err, report.ErrNameTaken) {
 			continue
@@ -155,9 +156,9 @@ func (s *server) putRolling(c *call) error {
 	return unavailable("Others change the same rolling export. Try again.")
 }
 
-// createRolling stores a new standing order. report.ErrNameTaken if another was
-// there first.
-func (s *server) createRolling(c *call, name string, req *RollingRequest) error {
+// createRolling stores a new standing order, which asks for q. report.ErrNameTaken if
+// another was there first.
+func (s *server) createRolling(c *call, name string, req *RollingRequest, q *report.Question) error {
 	if req.Start == "" {
 		return invalid(FieldError{"/start", "is missing; a new rolling export begins now or at the beginning"})
 	}
@@ -166,26 +167,29 @@ func (s *server) createRolling(c *call, name string, req *RollingRequest) error 
 	if o.Settings, err = settingsOf(req); err != nil {
 		return err
 	}
-	if req.Start == startNow {
-		if err := s.within(c, "The ends of the event partitions", func(ctx context.Context) (err error) {
-			o.From, err = s.deps.Ends(ctx)
-			return err
-		}); err != nil {
-			return err
-		}
+	at, err := s.ends(c)
+	if err != nil {
+		return err
 	}
-	return s.withOrders(c, func(ctx context.Context) error {
+	if req.Start == startNow {
+		o.From = at
+	}
+	more := o.Size() + q.Size() + s.plan(at).Steps(c.account, o.Settings.Every)
+	return s.withRoom(c, at, more, req, func(ctx context.Context) error {
 		_, err := s.deps.Reports.CreateOrder(ctx, o, s.cfg.Limits.RollingExports)
 		if errors.Is(err, report.ErrTooManyOrders) {
 			return limited(kindRolling, time.Hour, fmt.Sprintf("The account may have %d rolling exports. Delete one.", s.cfg.Limits.RollingExports))
 		}
 		return err
+	}, func(ctx context.Context) error {
+		return s.deps.Reports.DeleteOrder(ctx, c.account, o.ID)
 	})
 }
 
-// changeRolling replaces the settings of a standing order. report.ErrNotFound
-// if it was deleted meanwhile.
-func (s *server) changeRolling(c *call, old *report.Standing, req *RollingRequest) error {
+// changeRolling replaces the settings of a standing order, which then asks for q.
+// report.ErrNotFound if it was deleted meanwhile. One that asks for the same in periods
+// that are not shorter needs no room.
+func (s *server) changeRolling(c *call, old *report.Standing, req *RollingRequest, q *report.Question) error {
 	start := startOf(old.Order)
 	if req.Start != "" && req.Start != start {
 		return invalid(FieldError{"/start", fmt.Sprintf("cannot be changed; it is %s", start)})
@@ -196,9 +200,49 @@ func (s *server) changeRolling(c *call, old *report.Standing, req *RollingReques
 	if err != nil {
 		return err
 	}
-	return s.withOrders(c, func(ctx context.Context) error {
-		return s.deps.Reports.ChangeOrder(ctx, c.account, old.Order.ID, settings)
-	})
+	write := func(settings report.Settings) func(context.Context) error {
+		return func(ctx context.Context) error {
+			return s.deps.Reports.ChangeOrder(ctx, c.account, old.Order.ID, settings)
+		}
+	}
+	same := sameExport(old.Settings.Body, req)
+	if same && settings.Every >= old.Settings.Every {
+		return s.withOrders(c, write(settings))
+	}
+	at, err := s.ends(c)
+	if err != nil {
+		return err
+	}
+	held, plan := s.deps.Reports.StepsSize(old.Order.ID), s.plan(at)
+	more := max(held, plan.Steps(c.account, settings.Every)) - max(held, plan.Steps(c.account, old.Settings.Every))
+	if !same { // the steps before hold what they asked for
+		more += q.Size() + int64(len(settings.Body))
+	}
+	if more <= 0 {
+		return s.withOrders(c, write(settings))
+	}
+	return s.withRoom(c, at, more, req, write(settings), write(old.Settings))
+}
+
+// withRoom is withOrders for what needs room. Others may take it at the same time, at
+// other replicas too: what was written is looked at again, with all that was written
+// before it, and undone if that is too much.
+func (s *server) withRoom(c *call, at []report.End, more int64, req *RollingRequest, do, undo func(context.Context) error) error {
+	what := fmt.Sprintf("A rolling export with a file every %s, each kept for %s (file_lifetime),", req.Every, s.cfg.FileLifetime)
+	if err := s.room(c.account, at, more, what, false); err != nil {
+		return err
+	}
+	if err := s.withOrders(c, do); err != nil {
+		return err
+	}
+	refused := s.room(c.account, at, more, what, true)
+	if refused == nil {
+		return nil
+	}
+	if err := s.withOrders(c, undo); err != nil && !errors.Is(err, report.ErrNotFound) {
+		return err
+	}
+	return refused
 }
 
 func startOf(o *report.Order) string {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"reflect"
@@ -35,6 +36,17 @@ type RollingRequest struct {
 // export is the part of the request that shapes the files.
 func (r *RollingRequest) export() *ExportRequest {
 	return &ExportRequest{SegmentFilter: r.SegmentFilter, Attributes: r.Attributes, Tags: r.Tags, SpreadsheetSafe: r.SpreadsheetSafe}
+}
+
+// sameExport tells whether files by a stored body have what those of a request have.
+func sameExport(stored []byte, req *RollingRequest) bool {
+	old := new(RollingRequest)
+	if json.Unmarshal(stored, old) != nil {
+		return false
+	}
+	a, errA := json.Marshal(old.export())
+	b, errB := json.Marshal(req.export())
+	return errA == nil && errB == nil && bytes.Equal(a, b)
 }
 
 // decodeRolling reads the body of a rolling export: everything about it that

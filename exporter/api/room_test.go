@@ -1,0 +1,143 @@
+package api
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"lockstitch/state/report"
+)
+
+// plan is that of the API, with the partitions of the rig.
+func (r *rig) plan() report.Plan {
+	r.t.Helper()
+	at, err := r.deps.Ends(r.t.Context())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return report.Plan{Lifetime: 7 * 24 * time.Hour, Positions: at}
+}
+
+// Files of rolling exports are held in memory as reports are: what an account's will have
+// is bounded, from the beginning.
+func TestRollingExportsNeedRoom(t *testing.T) {
+	r := newRig(t, frozen(""))
+	r.define(definitions...)
+	const minutely, hourly = `{"every":"PT1M","start":"now","empty_files":true}`, `{"every":"PT1H","start":"now"}`
+	made := 0
+	var refused Problem
+	for ; refused.Status == 0; made++ {
+		if a := r.do("PUT", fmt.Sprintf("/emails/rolling-exports/x%d", made), "a", minutely); a.StatusCode != 201 {
+			refused = r.problem(a, 429, "too-many-reports")
+			made--
+		}
+	}
+	if made < 2 || made > 5 {
+		t.Fatalf("%d rolling exports with a file every minute", made)
+	}
+	for _, want := range []string{"every PT1M", "168h0m0s", "max_reports_size", "needs 16.6 MB", "of 50.3 MB", "longer `every`", "file_lifetime"} {
+		if !strings.Contains(refused.Detail, want) {
+			t.Errorf("%q does not say %q", refused.Detail, want)
+		}
+	}
+	r.put("a", "hourly", hourly, 201)
+	r.problem(r.do("PUT", "/emails/rolling-exports/hourly", "a", minutely), 429, "too-many-reports")
+	if o, _ := r.table.OrderNamed("acme", "hourly"); o.Settings.Every != time.Hour {
+		t.Errorf("a change that was refused: %s", o.Settings.Every)
+	}
+	r.put("b", "x", minutely, 201)
+}
+
+// An account that has no room left gets nothing new; all that it has goes on, and can be
+// changed to what takes less, or deleted.
+func TestAnAccountWithoutRoom(t *testing.T) {
+	plan := report.Plan{Lifetime: 7 * 24 * time.Hour, Positions: []report.End{{Topic: "email-events"}, {Topic: "email-events"}}}
+	r := newRig(t, func(c *Config, _ *Deps) { c.Limits.ReportsBytes = plan.Steps("acme", 5*time.Minute) + 15_000 })
+	r.define(definitions...)
+	const path, same = "/emails/rolling-exports/x", `{"every":"PT5M","start":"now","additional_attribute_mappings":[{"version_id":"9"}]}`
+	r.put("a", "x", same, 201)
+	reports := 0
+	for r.do("POST", "/emails/reports", "a", recently()).StatusCode == 202 {
+		r.delete("a", r.list("a")[0].ReportID)
+		if reports++; reports > 20 {
+			t.Fatalf("%d reports", reports)
+		}
+	}
+	r.problem(r.do("POST", "/emails/reports", "a", recently()), 429, "too-many-reports")
+	filtered := `,"segment_filter":{"segment_discriminators":{"w":"seg-w"},"filter":"` + strings.Repeat("w&", 4999) + `w"}}`
+	for _, change := range []string{strings.Replace(same, "PT5M", "PT4M", 1), strings.TrimSuffix(same, "}") + filtered} {
+		r.problem(r.do("PUT", path, "a", change), 429, "too-many-reports")
+		if o, _ := r.table.OrderNamed("acme", "x"); o.Settings.Every != 5*time.Minute || strings.Contains(string(o.Settings.Body), "w&w") {
+			t.Errorf("a change that was refused: %s", o.Settings.Body)
+		}
+	}
+	r.problem(r.do("PUT", "/emails/rolling-exports/y", "a", `{"every":"P1D","start":"now"}`), 429, "too-many-reports")
+
+	for i := range 3 {
+		r.step("acme", "x", []byte("a file"), nil)
+		if page := r.files("a", "x", ""); page.Files != int64(i+1) {
+			t.Fatalf("%+v", page)
+		}
+	}
+	r.put("a", "x", same, 200)
+	for _, call := range []string{"POST " + path + "/pause", "POST " + path + "/resume"} {
+		method, path, _ := strings.Cut(call, " ")
+		if a := r.do(method, path, "a", ""); a.StatusCode != 204 {
+			t.Errorf("%s: %d %s", call, a.StatusCode, a.body)
+		}
+	}
+	r.put("a", "x", strings.Replace(same, "PT5M", "PT10M", 1), 200)
+	r.request("a", recently())
+	r.request("b", recently())
+	if a := r.do("DELETE", path, "a", ""); a.StatusCode != 204 {
+		t.Errorf("%d %s", a.StatusCode, a.body)
+	}
+	r.put("a", "y", `{"every":"PT6M","start":"beginning"}`, 201)
+}
+
+// The same for all accounts together, and for what is asked for at the same time of more
+// than one replica.
+func TestRoomIsTakenOnce(t *testing.T) {
+	const n = 12
+	for _, c := range []struct{ name, first string }{{"new", ""}, {"shorter", `{"every":"P1D","start":"now"}`}} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t, func(c *Config, _ *Deps) {
+				c.Limits.RollingExports, c.Limits.ExportsPerMinute = n, 1000
+				c.Limits.AllReportsBytes = 40 << 20
+			})
+			replicas := []*rig{r, r.replica()}
+			for i := range n {
+				if c.first != "" {
+					r.put("a", fmt.Sprint("x", i), c.first, 201)
+				}
+				replicas[i%2].token("a")
+			}
+			codes := make([]int, n)
+			var wg sync.WaitGroup
+			for i := range n {
+				wg.Go(func() {
+					codes[i] = replicas[i%2].do("PUT", fmt.Sprint("/emails/rolling-exports/x", i), "a", `{"every":"PT1M","start":"now"}`).StatusCode
+				})
+			}
+			wg.Wait()
+			if err := r.table.CatchUp(t.Context(), "acme"); err != nil {
+				t.Fatal(err)
+			}
+			if got := r.table.Sizes("acme", r.plan()); got.Account > r.cfg.Limits.AllReportsBytes {
+				t.Errorf("%v: %+v", codes, got)
+			}
+			for i, code := range codes {
+				o, ok := r.table.OrderNamed("acme", fmt.Sprint("x", i))
+				if minutely := ok && o.Settings.Every == time.Minute; minutely != (code < 300) || code > 300 && code != 429 || ok == (c.first == "" && code == 429) {
+					t.Errorf("%d answers %d: there %v", i, code, ok)
+				}
+			}
+			for i := range n { // and room that was given back is there
+				r.do("DELETE", fmt.Sprint("/emails/rolling-exports/x", i), "a", "")
+			}
+			r.put("b", "y", `{"every":"PT1M","start":"beginning"}`, 201)
+		})
+	}
+}
