@@ -5,6 +5,7 @@ package limits
 
 import (
 	"container/list"
+	"crypto/sha256"
 	"sync"
 	"time"
 
@@ -22,17 +23,21 @@ type PerMinute struct {
 
 	mu     sync.Mutex
 	order  *list.List // of *caller, seen last in front
-	byName map[string]*list.Element
+	byName map[hash]*list.Element
 }
 
+// hash stands for a caller's name: who calls may choose that, long and as a part of
+// something longer, which would be kept with it.
+type hash [sha256.Size]byte
+
 type caller struct {
-	name string
+	name hash
 	lim  *rate.Limiter
 }
 
 // NewPerMinute makes a limit of n calls a minute, n >= 1.
 func NewPerMinute(n int) *PerMinute {
-	return &PerMinute{perMinute: n, order: list.New(), byName: make(map[string]*list.Element)}
+	return &PerMinute{perMinute: n, order: list.New(), byName: make(map[hash]*list.Element)}
 }
 
 // Take counts one call at a time. If the caller has none left it says how long
@@ -42,7 +47,7 @@ func (p *PerMinute) Take(name string, now time.Time) (wait time.Duration, ok boo
 	defer p.mu.Unlock()
 	// A reservation that was made before another one gives nothing back when it is
 	// cancelled: none is made between the two steps.
-	r := p.limiter(name).ReserveN(now, 1)
+	r := p.limiter(sha256.Sum256([]byte(name))).ReserveN(now, 1)
 	if d := r.DelayFrom(now); d > 0 {
 		r.CancelAt(now)
 		return d, false
@@ -51,7 +56,7 @@ func (p *PerMinute) Take(name string, now time.Time) (wait time.Duration, ok boo
 }
 
 // limiter is the caller's own. mu is held.
-func (p *PerMinute) limiter(name string) *rate.Limiter {
+func (p *PerMinute) limiter(name hash) *rate.Limiter {
 	if el, ok := p.byName[name]; ok {
 		p.order.MoveToFront(el)
 		return el.Value.(*caller).lim

@@ -2,6 +2,8 @@ package limits
 
 import (
 	"fmt"
+	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -65,5 +67,29 @@ func TestCallersAreBounded(t *testing.T) {
 	}
 	if len(p.byName) != maxCallers || p.order.Len() != maxCallers {
 		t.Fatalf("%d callers remembered", len(p.byName))
+	}
+}
+
+// What a caller calls itself takes no memory, however long it is, nor does what its name
+// was cut out of.
+func TestNamesAreNotKept(t *testing.T) {
+	p := NewPerMinute(1)
+	now := time.Unix(1_000_000, 0)
+	heap := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := heap()
+	for i := range maxCallers {
+		body := fmt.Sprintf("%d%s", i, strings.Repeat("&", 8<<10))
+		p.Take(body[:4<<10], now)
+	}
+	if took := (heap() - before) / maxCallers; took > 1<<10 {
+		t.Errorf("%d bytes for each caller", took)
+	}
+	if len(p.byName) != maxCallers {
+		t.Errorf("%d callers remembered", len(p.byName))
 	}
 }
