@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/big"
@@ -20,7 +21,9 @@ import (
 	"testing"
 	"time"
 
+	rungroup "github.com/oklog/run"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/net/http2"
 )
 
 // certificate writes a self-signed one for localhost and its key to the paths.
@@ -99,6 +102,74 @@ func TestAdminAnswersWhileStarting(t *testing.T) {
 	if status, body := y.admin("/readyz"); status != 503 || !strings.Contains(body, "starting") {
 		t.Errorf("/readyz: %d %s", status, body)
 	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+// Of all connections that the API may have, each can be held by who has shown no
+// credential. Who comes then waits for one to end, and the admin listener says so.
+func TestConnectionsAreBounded(t *testing.T) {
+	r := &replica{s: &Settings{HTTP: HTTPSettings{Listen: "localhost:0", AdminListen: "localhost:0"}}, log: slog.New(slog.DiscardHandler),
+		reg: prometheus.NewRegistry(), stopping: make(chan struct{}), ready: make(chan struct{}),
+		handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "here") })}
+	r.s.Replica.MemoryLimit, r.s.Replica.ShutdownTimeout = 2*connectionBytes, 10*time.Second
+	defer r.close()
+	if err := r.listen(); err != nil {
+		t.Fatal(err)
+	}
+	r.serveAdmin()
+	stop := make(chan struct{})
+	var g rungroup.Group
+	g.Add(func() error { <-stop; return nil }, func(error) {})
+	r.addAPI(&g)
+	stopped := make(chan error, 1)
+	go func() { stopped <- g.Run() }()
+
+	ask := func(request string) net.Conn {
+		c, err := net.Dial("tcp", r.api.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		if _, err := fmt.Fprint(c, request); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	answered := func(c net.Conn, within time.Duration) error {
+		if err := c.SetReadDeadline(time.Now().Add(within)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := c.Read(make([]byte, 4096))
+		return err
+	}
+	const http1 = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+	held := []net.Conn{ask(http1), ask(http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00")}
+	for _, c := range held {
+		if err := answered(c, 30*time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	third := ask(http1)
+	if err := answered(third, 500*time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("one too many: %v", err)
+	}
+	y := &system{t: t, r: r}
+	y.awaitMetrics("lockstitch_http_connections 2", "lockstitch_http_connections_limit 2")
+	for _, c := range held {
+		c.Close()
+	}
+	if err := answered(third, 30*time.Second); err != nil {
+		t.Errorf("one of all has ended: %v", err)
+	}
+	y.awaitMetrics("lockstitch_http_connections 1")
+	// A stop waits for nobody who was not let in.
+	ask(http1)
+	waiting := ask(http1)
+	close(stop)
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	waiting.Close()
 	http.DefaultClient.CloseIdleConnections()
 }
 

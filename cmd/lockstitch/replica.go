@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/net/netutil"
 
 	"lockstitch/consumer"
 	"lockstitch/exporter/api"
@@ -143,9 +144,11 @@ func (r *replica) close() {
 
 func (r *replica) listen() (err error) {
 	h := &r.s.HTTP
-	if r.api, err = net.Listen("tcp", h.Listen); err != nil {
+	api, err := net.Listen("tcp", h.Listen)
+	if err != nil {
 		return fmt.Errorf("the API cannot listen: %w; choose another address with --http-listen", err)
 	}
+	r.api = netutil.LimitListener(api, r.s.Replica.connections())
 	r.onClose(func() { _ = r.api.Close() })
 	if r.admin, err = net.Listen("tcp", h.AdminListen); err != nil {
 		return fmt.Errorf("the admin listener cannot listen: %w; choose another address with --admin-listen", err)

@@ -53,6 +53,13 @@ func TestTokenCall(t *testing.T) {
 			t.Errorf("%s: %v", name, p.Errors)
 		}
 	}
+	// The longest credentials, each byte of them escaped, and no more.
+	long := url.Values{"grant_type": {"client_credentials"}, "client_id": {strings.Repeat("🎉", 1024)}, "client_secret": {strings.Repeat("🎉", 1024)}}.Encode()
+	for body, want := range map[string][2]any{
+		long: {401, "unauthorized"}, long + strings.Repeat("&", 32_000-len(long)): {401, "unauthorized"}, long + strings.Repeat("&", 32_001-len(long)): {413, "body-too-large"},
+	} {
+		r.problem(r.do("POST", "/oauth/token", "", body, "Content-Type", "application/x-www-form-urlencoded"), want[0].(int), want[1].(string))
+	}
 	r.problem(r.do("POST", "/oauth/token", "", "x", "Content-Type", "multipart/form-data; boundary=x"), 415, "unsupported-media-type")
 }
 

@@ -1,13 +1,18 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"lockstitch/state/report"
 )
@@ -265,5 +270,70 @@ func TestHTTP2(t *testing.T) {
 	a := get("POST", r.url+"/emails/reports", recently())
 	if a.ProtoMajor != 2 || a.StatusCode != 202 || !strings.HasPrefix(a.Header.Get("Location"), r.url+"/emails/reports/") {
 		t.Fatalf("%s %d %v", a.Proto, a.StatusCode, a.Header)
+	}
+}
+
+// What a connection of HTTP/2 may have under way, and hold, before anybody is known.
+func TestHTTP2Limits(t *testing.T) {
+	r := newRig(t, nil)
+	dial := func() (*http2.Framer, net.Conn) {
+		c, err := net.Dial("tcp", strings.TrimPrefix(r.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		f := http2.NewFramer(c, c)
+		if _, err := c.Write([]byte(http2.ClientPreface)); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.WriteSettings(); err != nil {
+			t.Fatal(err)
+		}
+		return f, c
+	}
+	// next is the first frame of a kind.
+	next := func(f *http2.Framer, kind http2.FrameType) http2.Frame {
+		for {
+			got, err := f.ReadFrame()
+			if err != nil {
+				t.Fatalf("no %s: %v", kind, err)
+			}
+			if got.Header().Type == kind {
+				return got
+			}
+		}
+	}
+
+	f, _ := dial()
+	next(f, http2.FrameSettings)
+	if err := f.WriteSettingsAck(); err != nil {
+		t.Fatal(err)
+	}
+	var head bytes.Buffer
+	e := hpack.NewEncoder(&head)
+	for i := range uint32(65) { // each waits for its body
+		head.Reset()
+		for _, h := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":authority", "x"}, {":path", "/oauth/token"}} {
+			if err := e.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: head.Bytes(), EndHeaders: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if end := next(f, http2.FrameRSTStream).(*http2.RSTStreamFrame); end.StreamID != 129 || end.ErrCode != http2.ErrCodeProtocol {
+		t.Errorf("%v: %v", end, end.ErrCode)
+	}
+
+	f, c := dial()
+	if _, err := c.Write([]byte{0x0f, 0xff, 0xff, 0x77, 0, 0, 0, 0, 0}); err != nil { // the head of a frame of nearly 1 MiB
+		t.Fatal(err)
+	}
+	if end := next(f, http2.FrameGoAway).(*http2.GoAwayFrame); end.ErrCode != http2.ErrCodeFrameSize {
+		t.Errorf("%v: %v", end, end.ErrCode)
 	}
 }

@@ -57,7 +57,7 @@ var (
 	kindPrecondition = kind{"precondition-failed", 412, "A precondition does not hold",
 		"The file is not the one that `If-Match` names."}
 	kindTooLarge = kind{"body-too-large", 413, "The body is too large",
-		"Bodies are limited, by default to 100 kB."}
+		"Bodies are limited, by default to 100 kB, at `/oauth/token` to 32 kB."}
 	kindSections = kind{"too-many-sections", 413, "The account has too many sections",
 		"Exports are limited to accounts with few sections, by default at most 25."}
 	kindMediaType = kind{"unsupported-media-type", 415, "The body's media type is not supported",

@@ -284,7 +284,7 @@ func TestServerTimeouts(t *testing.T) {
 	st, file := r.finished()
 	srv := httptest.NewUnstartedServer(nil)
 	srv.Config = NewServer(r.handler, slog.New(slog.DiscardHandler))
-	if s := srv.Config; s.ReadHeaderTimeout <= 0 || s.ReadTimeout <= 0 || s.IdleTimeout <= 0 || s.MaxHeaderBytes <= 0 {
+	if s := srv.Config; s.ReadHeaderTimeout <= 0 || s.ReadTimeout <= 0 || s.IdleTimeout <= 0 || s.MaxHeaderBytes <= 0 || s.HTTP2.WriteByteTimeout <= 0 {
 		t.Fatalf("%+v", s)
 	}
 	srv.Config.ReadHeaderTimeout, srv.Config.ReadTimeout = time.Second, 2*time.Second

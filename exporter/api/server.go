@@ -9,7 +9,8 @@ import (
 // NewServer makes the HTTP server of the API listener: HTTP/1.1 and HTTP/2
 // (with TLS, and without it for clients that know), bounded headers, and time
 // limits that a slow client cannot stretch. There is no limit on writing: the
-// handlers set their own, as a large file takes as long as its reader.
+// handlers set their own, as a large file takes as long as its reader. How many
+// connections there are is bounded by who listens.
 func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 	var p http.Protocols
 	p.SetHTTP1(true)
@@ -22,6 +23,16 @@ func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
 		Protocols:         &p,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: 64,
+			// A frame is held until it is whole, and by default may have 1 MiB.
+			MaxReadFrameSize: 16 << 10,
+			// What was sent of bodies that nobody has read yet; by default 1 MiB.
+			MaxReceiveBufferPerConnection: 128 << 10,
+			MaxReceiveBufferPerStream:     128 << 10,
+			// The deadlines of streams end no connection that takes no byte.
+			WriteByteTimeout: stallTimeout,
+		},
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }

@@ -26,6 +26,10 @@ type Token struct {
 
 const maxCredential = 1024
 
+// maxTokenBody bounds the body of a call that anybody can make. Two credentials of
+// maxCredential characters take 25 kB, each byte of them escaped.
+const maxTokenBody = 32_000
+
 const (
 	mediaJSON = "application/json"
 	mediaForm = "application/x-www-form-urlencoded"
@@ -48,7 +52,7 @@ func (s *server) tokenOperation(schemas huma.Registry) operation {
 }
 
 func (s *server) token(c *call) error {
-	body, media, err := c.readBody(s.cfg.Limits.BodyBytes, mediaJSON, mediaForm)
+	body, media, err := c.readBody(min(s.cfg.Limits.BodyBytes, maxTokenBody), mediaJSON, mediaForm)
 	if err != nil {
 		return err
 	}
