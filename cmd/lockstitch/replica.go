@@ -349,9 +349,11 @@ func (s *Settings) apiConfig() api.Config {
 			ExportsPerMinute: s.Limits.ExportsPerMinute, DownloadsPerMinute: s.Limits.DownloadsPerMinute,
 			CallsPerMinute: s.Limits.CallsPerMinute,
 		},
-		FileLifetime:     s.Limits.FileLifetime,
-		DownloadLifetime: s.Limits.DownloadURLLifetime,
-		BarrierTimeout:   s.Limits.BarrierTimeout,
+		FileLifetime:       s.Limits.FileLifetime,
+		DownloadLifetime:   s.Limits.DownloadURLLifetime,
+		BarrierTimeout:     s.Limits.BarrierTimeout,
+		ActivityCacheBytes: int64(s.Replica.MemoryLimit) / 16,
+		ActivitySumBytes:   int64(s.Replica.MemoryLimit) / 32,
 	}
 	for _, cl := range s.Auth.Clients {
 		hash := "sha256:" + strings.ToLower(cl.SecretSHA256)

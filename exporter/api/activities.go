@@ -17,6 +17,7 @@ import (
 
 	"lockstitch/state/event"
 	"lockstitch/state/objects"
+	"lockstitch/state/report"
 )
 
 // Activity is an email activity of the recent past, as its events show it.
@@ -76,14 +77,14 @@ func (s *server) activityOperations(schemas huma.Registry) []operation {
 				Summary: "List recent activities", Description: "The activities of a section with events in the last 90 days, by server time; the latest event first.",
 				Security:   bearer,
 				Parameters: append([]*huma.Param{section}, d.paging()...),
-				Responses:  d.responses(d.json(200, "A page of activities.", ActivityList{}), d.problems(400, 401, 404, 429, 503)),
+				Responses:  d.responses(d.json(200, "A page of activities.", ActivityList{}), d.problems(400, 401, 404, 413, 429, 503)),
 			}},
 			operation{limit: s.dear, handle: s.getActivity, Operation: huma.Operation{
 				OperationID: "get-activity" + v.suffix, Method: http.MethodGet, Path: "/emails/" + v.word + "/{section_discriminator}/activities/{activity_id}", Tags: []string{"Activities"},
 				Summary: "A recent activity", Description: "An activity of a section with events in the last 90 days.",
 				Security:   bearer,
 				Parameters: []*huma.Param{section, activity},
-				Responses:  d.responses(d.json(200, "The activity.", Activity{}), d.problems(400, 401, 404, 429, 503)),
+				Responses:  d.responses(d.json(200, "The activity.", Activity{}), d.problems(400, 401, 404, 413, 429, 503)),
 			}},
 		)
 	}
@@ -101,7 +102,14 @@ func (s *server) listActivities(c *call) error {
 			return invalidParam("page_token", "is not one that this list gave")
 		}
 	}
-	all, err := s.activitiesOf(c)
+	end, err := s.beginActivities(c)
+	if err != nil {
+		return err
+	}
+	defer end()
+	mem := s.sums.share()
+	defer mem.end()
+	all, err := s.activitiesOf(c, "", mem)
 	if err != nil {
 		return err
 	}
@@ -109,7 +117,13 @@ func (s *server) listActivities(c *call) error {
 	if token != "" {
 		from = after.next(all)
 	}
-	to := min(from+limit, len(all))
+	to, size := from, int64(0)
+	for ; to < min(from+limit, len(all)) && size < report.PageBytes; to++ {
+		size += answerBytes(&all[to])
+	}
+	if err := mem.take(size); err != nil {
+		return err
+	}
 	page := ActivityList{Items: all[from:to:to]}
 	if page.Items == nil {
 		page.Items = []Activity{}
@@ -121,27 +135,49 @@ func (s *server) listActivities(c *call) error {
 }
 
 func (s *server) getActivity(c *call) error {
-	all, err := s.activitiesOf(c)
+	end, err := s.beginActivities(c)
 	if err != nil {
 		return err
 	}
-	id := c.r.PathValue("activity_id")
-	for i := range all {
-		if all[i].ActivityID == id {
-			return writeJSON(c.w, http.StatusOK, all[i])
-		}
+	defer end()
+	mem := s.sums.share()
+	defer mem.end()
+	all, err := s.activitiesOf(c, c.r.PathValue("activity_id"), mem)
+	if err != nil {
+		return err
 	}
-	return notFound("The section has no such activity in the last 90 days.")
+	if len(all) == 0 {
+		return notFound("The section has no such activity in the last 90 days.")
+	}
+	if err := mem.take(answerBytes(&all[0])); err != nil {
+		return err
+	}
+	return writeJSON(c.w, http.StatusOK, all[0])
 }
 
-// activitiesOf reads the activities of the section that the path names, the
-// latest event first, ties by id.
-func (s *server) activitiesOf(c *call) ([]Activity, error) {
+// answerBytes is about what an activity takes in an answer while that is written, more
+// than once.
+func answerBytes(a *Activity) int64 {
+	n := 600 + 2*int64(len(a.ActivityID)+len(a.Name))
+	for i := range a.Splits {
+		n += 500 + 2*int64(len(a.Splits[i].SplitID)+len(a.Splits[i].Name))
+	}
+	return n
+}
+
+// beginActivities counts a call until its answer is written, as that is when its memory
+// is free again.
+func (s *server) beginActivities(c *call) (end func(), err error) {
 	end, ok := s.activities.Begin(c.account)
 	if !ok {
 		return nil, limited(kindRate, time.Second, fmt.Sprintf("The account has %d calls for activities under way.", activitiesAtOnce))
 	}
-	defer end()
+	return end, nil
+}
+
+// activitiesOf reads the activities of the section that the path names, or the one of
+// the id, the latest event first, ties by id, into memory that mem takes.
+func (s *server) activitiesOf(c *call, id string, mem *share) ([]Activity, error) {
 	section := c.r.PathValue("section_discriminator")
 	if !utf8.ValidString(section) {
 		return nil, notFound("The account has no such section.")
@@ -157,10 +193,14 @@ func (s *server) activitiesOf(c *call) ([]Activity, error) {
 	}
 	ctx, cancel := context.WithTimeout(c.r.Context(), s.cfg.ActivityTimeout)
 	defer cancel()
-	sum, err := s.summarise(ctx, c.account, section, s.now())
+	sum, err := s.summarise(ctx, activityQuestion{c.account, section, id}, s.now(), mem)
+	var full *Problem
 	switch {
 	case err == nil:
 		return sum, nil
+	case errors.As(err, &full):
+		s.log.Warn("activities do not fit into the memory for them", "account", c.account, "section", section, "bytes", s.cfg.ActivitySumBytes, "err", err)
+		return nil, err
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		s.log.Warn("activities were not summed up in time", "account", c.account, "section", section, "limit", s.cfg.ActivityTimeout, "err", err)
 		return nil, unavailable(fmt.Sprintf("The stored events were not summed up within %s. What was read by then is remembered for a while: ask again, the answer comes nearer each time.", s.cfg.ActivityTimeout))

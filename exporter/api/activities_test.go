@@ -271,12 +271,14 @@ func TestSlicesAreReadAFewAtATime(t *testing.T) {
 		h := &held{Store: store, open: make(chan struct{})}
 		s := &server{
 			cfg: Config{ActivityReads: 2, ActivityWindow: 24 * time.Hour}, deps: Deps{Catalog: r.slices, Store: h},
-			reads: make(chan struct{}, 2), summaries: newSummaryCache(1 << 20),
+			reads: make(chan struct{}, 2), summaries: newSummaryCache(1 << 20), sums: newMemory(1 << 20),
 		}
 		var wg sync.WaitGroup
 		for range 3 {
 			wg.Go(func() {
-				if all, err := s.summarise(t.Context(), "acme", "s1", now); err != nil || len(all) != 1 || all[0].Counts.Sent != 6 {
+				mem := s.sums.share()
+				defer mem.end()
+				if all, err := s.summarise(t.Context(), activityQuestion{account: "acme", section: "s1"}, now, mem); err != nil || len(all) != 1 || all[0].Counts.Sent != 6 {
 					t.Errorf("%+v %v", all, err)
 				}
 			})
@@ -347,12 +349,14 @@ func TestActivitiesOfManySlices(t *testing.T) {
 		st := &slow{Store: store}
 		s := &server{
 			cfg: Config{ActivityReads: 8, ActivityWindow: 90 * 24 * time.Hour}, deps: Deps{Catalog: r.slices, Store: st},
-			reads: make(chan struct{}, 8), summaries: newSummaryCache(300_000),
+			reads: make(chan struct{}, 8), summaries: newSummaryCache(300_000), sums: newMemory(1 << 20),
 		}
 		ask := func() ([]Activity, error) {
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
-			return s.summarise(ctx, "acme", "s1", now)
+			mem := s.sums.share()
+			defer mem.end()
+			return s.summarise(ctx, activityQuestion{account: "acme", section: "s1"}, now, mem)
 		}
 		asked := 1
 		all, err := ask()

@@ -10,7 +10,7 @@
 //	reports.go     GET    /emails/reports, …/{report_id}, DELETE   status.go
 //	download.go    GET    …/{report_id}/file     file.go
 //	rolling.go     /emails/rolling-exports     rollingbody.go, rollingfiles.go
-//	activities.go  GET    /emails/sections/…     summary.go
+//	activities.go  GET    /emails/sections/…     summary.go, share.go
 //	docs.go        GET    /openapi.json, .yaml, /docs   openapi.go
 //
 // Invariants:
@@ -116,6 +116,7 @@ type server struct {
 	waiting    *limits.AtOnce // calls that wait for a file
 
 	summaries *summaryCache
+	sums      *memory       // of calls for activities
 	reads     chan struct{} // holds a token for each slice being read for activities
 }
 
@@ -150,6 +151,7 @@ func New(cfg Config, deps Deps) (http.Handler, error) {
 		activities:   limits.NewAtOnce(activitiesAtOnce),
 		waiting:      limits.NewAtOnce(waitingForAnOrder * cfg.Limits.RollingExports),
 		summaries:    newSummaryCache(cfg.ActivityCacheBytes),
+		sums:         newMemory(cfg.ActivitySumBytes),
 		reads:        make(chan struct{}, cfg.ActivityReads),
 	}
 	mux := http.NewServeMux()

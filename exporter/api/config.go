@@ -31,6 +31,7 @@ type Config struct {
 	ActivityWindow     time.Duration // how far back activities are looked for; 90 days
 	ActivityTimeout    time.Duration // reading them may take this long, then 503; 30s
 	ActivityCacheBytes int64         // memory for summaries of what is stored; 32 MiB
+	ActivitySumBytes   int64         // memory for what is summed up for activities, for all calls together; 16 MiB
 	ActivityReads      int           // slices read at a time, for all calls together; 32
 }
 
@@ -77,6 +78,7 @@ func (c Config) withDefaults() Config {
 	def(&c.ActivityWindow, 90*24*time.Hour)
 	def(&c.ActivityTimeout, 30*time.Second)
 	def(&c.ActivityCacheBytes, 32<<20)
+	def(&c.ActivitySumBytes, 16<<20)
 	def(&c.ActivityReads, 32)
 	def(&c.Limits.WindowMonths, 3)
 	def(&c.Limits.Attributes, 75)
@@ -131,6 +133,7 @@ func (c Config) Validate() error {
 		{"limits.calls_per_minute", int64(c.Limits.CallsPerMinute), 1, 10_000_000},
 		{"limits.body_bytes", c.Limits.BodyBytes, 1_000, 10_000_000},
 		{"activity_cache_bytes", c.ActivityCacheBytes, 1, 1 << 40},
+		{"activity_sum_bytes", c.ActivitySumBytes, 1, 1 << 40},
 		{"activity_reads", int64(c.ActivityReads), 1, 1024},
 	} {
 		if b.value < b.min || b.value > b.max {

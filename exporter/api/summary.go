@@ -21,58 +21,71 @@ import (
 	"lockstitch/state/segment"
 )
 
-// summarise adds up the activities of a section over all stored slices with
-// events of the activity window before now. Events without an activity id belong
-// to no activity.
+// activityQuestion is which activities are asked for. Events without an activity id
+// belong to no activity.
+type activityQuestion struct {
+	account, section string
+	id               string // of the only one; empty: all of the section
+}
+
+// summarise adds up the activities that are asked for over all stored slices with
+// events of the activity window before now, in memory that mem takes: who makes events
+// says how many activities and splits there are.
 //
-// What slices say is added up by stretches of time first, which are remembered:
+// What slices say is added up by stretches of time beside that, which are remembered:
 // there are tens of thousands of slices in a window, and some hundred stretches.
 // What was added up when the time for it is over need not be read again.
-func (s *server) summarise(ctx context.Context, account, section string, now time.Time) ([]Activity, error) {
+func (s *server) summarise(ctx context.Context, q activityQuestion, now time.Time, mem *share) ([]Activity, error) {
 	since := now.Add(-s.cfg.ActivityWindow).UnixMilli()
-	refs := s.deps.Catalog.Slices(account, since, math.MaxInt64)
+	refs := s.deps.Catalog.Slices(q.account, since, math.MaxInt64)
 	var mu sync.Mutex
-	sum := make(map[string]*activitySum)
-	add := func(parts []segment.Activity) {
-		for i := range parts {
-			if p := &parts[i]; p.Section == section && p.ActivityID != "" {
-				if sum[p.ActivityID] == nil {
-					sum[p.ActivityID] = &activitySum{splits: make(map[string]*splitSum)}
-				}
-				sum[p.ActivityID].add(p)
-			}
-		}
-	}
+	sums := activitySums{q: q, mem: mem, sums: make(map[string]*activitySum)}
+	making := s.summaries.making.share()
+	defer making.end()
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(s.cfg.ActivityReads)
-	for _, st := range stretchesOf(refs, since, now.UnixMilli()) {
+	for _, st := range stretchesOf(refs, q.section, since, now.UnixMilli()) {
 		if gctx.Err() != nil {
 			break
 		}
 		if parts, ok := s.summaries.get(st.key); ok && !st.cut {
-			mu.Lock()
-			add(parts)
-			mu.Unlock()
+			g.Go(func() error {
+				mu.Lock()
+				defer mu.Unlock()
+				return sums.add(parts)
+			})
 			continue
 		}
-		left := len(st.refs)
-		total := make(activityTotal)
+		left, total := len(st.refs), &activityTotal{mem: making} // given up
+		if !st.cut {
+			total = newActivityTotal(making)
+		}
 		for i := range st.refs {
 			ref := &st.refs[i]
 			g.Go(func() error {
+				// Until it is added up: what a slice says is counted nowhere.
+				select {
+				case s.reads <- struct{}{}:
+					defer func() { <-s.reads }()
+				case <-gctx.Done():
+					return gctx.Err()
+				}
 				parts, err := s.slice(gctx, ref, since)
 				if err != nil {
 					return err
 				}
+				parts = slices.DeleteFunc(parts, func(p segment.Activity) bool { return p.Section != q.section || p.ActivityID == "" })
 				mu.Lock()
 				defer mu.Unlock()
+				if err := sums.add(parts); err != nil {
+					return err
+				}
 				total.add(parts)
 				if left--; left == 0 {
-					parts := total.parts()
-					add(parts)
-					if !st.cut {
+					if parts, ok := total.parts(); ok {
 						s.summaries.put(st.key, parts)
 					}
+					total.giveUp()
 				}
 				return nil
 			})
@@ -81,8 +94,8 @@ func (s *server) summarise(ctx context.Context, account, section string, now tim
 	if err := cmp.Or(g.Wait(), ctx.Err()); err != nil {
 		return nil, err
 	}
-	out := make([]Activity, 0, len(sum))
-	for id, a := range sum {
+	out := make([]Activity, 0, len(sums.sums))
+	for id, a := range sums.sums {
 		out = append(out, a.activity(id))
 	}
 	slices.SortFunc(out, func(a, b Activity) int { return latestFirst(&a, &b) })
@@ -96,8 +109,8 @@ type stretch struct {
 	cut  bool // some of their events are older than the window
 }
 
-// stretchKey names the slices of a stretch for ever: segments are immutable and
-// their ids are never reused. Another slice makes another stretch.
+// stretchKey names the slices of a stretch for ever, and the section: segments are
+// immutable and their ids are never reused. Another slice makes another stretch.
 type stretchKey = xxh3.Uint128
 
 const hourMillis, dayMillis = int64(time.Hour / time.Millisecond), 24 * int64(time.Hour/time.Millisecond)
@@ -105,7 +118,7 @@ const hourMillis, dayMillis = int64(time.Hour / time.Millisecond), 24 * int64(ti
 // stretchesOf divides slices, which are in order of their first events, into
 // stretches: days, but hours of the first day of the window, which slices leave, and
 // of the last two, which most new ones belong to. Times are in ms.
-func stretchesOf(refs []catalog.SliceRef, since, now int64) (out []stretch) {
+func stretchesOf(refs []catalog.SliceRef, section string, since, now int64) (out []stretch) {
 	begin := func(t int64) int64 {
 		if day := t - t%dayMillis; day > since && day < now-2*dayMillis {
 			return day
@@ -124,7 +137,7 @@ func stretchesOf(refs []catalog.SliceRef, since, now int64) (out []stretch) {
 	}
 	var names []byte
 	for i := range out {
-		names = names[:0]
+		names = append(names[:0], section...)
 		for _, r := range out[i].refs {
 			names = binary.BigEndian.AppendUint64(append(names, r.SegmentID...), uint64(r.Info.Offset))
 		}
@@ -133,38 +146,81 @@ func stretchesOf(refs []catalog.SliceRef, since, now int64) (out []stretch) {
 	return out
 }
 
-// activityTotal adds up summaries of slices, whatever their order.
-type activityTotal map[[3]string]*segment.Activity // by section, activity, split
+// What there is in memory of each, beside its texts; what comes of it included
+// (TestMemoryOfActivitiesIsCounted).
+const (
+	totalBytes    = 440 // of a split in an activityTotal
+	activityBytes = 560 // of an activity in activitySums
+	splitBytes    = 300 // of a split in one of them
+)
 
-func (t activityTotal) add(parts []segment.Activity) {
+// activityTotal adds up what slices of a stretch say, whatever their order, to be
+// remembered. Where that does not fit it is given up.
+type activityTotal struct {
+	mem   *share
+	bytes int64                           // taken of it
+	sums  map[[2]string]*segment.Activity // by activity, split; nil: given up
+}
+
+func newActivityTotal(mem *share) *activityTotal {
+	return &activityTotal{mem: mem, sums: make(map[[2]string]*segment.Activity)}
+}
+
+func (t *activityTotal) giveUp() {
+	_ = t.mem.take(-t.bytes) // gives back, which is always possible
+	t.bytes, t.sums = 0, nil
+}
+
+func (t *activityTotal) add(parts []segment.Activity) {
 	for i := range parts {
-		p := &parts[i]
-		key := [3]string{p.Section, p.ActivityID, p.SplitID}
-		a := t[key]
-		if a == nil {
-			t[key] = p
-			continue
+		if t.sums == nil {
+			return
 		}
-		later, same := p.Last > a.Last, p.Last == a.Last
-		if later || same && p.ActivityName > a.ActivityName {
-			a.ActivityName = p.ActivityName
-		}
-		if later || same && p.SplitActivityName > a.SplitActivityName {
-			a.SplitActivityName = p.SplitActivityName
-		}
-		a.First, a.Last = min(a.First, p.First), max(a.Last, p.Last)
-		for i, n := range p.Counts {
-			a.Counts[i] += n
-		}
+		t.addPart(&parts[i])
 	}
 }
 
-func (t activityTotal) parts() []segment.Activity {
-	out := make([]segment.Activity, 0, len(t))
-	for _, a := range t {
+func (t *activityTotal) addPart(p *segment.Activity) {
+	key := [2]string{p.ActivityID, p.SplitID}
+	a := t.sums[key]
+	if a == nil {
+		if t.take(totalBytes + int64(len(p.ActivityID)+len(p.SplitID)+len(p.ActivityName)+len(p.SplitActivityName))) {
+			own := *p // not a part of all that the slice says
+			t.sums[key] = &own
+		}
+		return
+	}
+	names := len(a.ActivityName) + len(a.SplitActivityName)
+	later, same := p.Last > a.Last, p.Last == a.Last
+	if later || same && p.ActivityName > a.ActivityName {
+		a.ActivityName = p.ActivityName
+	}
+	if later || same && p.SplitActivityName > a.SplitActivityName {
+		a.SplitActivityName = p.SplitActivityName
+	}
+	a.First, a.Last = min(a.First, p.First), max(a.Last, p.Last)
+	for i, n := range p.Counts {
+		a.Counts[i] += n
+	}
+	t.take(int64(len(a.ActivityName) + len(a.SplitActivityName) - names))
+}
+
+func (t *activityTotal) take(n int64) bool {
+	if t.mem.take(n) != nil {
+		t.giveUp()
+		return false
+	}
+	t.bytes += n
+	return true
+}
+
+// parts is the total, unless it was given up.
+func (t *activityTotal) parts() ([]segment.Activity, bool) {
+	out := make([]segment.Activity, 0, len(t.sums))
+	for _, a := range t.sums {
 		out = append(out, *a)
 	}
-	return out
+	return out, t.sums != nil
 }
 
 // firstBytes of a slice are read for its activities. Mostly they are enough, where
@@ -174,12 +230,6 @@ const firstBytes = 8 << 10
 // slice summarises one slice from a server_time on. The few slices that the time
 // cuts are counted row by row. The caller may change what it gets.
 func (s *server) slice(ctx context.Context, ref *catalog.SliceRef, since int64) ([]segment.Activity, error) {
-	select {
-	case s.reads <- struct{}{}:
-		defer func() { <-s.reads }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
 	if ref.Info.MinTime < since {
 		data, err := s.readSlice(ctx, ref, ref.Info.Length)
 		if err != nil {
@@ -273,7 +323,42 @@ func countRows(sl *segment.Slice, since int64) ([]segment.Activity, error) {
 
 func text(c *segment.Column, row int) string { return string(c.Dict[c.Codes[row]]) }
 
-// activitySum adds up summaries of slices, whatever their order.
+// activitySums adds up what stretches say of the activities that are asked for,
+// whatever their order.
+type activitySums struct {
+	q    activityQuestion
+	mem  *share
+	sums map[string]*activitySum // by activity
+}
+
+func (s *activitySums) add(parts []segment.Activity) error {
+	for i := range parts {
+		p := &parts[i]
+		if s.q.id != "" && p.ActivityID != s.q.id {
+			continue
+		}
+		n, a := int64(0), s.sums[p.ActivityID]
+		if a == nil {
+			n += activityBytes + int64(len(p.ActivityID))
+		}
+		if a == nil || a.splits[p.SplitID] == nil {
+			n += splitBytes + int64(len(p.SplitID))
+		}
+		if err := s.mem.take(n); err != nil {
+			return err
+		}
+		if a == nil {
+			a = &activitySum{splits: make(map[string]*splitSum)}
+			s.sums[p.ActivityID] = a
+		}
+		if err := s.mem.take(a.add(p)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// activitySum is what there is of an activity.
 type activitySum struct {
 	splitSum
 	splits map[string]*splitSum
@@ -286,20 +371,22 @@ type splitSum struct {
 	seen        bool
 }
 
-func (a *activitySum) add(p *segment.Activity) {
-	a.splitSum.add(p.ActivityName, p)
+// add says by how many bytes names have grown.
+func (a *activitySum) add(p *segment.Activity) (grown int64) {
+	grown = a.splitSum.add(p.ActivityName, p)
 	sp := a.splits[p.SplitID]
 	if sp == nil {
 		sp = new(splitSum)
 		a.splits[p.SplitID] = sp
 	}
-	sp.add(p.SplitActivityName, p)
+	return grown + sp.add(p.SplitActivityName, p)
 }
 
-func (s *splitSum) add(name string, p *segment.Activity) {
+func (s *splitSum) add(name string, p *segment.Activity) (grown int64) {
 	// Of names given at the same moment the greater one, so that the order in
 	// which slices were read does not show.
 	if !s.seen || p.Last > s.last || (p.Last == s.last && name > s.name) {
+		grown = int64(len(name) - len(s.name))
 		s.name = name
 	}
 	if !s.seen || p.First < s.first {
@@ -312,6 +399,7 @@ func (s *splitSum) add(name string, p *segment.Activity) {
 	for i, n := range p.Counts {
 		s.counts[i] += n
 	}
+	return grown
 }
 
 func (a *activitySum) activity(id string) Activity {
@@ -329,7 +417,8 @@ func (a *activitySum) activity(id string) Activity {
 // summaryCache remembers summaries of stretches within a budget of bytes; the one
 // not asked for longest goes first.
 type summaryCache struct {
-	budget int64
+	budget int64   // of what is remembered
+	making *memory // what is to be remembered while it is added up
 
 	mu    sync.Mutex
 	used  int64
@@ -344,7 +433,7 @@ type summary struct {
 }
 
 func newSummaryCache(budget int64) *summaryCache {
-	return &summaryCache{budget: budget, order: list.New(), byKey: make(map[stretchKey]*list.Element)}
+	return &summaryCache{budget: budget - budget/4, making: newMemory(budget / 4), order: list.New(), byKey: make(map[stretchKey]*list.Element)}
 }
 
 // get returns shared memory that must not be changed.
@@ -365,7 +454,7 @@ func (c *summaryCache) put(k stretchKey, parts []segment.Activity) {
 		p := &parts[i]
 		e.bytes += 160 + int64(len(p.Section)+len(p.ActivityID)+len(p.SplitID)+len(p.ActivityName)+len(p.SplitActivityName))
 	}
-	if e.bytes > c.budget/4 {
+	if e.bytes > c.budget/3 {
 		return
 	}
 	c.mu.Lock()
