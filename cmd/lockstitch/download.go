@@ -53,12 +53,20 @@ func (a *app) openSink(out string) (sink, error) {
 	return s, nil
 }
 
+// What a command makes holds personal data, and nobody but its user may read it. A
+// directory that is there keeps its mode, and a file the one of the file that it takes
+// the place of.
+const (
+	privateFile = 0o600
+	privateDir  = 0o700
+)
+
 var errInUse = errors.New("is in use by another process")
 
 // openFile opens FILE.part with what is there, and locks it: of two processes that
 // write to it neither would have its file.
 func openFile(name string) (*fileSink, error) {
-	f, err := os.OpenFile(name+".part", os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(name+".part", os.O_RDWR|os.O_CREATE, privateFile)
 	if err != nil {
 		return nil, err
 	}
@@ -127,6 +135,11 @@ func (s *fileSink) keep() error {
 	}
 	if info.Size() != s.n { // not everybody asks for a lock
 		return errors.Join(fmt.Errorf("%s has %d bytes, of which %d were verified, and must not be used: something else writes to it", s.f.Name(), info.Size(), s.n), s.drop())
+	}
+	if old, err := os.Stat(s.name); err == nil && old.Mode().Perm() != info.Mode().Perm() {
+		if err := s.f.Chmod(old.Mode().Perm()); err != nil {
+			return err
+		}
 	}
 	if err := os.Rename(s.f.Name(), s.name); err != nil {
 		return err

@@ -42,7 +42,8 @@ func (a *app) exportCommand() *cobra.Command {
 SHA-256. A download that breaks off is resumed; it is given up after ` + giveUpAfter.String() + `
 without a byte. What has arrived lies in FILE.part until the file is whole; a later
 call with --report and the same FILE goes on from there, any other begins anew. Of
-two calls with the same FILE at a time the second says so and ends. "-o -" writes
+two calls with the same FILE at a time the second says so and ends. Only its own
+user may read FILE, unless it takes the place of one that has another mode. "-o -" writes
 the file to standard output. Progress is shown on a terminal only, on standard error.
 
 With --after the file holds everything kept since a cursor, however late it came,

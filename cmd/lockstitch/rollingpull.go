@@ -46,7 +46,8 @@ func (a *app) rollingPull(o *rollingOptions) *cobra.Command {
 
 The manifest is written last: take a file when its manifest is there. DIR is all
 that pull remembers: it goes on behind the greatest number that has a manifest.
-Files may be moved away, but leave the newest manifest. A pull that was killed at
+Files may be moved away, but leave the newest manifest. What pull makes, DIR
+included, only its own user may read; a directory that is there keeps its mode. A pull that was killed at
 whatever moment is made good by the next.
 
 Where the account has made too many calls pull waits as long as the server says.
@@ -78,7 +79,7 @@ something is missing or failed. 2: wrong usage. 130: interrupted.`,
 			if dir == "" {
 				return usage(errors.New("missing: --dir"))
 			}
-			if err := os.MkdirAll(dir, 0o755); err != nil {
+			if err := os.MkdirAll(dir, privateDir); err != nil {
 				return fmt.Errorf("--dir: %w", err)
 			}
 			x, err := o.connect(a, "rolling")
@@ -343,7 +344,7 @@ func fileSHA256(path string) (string, error) {
 }
 
 func writeSynced(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, privateFile)
 	if err != nil {
 		return err
 	}

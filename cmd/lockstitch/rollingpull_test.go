@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -442,5 +443,68 @@ func TestPullFindsAGapWithinAPage(t *testing.T) {
 	y.whole(2)
 	if _, err := os.Stat(y.path(4, ".json")); err == nil {
 		t.Error("file 4 was taken as if file 3 had been there")
+	}
+}
+
+// What pull and export make holds personal data: nobody else may read it. What is there
+// keeps its mode, a file that is replaced too.
+func TestFilesAreForTheirUserAlone(t *testing.T) {
+	y := startPulling(t)
+	modes := func(dir string) (of [2]fs.FileMode) { // of the directory, and all bits that a file in it has
+		info, err := os.Stat(dir)
+		entries, rerr := os.ReadDir(dir)
+		if err != nil || rerr != nil {
+			t.Fatal(err, rerr)
+		}
+		of[0] = info.Mode().Perm()
+		for _, e := range entries {
+			if info, err = e.Info(); err != nil {
+				t.Fatal(err)
+			}
+			if info.Size() > 0 { // the lock file says nothing
+				of[1] |= info.Mode().Perm()
+			}
+		}
+		return of
+	}
+	y.must("create", "x", "--every", "P1D", "--start", "now")
+	y.make(time.Hour)
+	there := t.TempDir()
+	if err := os.Chmod(there, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	parent := filepath.Join(t.TempDir(), "new")
+	for dir, want := range map[string]fs.FileMode{there: 0o755, filepath.Join(parent, "events"): 0o700} {
+		y.dir = dir
+		if status, errs := y.pull(); status != 0 {
+			t.Fatalf("exit %d, %s", status, errs)
+		}
+		y.whole(1)
+		if got := modes(dir); got != [2]fs.FileMode{want, 0o600} {
+			t.Errorf("%s has %o, want %o and 600 of its files", dir, got, want)
+		}
+	}
+	if got := modes(parent); got[0] != 0o700 {
+		t.Errorf("the directory above has %o", got[0])
+	}
+
+	dir := t.TempDir()
+	out := filepath.Join(dir, "f")
+	export := func() {
+		t.Helper()
+		if status, _, errs := command(t.Context(), y.environ, append([]string{"export", "-o", out}, anything...)...); status != 0 {
+			t.Fatalf("exit %d, %s", status, errs)
+		}
+	}
+	export()
+	if got := modes(dir); got[1] != 0o600 {
+		t.Errorf("a new file has %o", got[1])
+	}
+	if err := os.Chmod(out, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	export()
+	if got := modes(dir); got[1] != 0o640 {
+		t.Errorf("a file that was replaced has %o", got[1])
 	}
 }
