@@ -45,7 +45,10 @@ Kafka protocol, a directory as object store, and one replica. All of it lies in
 --data-dir; started again on the same directory it continues where it was, after
 a kill -9 too. Not for production: the broker is a single one that never
 compacts or expires anything. Of a file or variables shared with serve, what dev has
-no flag for (store_url, group, brokers and others) is left aside.
+no flag for (store_url, group, brokers and others) is left aside. It can be reached
+from this machine only, as everybody knows the client that it has by default: for others,
+and in a container, give --client and --http-listen (and --kafka-listen, which asks
+nobody for a password).
 
 Prints its addresses, the credentials and a request to try. Stops on SIGTERM.`,
 		Example: `  lockstitch dev --data-dir /tmp/lockstitch --sample=true

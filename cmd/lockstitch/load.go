@@ -33,6 +33,7 @@ const envPrefix = "LOCKSTITCH_"
 func addFlags(fs *pflag.FlagSet, in scope) {
 	fs.String("config", "", "YAML file with settings ("+envPrefix+"CONFIG)")
 	for _, o := range options {
+		o = o.in(in)
 		if o.scope&in == 0 || fs.Lookup(o.flag()) != nil {
 			continue
 		}
@@ -82,10 +83,14 @@ func loadSettings(fs *pflag.FlagSet, environ []string, in scope) (*Settings, *lo
 	}
 	var errs []error
 	for _, o := range options {
+		o = o.in(in)
 		v := o.def
 		if o.scope&in != 0 {
+			if l.origin[o.key] != "" {
+				v = l.k.Get(o.key)
+			}
 			var err error
-			if v, err = o.judge(l.k.Get(o.key)); err != nil {
+			if v, err = o.judge(v); err != nil {
 				errs = append(errs, l.fault(o, err))
 				v = o.def
 			}

@@ -401,6 +401,40 @@ func TestWhatACommandDoesNotHaveIsNotSet(t *testing.T) {
 	}
 }
 
+// dev has credentials that everybody knows: whoever wants it to answer others says so.
+func TestDevAnswersThisMachineAlone(t *testing.T) {
+	null := "LOCKSTITCH_CONFIG=" + writeFile(t, "c.yaml", "http_listen:\n")
+	for _, c := range []struct {
+		in      scope
+		environ string
+		want    string
+	}{
+		{devScope, "", "localhost:8080"}, {devScope, null, "localhost:8080"}, {devScope, "LOCKSTITCH_HTTP_LISTEN=:8080", ":8080"},
+		{serveScope, "", ":8080"}, {serveScope, null, ":8080"}, {serveScope, "LOCKSTITCH_HTTP_LISTEN=localhost:1", "localhost:1"},
+	} {
+		fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
+		addFlags(fs, c.in)
+		if c.in == serveScope {
+			if err := fs.Parse(least); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s, _, err := loadSettings(fs, []string{c.environ}, c.in)
+		if err != nil || s.HTTP.Listen != c.want {
+			t.Errorf("%d, %s: %+v, %v; want %s", c.in, c.environ, s, err, c.want)
+		}
+		if f := fs.Lookup("http-listen"); c.environ == "" && f.DefValue != c.want {
+			t.Errorf("%d: the help says %s, want %s", c.in, f.DefValue, c.want)
+		}
+	}
+	for _, o := range []string{"kafka-listen", "admin-listen"} {
+		c, _, err := (&app{}).root().Find([]string{"dev"})
+		if err != nil || !strings.HasPrefix(c.Flags().Lookup(o).DefValue, "localhost:") {
+			t.Errorf("--%s: %v", o, err)
+		}
+	}
+}
+
 // What docker-compose.yml gives the replicas is valid, and names no setting that
 // does not exist.
 func TestComposeSettingsAreValid(t *testing.T) {

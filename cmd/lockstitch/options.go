@@ -261,6 +261,15 @@ var options = []option{
 	{"log_format", "text", "text or json", oneOf("text", "json"), scopeKafka | scopeReplica, false},
 }
 
+// in is the option as the commands of a scope have it: dev has credentials that
+// everybody knows, and answers this machine alone unless it is told otherwise.
+func (o option) in(in scope) option {
+	if o.key == "http_listen" && in&scopeServe == 0 {
+		o.def = "localhost:8080"
+	}
+	return o
+}
+
 func optionByKey(key string) (option, bool) {
 	for _, o := range options {
 		if o.key == key {
