@@ -17,6 +17,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -230,6 +232,12 @@ func TestCheckConfigAdvisesAndLooksAtTheStore(t *testing.T) {
 		if status != 0 || !strings.Contains(said, want) {
 			t.Errorf("exit %d: %q lacks %q", status, said, want)
 		}
+	}
+	// Of clients, those whose secret is short, wherever it comes from.
+	clients := writeFile(t, "clients.yaml", "- {id: c4, secret_file: "+writeFile(t, "short", "hush\n")+", account: c}\n- {id: c5, secret_sha256: "+strings.Repeat("ab", 32)+", account: c}\n")
+	status, said = check("s3://bucket?region=eu-north-1", "--public-url=https://x.example.com", "--clients=c1:hush-67890123456:c,c2:hush-6789éééé:c,c3:hush-6789012345:c", "--clients-file="+clients)
+	if want := []string{"client=c2", "client=c3", "client=c4"}; status != 0 || !slices.Equal(regexp.MustCompile(`client=\S+`).FindAllString(said, -1), want) || strings.Count(said, "fewer than 16") != len(want) {
+		t.Errorf("exit %d: %s; want %s", status, said, want)
 	}
 	dir := filepath.Join(t.TempDir(), "objects")
 	if status, said := check("file://" + dir); status != 0 {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/url"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -95,6 +96,9 @@ func checkStores(ctx context.Context, s ReplicaSettings) error {
 	return errors.Join(errs...)
 }
 
+// shortSecret is how many characters a client's secret should have.
+const shortSecret = 16
+
 // advise warns of settings that are valid and rarely meant.
 func (s *Settings) advise(log *slog.Logger) {
 	s.Kafka.advise(log)
@@ -110,6 +114,11 @@ func (s *Settings) advise(log *slog.Logger) {
 	}
 	if len(s.Auth.Clients) == 0 && s.Auth.IssuerJWKSURL == "" {
 		log.Warn("neither clients nor issuer_jwks_url is set: nobody can call the API")
+	}
+	for _, c := range s.Auth.Clients {
+		if n := utf8.RuneCountInString(string(c.Secret)); n > 0 && n < shortSecret { // of one known by its hash nothing can be said
+			log.Warn("the secret of a client has fewer than 16 characters and may be guessed, which nothing holds up: make one with `openssl rand -hex 16`", "client", c.ID)
+		}
 	}
 	if plain(s.Auth.IssuerJWKSURL) {
 		log.Warn("issuer_jwks_url is plain http: who can change what is sent there can make tokens of any account", "issuer_jwks_url", s.Auth.IssuerJWKSURL)
