@@ -419,3 +419,11 @@ func TestSummaryCacheStaysInItsBudget(t *testing.T) {
 		t.Fatalf("%d remembered", c.order.Len())
 	}
 }
+
+// TestActivitiesEndBeforeTheirConnection does: a call over its time is told so, and not that
+// the store cannot be read.
+func TestActivitiesEndBeforeTheirConnection(t *testing.T) {
+	if own := (Config{}).withDefaults().ActivityTimeout; own > readTimeout-5*time.Second {
+		t.Errorf("activities may take %s, reading their request %s", own, readTimeout)
+	}
+}

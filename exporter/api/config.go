@@ -29,7 +29,7 @@ type Config struct {
 	BarrierTimeout     time.Duration // a report waits this long for its barrier; 20m
 	KafkaTimeout       time.Duration // a question to Kafka may take this long, then 503; 5s
 	ActivityWindow     time.Duration // how far back activities are looked for; 90 days
-	ActivityTimeout    time.Duration // reading them may take this long, then 503; 30s
+	ActivityTimeout    time.Duration // reading them may take this long, then 503; 20s
 	ActivityCacheBytes int64         // memory for summaries of what is stored; 32 MiB
 	ActivitySumBytes   int64         // memory for what is summed up for activities, for all calls together; 16 MiB
 	ActivityReads      int           // slices read at a time, for all calls together; 32
@@ -76,7 +76,7 @@ func (c Config) withDefaults() Config {
 	def(&c.BarrierTimeout, 20*time.Minute)
 	def(&c.KafkaTimeout, 5*time.Second)
 	def(&c.ActivityWindow, 90*24*time.Hour)
-	def(&c.ActivityTimeout, 30*time.Second)
+	def(&c.ActivityTimeout, 20*time.Second)
 	def(&c.ActivityCacheBytes, 32<<20)
 	def(&c.ActivitySumBytes, 16<<20)
 	def(&c.ActivityReads, 32)

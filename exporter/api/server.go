@@ -6,6 +6,10 @@ import (
 	"time"
 )
 
+// readTimeout is for a request with its body. Over HTTP/1.1 it also ends the context of a
+// call that is still being handled then, unless endBody has lifted it.
+const readTimeout = 30 * time.Second
+
 // NewServer makes the HTTP server of the API listener: HTTP/1.1 and HTTP/2
 // (with TLS, and without it for clients that know), bounded headers, and time
 // limits that a slow client cannot stretch. There is no limit on writing: the
@@ -19,7 +23,7 @@ func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       30 * time.Second,
+		ReadTimeout:       readTimeout,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
 		Protocols:         &p,
