@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -64,7 +65,7 @@ func BenchmarkLane(b *testing.B) {
 	l := &lane{
 		buf: segment.NewBuffer(), dd: newDedup(state, 7*24*3600*1000, enoughForBlooms()), dec: event.Decoder{},
 		misrouted: func([]byte) bool { return false },
-		prof:      &profiles{lane: state, cache: make(map[string][]local.Version), cacheLimit: 256 << 20},
+		prof:      &profiles{lane: state, cache: make(map[string]*history), cacheLimit: 256 << 20},
 	}
 	in := &input{stream: &segment.Stream{Topic: "email-events"}}
 	l.inputs = []*input{in}
@@ -100,6 +101,82 @@ func BenchmarkLane(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkAsOf finds the version that decorates an event: of profiles with as many
+// versions as most have, which are in memory or are not; of one that has changed since its
+// last event, reading the change included; and, as of any time, of one with a million.
+func BenchmarkAsOf(b *testing.B) {
+	const ids = 1000
+	fill := func(b *testing.B, versions int, cacheLimit int64) *versionLog {
+		l := newVersionLog(b, cacheLimit)
+		for at := range versions {
+			for i := range ids {
+				l.put(fmt.Sprint("profile-", i), int64(at), 200)
+			}
+			l.read()
+		}
+		return l
+	}
+	keys := make([][]byte, ids)
+	for i := range keys {
+		keys[i] = fmt.Append(nil, "profile-", i)
+	}
+	ask := func(b *testing.B, l *versionLog, id []byte, at int64) {
+		if _, err := l.p.asOf(id, at, false, 0); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for _, versions := range []int{1, 3} {
+		for name, cacheLimit := range map[string]int64{"in memory": 64 << 20, "not in memory": 8 << 10} {
+			b.Run(fmt.Sprintf("%d %s", versions, name), func(b *testing.B) {
+				l := fill(b, versions, cacheLimit)
+				for i := range keys {
+					ask(b, l, keys[i], 1)
+				}
+				b.ReportAllocs()
+				b.ResetTimer()
+				for i := range b.N {
+					ask(b, l, keys[i%ids], 1)
+				}
+			})
+		}
+	}
+	b.Run("changed", func(b *testing.B) {
+		l := fill(b, 1, 64<<20)
+		b.ReportAllocs()
+		b.ResetTimer()
+		for i := range b.N {
+			l.put(string(keys[i%ids]), int64(1+i), 200)
+			if len(l.queue) == ids || i == b.N-1 {
+				l.floor = int64(i - 2*ids)
+				l.read()
+				for i := range keys {
+					ask(b, l, keys[i], math.MaxInt64)
+				}
+			}
+		}
+	})
+	b.Run("hot", func(b *testing.B) {
+		const versions = 1_000_000
+		l := newVersionLog(b, 64<<20)
+		for i := range int64(versions) {
+			l.put("hot", i, 200)
+			if len(l.queue) == 10_000 {
+				l.read()
+			}
+		}
+		before := time.Now()
+		ask(b, l, []byte("hot"), 0)
+		first := time.Since(before)
+		rng := rand.New(rand.NewPCG(1, 2))
+		b.ReportAllocs()
+		b.ResetTimer()
+		for range b.N {
+			ask(b, l, []byte("hot"), rng.Int64N(versions))
+		}
+		b.ReportMetric(float64(first.Milliseconds()), "first-ms")
+	})
 }
 
 // BenchmarkFilters compares the CPU time of asking for new keys with the filters with

@@ -35,13 +35,10 @@ type profiles struct {
 	load   *local.ProfileLoad
 	probed probed
 
-	cache      map[string][]local.Version
+	cache      map[string]*history
 	cacheBytes int64
 	cacheLimit int64
 }
-
-// versionOverhead is what a cached version costs beside its snapshot.
-const versionOverhead = 120
 
 // apply takes the next records of the partition. Versions that no event can
 // ask for any more, given floor, are dropped on the way. Malformed records count
@@ -84,9 +81,7 @@ func (p *profiles) apply(records []*kgo.Record, floor int64, dropped func(int), 
 		if err := put(id, v); err != nil {
 			return err
 		}
-		if old, ok := p.cache[string(id)]; ok {
-			p.forget(string(id), old)
-		}
+		p.renew(id, v, floor)
 	}
 	if p.load == nil {
 		return batch.Commit(p.marker())
@@ -145,60 +140,117 @@ func (p *profiles) touch(now time.Time, logTime int64) error {
 	return b.Commit(p.marker())
 }
 
-// versions returns a profile's versions, newest first.
-func (p *profiles) versions(id []byte) ([]local.Version, error) {
-	if v, ok := p.cache[string(id)]; ok {
-		return v, nil
-	}
-	v, err := p.lane.Versions(id)
+// asOf picks the version that decorates an event (contract 2.3): the newest one
+// whose Kafka time is not later than the event's. Where there is none and the
+// event stood in the log before the first deployment (backlog), it is the oldest
+// version if that lies below the profile end recorded then. Nil: undecorated.
+func (p *profiles) asOf(id []byte, kafkaTime int64, backlog bool, profileEnd int64) (profile.Snapshot, error) {
+	h, err := p.history(id)
 	if err != nil {
 		return nil, err
 	}
+	for i := range h.newest {
+		if h.newest[i].Time <= kafkaTime {
+			return h.newest[i].Snapshot, nil
+		}
+	}
+	if !h.all {
+		if v, ok, err := p.find(id, h, kafkaTime); ok || err != nil {
+			return v.Snapshot, err
+		}
+	}
+	if backlog {
+		v, ok, err := p.oldestVersion(id, h)
+		if err != nil {
+			return nil, err
+		}
+		if ok && v.Offset < profileEnd {
+			return v.Snapshot, nil
+		}
+	}
+	return nil, nil
+}
+
+// history returns what is in memory of a profile's versions.
+func (p *profiles) history(id []byte) (*history, error) {
+	if h, ok := p.cache[string(id)]; ok {
+		return h, nil
+	}
+	newest, all, err := p.lane.Versions(id, newestKept, p.entryLimit())
+	if err != nil {
+		return nil, err
+	}
+	h := &history{newest: newest, all: all, stride: fenceStride}
 	key := string(id)
-	p.cache[key] = v
-	p.cacheBytes += versionsBytes(key, v)
-	for k, old := range p.cache {
+	p.cache[key] = h
+	p.cacheBytes += h.bytes(key)
+	p.makeRoom(key)
+	return h, nil
+}
+
+// find looks on disk for the newest version, of those that are not in memory, whose
+// Kafka time is not later.
+func (p *profiles) find(id []byte, h *history, kafkaTime int64) (local.Version, bool, error) {
+	w := h.walk(kafkaTime)
+	v, ok, err := p.lane.FindVersion(id, w.from, func(offset, time int64) bool {
+		if time <= kafkaTime {
+			return true
+		}
+		w.pass(offset, time)
+		return false
+	})
+	key := string(id)
+	p.cacheBytes -= h.bytes(key)
+	w.end()
+	p.cacheBytes += h.bytes(key)
+	p.makeRoom(key)
+	return v, ok, err
+}
+
+func (p *profiles) oldestVersion(id []byte, h *history) (v local.Version, ok bool, err error) {
+	if !h.all {
+		return p.lane.OldestVersion(id)
+	}
+	if n := len(h.newest); n > 0 {
+		return h.newest[n-1], true, nil
+	}
+	return v, false, nil
+}
+
+// renew takes a new version of a profile into what is in memory of it.
+func (p *profiles) renew(id []byte, v local.Version, floor int64) {
+	h, ok := p.cache[string(id)]
+	if !ok {
+		return
+	}
+	key := string(id)
+	p.cacheBytes -= h.bytes(key)
+	if !h.follows(v.Offset) {
+		delete(p.cache, key)
+		return
+	}
+	h.add(v, floor, p.entryLimit())
+	p.cacheBytes += h.bytes(key)
+	p.makeRoom(key)
+}
+
+// entryLimit is how many bytes of snapshots of one profile are in memory.
+func (p *profiles) entryLimit() int64 { return p.cacheLimit / 4 }
+
+// makeRoom drops what is in memory of other profiles than key until the rest fits.
+func (p *profiles) makeRoom(key string) {
+	if p.cacheBytes <= p.cacheLimit {
+		return
+	}
+	for k, h := range p.cache {
 		if p.cacheBytes <= p.cacheLimit {
 			break
 		}
 		if k != key {
-			p.forget(k, old)
+			p.cacheBytes -= h.bytes(k)
+			delete(p.cache, k)
 		}
 	}
-	return v, nil
-}
-
-func (p *profiles) forget(id string, v []local.Version) {
-	p.cacheBytes -= versionsBytes(id, v)
-	delete(p.cache, id)
-}
-
-func versionsBytes(id string, v []local.Version) int64 {
-	n := int64(len(id)) + versionOverhead
-	for i := range v {
-		n += int64(len(v[i].Snapshot)) + versionOverhead
-	}
-	return n
-}
-
-// asOf picks the version that decorates an event (contract 2.3): the newest one
-// whose Kafka time is not later than the event's. Where there is none and the
-// event stood in the log before the first deployment (backlog), it is the oldest
-// version below the profile end recorded then. Nil: undecorated.
-func asOf(versions []local.Version, kafkaTime int64, backlog bool, profileEnd int64) profile.Snapshot {
-	for i := range versions {
-		if versions[i].Time <= kafkaTime {
-			return versions[i].Snapshot
-		}
-	}
-	if backlog {
-		for i := len(versions) - 1; i >= 0; i-- {
-			if versions[i].Offset < profileEnd {
-				return versions[i].Snapshot
-			}
-		}
-	}
-	return nil
 }
 
 // noFloor keeps every version.

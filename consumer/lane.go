@@ -223,11 +223,10 @@ func (l *lane) process(in *input, r *kgo.Record) error {
 		in.pos.Misrouted++
 		l.counts.misrouted++
 	}
-	versions, err := l.prof.versions(ev.ProfileID)
+	snap, err := l.prof.asOf(ev.ProfileID, kafkaTime, l.backlog(in, r.Offset), in.first.ProfileEnd)
 	if err != nil {
 		return err
 	}
-	snap := asOf(versions, kafkaTime, l.backlog(in, r.Offset), in.first.ProfileEnd)
 	if snap != nil && string(snap.Account()) != string(ev.AccountID) {
 		snap = nil // an event that names another account's profile stays undecorated
 	}

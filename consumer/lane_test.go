@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -66,7 +67,7 @@ func (w *world) versionsOn(dir, profile string) []local.Version {
 		w.t.Fatal(err)
 	}
 	defer db.Close()
-	versions, err := db.Lane(partitionOfKey(profile)).Versions([]byte(profile))
+	versions, _, err := db.Lane(partitionOfKey(profile)).Versions([]byte(profile), math.MaxInt, math.MaxInt64)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -317,7 +317,7 @@ func (c *Consumer) prepareProfiles(ctx context.Context, l *lane, m *local.Profil
 	state := c.db.Lane(l.n)
 	l.prof = &profiles{
 		topic: c.cfg.Topics.Profiles, id: id, lane: state,
-		cache: make(map[string][]local.Version),
+		cache: make(map[string]*history),
 	}
 	from := start
 	if pos, ok := c.deps.Catalog.Position(id, l.n); ok {

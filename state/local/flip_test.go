@@ -169,7 +169,7 @@ func (h history) read(t *testing.T, db *DB, name string) error {
 		}
 		for w := int(n); w < h.n; w += 2 {
 			if int64(w) < pm.Next {
-				vs, err := lane.Versions(fmt.Appendf(nil, "p%d", w))
+				vs, err := versionsOf(lane, fmt.Sprint("p", w))
 				if err != nil {
 					return err
 				}

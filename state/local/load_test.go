@@ -186,8 +186,8 @@ func TestLoadedVersions(t *testing.T) {
 				t.Errorf("marker %+v %v", got, err)
 			}
 			for range 100 {
-				id := fmt.Appendf(nil, "p%d", r.IntN(ids))
-				want, err := db.Lane(1).Versions(id)
+				id := fmt.Sprint("p", r.IntN(ids))
+				want, err := versionsOf(db.Lane(1), id)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -197,7 +197,7 @@ func TestLoadedVersions(t *testing.T) {
 						break
 					}
 				}
-				got, err := db.Lane(2).Versions(id)
+				got, err := versionsOf(db.Lane(2), id)
 				if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
 					t.Fatalf("%s: %d versions, want %d: %v", id, len(got), len(want), err)
 				}

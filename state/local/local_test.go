@@ -2,6 +2,7 @@ package local
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -42,6 +43,15 @@ func snapshot(t testing.TB, val string) profile.Snapshot {
 	return s
 }
 
+// versionsOf reads all versions of a profile.
+func versionsOf(l *Lane, id string) ([]Version, error) {
+	vs, all, err := l.Versions([]byte(id), math.MaxInt, math.MaxInt64)
+	if err == nil && !all {
+		err = errors.New("versions were left out")
+	}
+	return vs, err
+}
+
 func TestProfileVersions(t *testing.T) {
 	db := openAt(t, filepath.Join(t.TempDir(), "d"))
 	defer db.Close()
@@ -58,7 +68,7 @@ func TestProfileVersions(t *testing.T) {
 	}
 	offsets := func(id string) string {
 		t.Helper()
-		vs, err := l.Versions([]byte(id))
+		vs, err := versionsOf(l, id)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -89,7 +99,7 @@ func TestProfileVersions(t *testing.T) {
 	if n := strings.Count(offsets("hot"), "@"); n < 21 || n > 22 {
 		t.Errorf("%d versions of a profile that changes often; 21 can be asked for", n)
 	}
-	if vs, err := db.Lane(4).Versions([]byte("p")); err != nil || len(vs) != 0 {
+	if vs, err := versionsOf(db.Lane(4), "p"); err != nil || len(vs) != 0 {
 		t.Errorf("another lane sees %v %v", vs, err)
 	}
 	if m, ok, err := l.ProfileMarker(); err != nil || !ok || m.Next != 300 {
@@ -106,6 +116,63 @@ func TestProfileVersions(t *testing.T) {
 	}
 	if _, ok, _ := l.ProfileMarker(); ok {
 		t.Error("the marker is still there after the reset")
+	}
+}
+
+// TestSomeVersions: what is read of a profile's versions where not all are wanted, with
+// another profile among them whose id has the same hash.
+func TestSomeVersions(t *testing.T) {
+	db := openAt(t, filepath.Join(t.TempDir(), "d"))
+	defer db.Close()
+	l := db.Lane(3)
+	b := l.NewProfileBatch()
+	snap := snapshot(t, "a")
+	for i := range int64(10) {
+		v := Version{Offset: 2 * i, Time: 100 - i, Snapshot: snap}
+		if i == 3 {
+			v.Snapshot = nil
+		}
+		other := binary.BigEndian.AppendUint64(l.profilePrefix([]byte("p")), ^uint64(2*i+1))
+		if err := errors.Join(b.Put([]byte("p"), v, math.MinInt64), b.b.Set(other, appendVersion(nil, []byte("q"), v), nil)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.Commit(ProfileMarker{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		limit int
+		bytes int
+		want  int
+	}{{11, 9 * len(snap), 10}, {10, math.MaxInt, 10}, {9, math.MaxInt, 9}, {0, math.MaxInt, 0}, {10, 9*len(snap) - 1, 9}, {10, 2*len(snap) + 1, 2}, {10, 0, 0}} {
+		vs, all, err := l.Versions([]byte("p"), c.limit, int64(c.bytes))
+		if err != nil || len(vs) != c.want || all != (c.want == 10) {
+			t.Errorf("at most %d of %d bytes: %d, all: %v, %v", c.limit, c.bytes, len(vs), all, err)
+		}
+		for i, v := range vs {
+			if v.Offset != int64(18-2*i) || (v.Snapshot == nil) != (v.Offset == 6) {
+				t.Errorf("at most %d of %d bytes: %d is %+v", c.limit, c.bytes, i, v)
+			}
+		}
+	}
+	for _, c := range []struct{ below, time, want int64 }{
+		{math.MaxInt64, math.MaxInt64, 18}, {18, math.MaxInt64, 16}, {7, 97, 6}, {6, 97, -1}, {6, 98, 4}, {2, 100, 0}, {0, 100, -1}, {math.MaxInt64, 90, -1},
+	} {
+		v, ok, err := l.FindVersion([]byte("p"), c.below, func(offset, time int64) bool {
+			if time != 100-offset/2 || offset%2 != 0 || offset >= c.below {
+				t.Errorf("below %d: asked for %d of the time %d", c.below, offset, time)
+			}
+			return time <= c.time
+		})
+		if err != nil || ok != (c.want >= 0) || ok && (v.Offset != c.want || (v.Snapshot == nil) != (v.Offset == 6)) {
+			t.Errorf("as of %d below %d: %+v %v %v", c.time, c.below, v, ok, err)
+		}
+	}
+	if v, ok, err := l.OldestVersion([]byte("p")); !ok || err != nil || v.Offset != 0 || string(v.Snapshot) != string(snap) {
+		t.Errorf("the oldest: %+v %v %v", v, ok, err)
+	}
+	if v, ok, err := l.OldestVersion([]byte("q")); ok || err != nil {
+		t.Errorf("the oldest of a profile without any: %+v %v", v, err)
 	}
 }
 

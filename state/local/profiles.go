@@ -131,28 +131,89 @@ func (b *ProfileBatch) Commit(m ProfileMarker) error {
 // Close drops what was not committed.
 func (b *ProfileBatch) Close() error { return b.b.Close() }
 
-// Versions reads the versions of a profile, newest first. The memory is the
-// caller's.
-func (l *Lane) Versions(id []byte) ([]Version, error) {
-	prefix := l.profilePrefix(id)
-	it, err := l.db.p.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
+// Versions reads the newest versions of a profile, newest first: at most so many, with
+// snapshots of at most so many bytes. All says that there are no others. The memory is
+// the caller's.
+func (l *Lane) Versions(id []byte, limit int, bytes int64) (out []Version, all bool, err error) {
+	it, err := l.versions(id, math.MaxInt64)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer it.Close()
-	var out []Version
 	for ok := it.First(); ok; ok = it.Next() {
 		got, v, err := decodeVersion(it.Key(), it.Value())
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		if string(got) != string(id) {
 			continue // another profile whose id has the same hash
 		}
-		v.Snapshot = append(profile.Snapshot(nil), v.Snapshot...)
-		out = append(out, v)
+		if bytes -= int64(len(v.Snapshot)); len(out) == limit || bytes < 0 {
+			return out, false, nil
+		}
+		out = append(out, v.clone())
 	}
-	return out, it.Error()
+	return out, true, it.Error()
+}
+
+// FindVersion looks for the newest version of a profile below an offset that take takes;
+// ok is false if there is none. However many it passes over, none is in memory but the
+// one that it returns, whose memory is the caller's.
+func (l *Lane) FindVersion(id []byte, below int64, take func(offset, time int64) bool) (v Version, ok bool, err error) {
+	it, err := l.versions(id, below)
+	if err != nil {
+		return v, false, err
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		got, v, err := splitVersion(it.Key(), it.Value())
+		if err != nil {
+			return v, false, err
+		}
+		if string(got) != string(id) || !take(v.Offset, v.Time) {
+			continue
+		}
+		_, v, err = decodeVersion(it.Key(), it.Value())
+		return v.clone(), err == nil, err
+	}
+	return v, false, it.Error()
+}
+
+// OldestVersion reads the version of a profile with the lowest offset; ok is false if
+// there is none. The memory is the caller's.
+func (l *Lane) OldestVersion(id []byte) (v Version, ok bool, err error) {
+	it, err := l.versions(id, math.MaxInt64)
+	if err != nil {
+		return v, false, err
+	}
+	defer it.Close()
+	for ok := it.Last(); ok; ok = it.Prev() {
+		got, v, err := decodeVersion(it.Key(), it.Value())
+		if err != nil {
+			return v, false, err
+		}
+		if string(got) == string(id) {
+			return v.clone(), true, nil
+		}
+	}
+	return v, false, it.Error()
+}
+
+// versions iterates over what is stored under a profile's hash below an offset, newest
+// first.
+func (l *Lane) versions(id []byte, below int64) (*pebble.Iterator, error) {
+	prefix := l.profilePrefix(id)
+	return l.db.p.NewIter(&pebble.IterOptions{LowerBound: behind(prefix, below), UpperBound: after(prefix)})
+}
+
+// behind is the first key behind that of a profile's version at an offset.
+func behind(prefix []byte, offset int64) []byte {
+	return append(binary.BigEndian.AppendUint64(prefix[:len(prefix):len(prefix)], ^uint64(offset)), 0)
+}
+
+func (v Version) clone() Version {
+	v.Snapshot = append(profile.Snapshot(nil), v.Snapshot...)
+	return v
 }
 
 func (l *Lane) profilePrefix(id []byte) []byte {
@@ -170,6 +231,17 @@ func appendVersion(b, id []byte, v Version) []byte {
 
 // decodeVersion reads one stored version; id and Snapshot alias value.
 func decodeVersion(key, value []byte) (id []byte, v Version, err error) {
+	id, v, err = splitVersion(key, value)
+	if err == nil {
+		if err = profile.Check(v.Snapshot); err != nil {
+			err = fmt.Errorf("%w: profile version %x: %w", errDamaged, key, err)
+		}
+	}
+	return id, v, err
+}
+
+// splitVersion is decodeVersion without a look into the snapshot.
+func splitVersion(key, value []byte) (id []byte, v Version, err error) {
 	n, w := binary.Uvarint(value)
 	if w <= 0 || n > uint64(len(value)-w) || len(key) < 8 {
 		return nil, v, fmt.Errorf("%w: profile version %x", errDamaged, key)
@@ -181,9 +253,6 @@ func decodeVersion(key, value []byte) (id []byte, v Version, err error) {
 	}
 	v.Offset = int64(^binary.BigEndian.Uint64(key[len(key)-8:]))
 	if value = value[w:]; len(value) > 0 {
-		if err := profile.Check(value); err != nil {
-			return nil, v, fmt.Errorf("%w: profile version %x: %w", errDamaged, key, err)
-		}
 		v.Snapshot = value
 	}
 	return id, v, nil
