@@ -215,4 +215,18 @@ func TestAHotProfile(t *testing.T) {
 		ask(1000+i, 10*i+9)
 	}
 	l.checkMemory()
+
+	// It goes on like that, and its events follow.
+	for i := int64(versions); i < versions+100_000; i++ {
+		l.put("hot", 1000+i/10, 100)
+		if len(l.queue) == 1000 {
+			l.floor = 1000 + i/10 - 1000
+			l.read()
+			ask(l.floor, 10*(l.floor-1000)+9)
+		}
+	}
+	l.checkMemory()
+	if len(h.fences) > 2*10_000/fenceStride || h.stride != fenceStride {
+		t.Errorf("%d fences, %d apart, for the last 10,000 versions", len(h.fences), h.stride)
+	}
 }

@@ -328,8 +328,9 @@ func (db *DB) Lane(n int32) *Lane { return &Lane{db: db, n: n} }
 
 // Lane is the state of one lane; one goroutine at a time may use it.
 type Lane struct {
-	db *DB
-	n  int32
+	db     *DB
+	n      int32
+	oldest map[profileHash]int64 // offset of the oldest version, of some profiles; see noteOldest
 }
 
 // key makes a key of the lane: kind, lane, rest.

@@ -378,3 +378,51 @@ func TestALockThatCannotBeOpenedIsNotInUse(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestAProfileThatAlwaysChanges: its versions go as they come, and each costs about what
+// one of another profile does, however many went before.
+func TestAProfileThatAlwaysChanges(t *testing.T) {
+	const versions, behind = 20_000, 10
+	db := openAt(t, filepath.Join(t.TempDir(), "d"))
+	defer db.Close()
+	l := db.Lane(3)
+	snap := snapshot(t, "a")
+	put := func(from int64, id func(i int64) string) time.Duration {
+		t.Helper()
+		before := cpu()
+		for at := from; at < from+versions; at += 1000 {
+			b := l.NewProfileBatch()
+			for i := at; i < at+1000; i++ {
+				if err := b.Put([]byte(id(i)), Version{Offset: i, Time: i, Snapshot: snap}, i-behind); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := b.Commit(ProfileMarker{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return cpu() - before
+	}
+	others := put(0, func(i int64) string { return fmt.Sprint("p", i) })
+	for range 2 { // what is read again is pruned again
+		hot := put(versions, func(int64) string { return "hot" })
+		if hot > 20*others {
+			t.Errorf("%v of processor time, of other profiles %v", hot, others)
+		}
+		vs, err := versionsOf(l, "hot")
+		if err != nil || len(vs) != behind+1 || vs[0].Offset != 2*versions-1 {
+			t.Errorf("%d versions: %v", len(vs), err)
+		}
+	}
+	for range 2 { // nothing is left of many at once either
+		put(versions, func(i int64) string { return fmt.Sprint(i % (2 * oldestKept)) })
+		if n := len(l.oldest); n > oldestKept {
+			t.Errorf("the oldest of %d profiles are known", n)
+		}
+		for i := range 2 * oldestKept {
+			if vs, err := versionsOf(l, fmt.Sprint(i)); err != nil || len(vs) > 2 || vs[0].Offset < 2*versions-2*oldestKept {
+				t.Fatalf("versions of %d: %+v %v", i, vs, err)
+			}
+		}
+	}
+}

@@ -73,6 +73,9 @@ func (l *Lane) NewProfileBatch() *ProfileBatch {
 // dropped: those before the newest one whose Kafka time is at most floor.
 func (b *ProfileBatch) Put(id []byte, v Version, floor int64) error {
 	prefix := b.l.profilePrefix(id)
+	if at, ok := b.l.oldest[profileHash(prefix[5:])]; ok && v.Offset < at {
+		delete(b.l.oldest, profileHash(prefix[5:])) // it is read again
+	}
 	if floor > math.MinInt64 {
 		if err := b.prune(prefix, floor); err != nil {
 			return err
@@ -89,7 +92,11 @@ const pruneLimit = 8
 // prune deletes versions from the oldest on, as long as a newer one is at most of the
 // floor: however many there are above it.
 func (b *ProfileBatch) prune(prefix []byte, floor int64) error {
-	it, err := b.b.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
+	hash, end := profileHash(prefix[5:]), after(prefix)
+	if at, ok := b.l.oldest[hash]; ok {
+		end = behind(prefix, at)
+	}
+	it, err := b.b.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: end})
 	if err != nil {
 		return err
 	}
@@ -107,10 +114,35 @@ func (b *ProfileBatch) prune(prefix []byte, floor int64) error {
 			if err := b.b.Delete(older, nil); err != nil {
 				return err
 			}
+			b.l.noteOldest(hash, v.Offset)
 		}
 		older = append([]byte(nil), it.Key()...)
 	}
 	return it.Error()
+}
+
+// profileHash is what stands for a profile in keys.
+type profileHash [16]byte
+
+// oldestKept is of how many profiles a lane knows the oldest version.
+const oldestKept = 1024
+
+// noteOldest notes that nothing is left of a profile below an offset. Pebble passes over
+// what was deleted key by key until it is compacted away: who looks for the oldest version
+// of a profile that changes all the time begins here.
+func (l *Lane) noteOldest(hash profileHash, offset int64) {
+	if l.oldest == nil {
+		l.oldest = make(map[profileHash]int64)
+	}
+	l.oldest[hash] = offset
+	for other := range l.oldest {
+		if len(l.oldest) <= oldestKept {
+			break
+		}
+		if other != hash {
+			delete(l.oldest, other)
+		}
+	}
 }
 
 // Len is the number of bytes collected.
@@ -206,9 +238,10 @@ func (l *Lane) versions(id []byte, below int64) (*pebble.Iterator, error) {
 	return l.db.p.NewIter(&pebble.IterOptions{LowerBound: behind(prefix, below), UpperBound: after(prefix)})
 }
 
-// behind is the first key behind that of a profile's version at an offset.
+// behind is the first key behind that of a profile's version at an offset. It may use the
+// spare memory of the prefix.
 func behind(prefix []byte, offset int64) []byte {
-	return append(binary.BigEndian.AppendUint64(prefix[:len(prefix):len(prefix)], ^uint64(offset)), 0)
+	return append(binary.BigEndian.AppendUint64(prefix, ^uint64(offset)), 0)
 }
 
 func (v Version) clone() Version {
