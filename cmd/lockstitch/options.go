@@ -219,7 +219,7 @@ var options = []option{
 	{"retention", 400 * 24 * time.Hour, "how long after its newest event a stored segment is removed; at least window_months and dedup_horizon together; the same on all replicas", span(24*time.Hour, 200*366*24*time.Hour), scopeReplica, false},
 	{"session_timeout", 10 * time.Second, "silence after which the group gives a replica's work to others", span(6*time.Second, 5*time.Minute), scopeReplica, false},
 	{"transaction_timeout", 10 * time.Second, "time after which the brokers end the transaction of a replica that died in it", span(time.Second, 15*time.Minute), scopeReplica, false},
-	{"start_timeout", 60 * time.Second, "how long a replica that starts waits for a broker, and then for the answers to what it asks", span(time.Second, 10*time.Minute), scopeReplica, false},
+	{"start_timeout", 60 * time.Second, "how long a replica that starts waits for a broker, then for the answers to what it asks, and for more of the catalog to come", span(time.Second, 10*time.Minute), scopeReplica, false},
 	{"shutdown_timeout", 30 * time.Second, "longest time that downloads in flight may take after SIGTERM; the last cut has 10s of its own beside them", span(time.Second, 10*time.Minute), scopeReplica, false},
 
 	{"http_listen", ":8080", "address of the API, host:port", listenAddress, scopeReplica, false},

@@ -105,7 +105,7 @@ func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica
 	if err := reach(ctx, s, opts, log); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.Replica.StartTimeout)
+	limit, cancel := context.WithTimeout(ctx, s.Replica.StartTimeout)
 	defer cancel()
 	// A broker has answered, so the settings are right: a connection that ends
 	// at once means that a broker goes away, not that TLS or SASL is missing.
@@ -117,10 +117,13 @@ func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica
 		return nil, usage(fmt.Errorf("kafka client: %w", err))
 	}
 	r.onClose(r.asker.Close)
-	if err := r.checkTopics(ctx); err != nil {
+	if err := r.checkTopics(limit); err != nil {
 		return nil, err
 	}
-	if err := r.openViews(ctx, asking); err != nil {
+	if err := r.openViews(limit, asking); err != nil {
+		return nil, err
+	}
+	if err := r.loadViews(ctx); err != nil {
 		return nil, err
 	}
 	if err := r.ownStore(ctx); err != nil {
@@ -278,8 +281,21 @@ func (r *replica) openViews(ctx context.Context, opts []kgo.Opt) (err error) {
 		return err
 	}
 	r.onClose(r.definitions.Close)
-	for _, v := range []interface{ CatchUp(context.Context) error }{r.catalog, r.definitions} {
-		if err := v.CatchUp(ctx); err != nil {
+	return nil
+}
+
+// loadViews reads the catalog and the definitions for as long as it gets on: the catalog of
+// a year takes minutes, and who gave up would begin at its start again.
+func (r *replica) loadViews(ctx context.Context) error {
+	patience := r.s.Replica.StartTimeout
+	for _, v := range []interface {
+		Load(context.Context, time.Duration) error
+	}{r.catalog, r.definitions} {
+		err := v.Load(ctx, patience)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("nothing more was read for %s (start_timeout): %w", patience, err)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -69,7 +69,7 @@ func (a *app) withCatalog(c *cobra.Command, fn func(ctx context.Context, v *cata
 		return unreachable(s, err)
 	}
 	defer v.Close()
-	if err := v.Load(ctx); err != nil {
+	if err := v.Load(ctx, 0); err != nil {
 		return err
 	}
 	if err := v.Err(); err != nil {

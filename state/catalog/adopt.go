@@ -51,7 +51,7 @@ func Adopt(ctx context.Context, opts []kgo.Opt, topics kafka.Topics, log *slog.L
 	if err != nil {
 		return nil, err
 	}
-	if err := v.Load(ctx); err != nil {
+	if err := v.Load(ctx, 0); err != nil {
 		return nil, err
 	}
 	var changed []string

@@ -115,10 +115,11 @@ func (v *View) SameTopic(ctx context.Context) error {
 }
 
 // Load is CatchUp for whoever has just opened the view. With the segments of a year
-// that takes minutes, and the log is told how far it is.
-func (v *View) Load(ctx context.Context) error {
+// that takes minutes, and the log is told how far it is. It is an error once nothing more
+// was read for as long as patience; with none, 0, it waits.
+func (v *View) Load(ctx context.Context, patience time.Duration) error {
 	loaded := make(chan error, 1)
-	go func() { loaded <- v.CatchUp(ctx) }()
+	go func() { loaded <- v.load(ctx, patience) }()
 	say := time.NewTicker(sayAfter)
 	defer say.Stop()
 	for {
@@ -129,6 +130,16 @@ func (v *View) Load(ctx context.Context) error {
 			v.log.Info("reading the catalog", "offset", v.tail.Position(0), "end", v.tail.Target(0))
 		}
 	}
+}
+
+func (v *View) load(ctx context.Context, patience time.Duration) error {
+	if patience == 0 {
+		return v.CatchUp(ctx)
+	}
+	if err := v.tail.Load(ctx, patience); err != nil {
+		return fmt.Errorf("catalog: %w", err)
+	}
+	return nil
 }
 
 // Err is why the catalog cannot be used: a record of another version

@@ -3,6 +3,7 @@ package definition
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
@@ -81,6 +82,12 @@ func (v *View) apply(r *kgo.Record) error {
 // CatchUp waits until everything that was acknowledged before the call is
 // applied.
 func (v *View) CatchUp(ctx context.Context) error { return v.tail.CatchUp(ctx) }
+
+// Load is CatchUp for whoever has just opened the view: it is an error once nothing more
+// was read for as long as patience.
+func (v *View) Load(ctx context.Context, patience time.Duration) error {
+	return v.tail.Load(ctx, patience)
+}
 
 // Changed returns a channel that is closed when records have been applied. Take
 // it before looking.

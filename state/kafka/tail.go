@@ -179,6 +179,25 @@ func (t *Tail) CatchUp(ctx context.Context, partitions ...int32) error {
 	return nil
 }
 
+// Load is CatchUp for whoever has just started the tail. What the topic held then is read
+// for as long as that takes: it is an error once nothing more was read of a partition for
+// as long as patience. The rest, which was written meanwhile, is to come within patience.
+func (t *Tail) Load(ctx context.Context, patience time.Duration) error {
+	for p, end := range t.first {
+		for at := t.Position(int32(p)); at < end; at = t.Position(int32(p)) {
+			more, cancel := context.WithTimeout(ctx, patience)
+			err := t.WaitFor(more, int32(p), at+1)
+			cancel()
+			if err != nil {
+				return err
+			}
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return t.CatchUp(ctx)
+}
+
 // SameTopic is an error if the topic was made anew.
 func (t *Tail) SameTopic(ctx context.Context) error {
 	infos, err := Describe(ctx, t.cl, t.cfg.Topic)

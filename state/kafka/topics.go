@@ -89,7 +89,7 @@ const (
 	costTombstone = "a replica that was away for longer misses deletions and has to rebuild its view more often than it should"
 	costMessage   = "records of up to 1 MB are written here; the brokers would refuse them and the cut would stop"
 	costCompacted = "the topic is read from its start by every replica: without compaction it grows without end"
-	costObsolete  = "what has been replaced is read by every replica that starts, up to a GiB and as much again as is live by Kafka's defaults: starts take longer, and longer than start_timeout in the end"
+	costObsolete  = "what has been replaced is read by every replica that starts, up to a GiB and as much again as is live by Kafka's defaults: starts take longer and longer"
 	costInsync    = "a record is acknowledged when one broker has it: its loss loses what was acknowledged, although there are more copies"
 	costExpiry    = "records expire although nothing has replaced them: what is known of a profile, a segment or a report would be lost"
 )
