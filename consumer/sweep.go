@@ -1,9 +1,9 @@
 package consumer
 
 import (
-	"cmp"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"path"
 	"time"
 
@@ -65,7 +65,7 @@ func (s *sweeper) sweep(ctx context.Context) (int, error) {
 	}
 	var orphans []objects.Info
 	var strangers []string
-	var unread error // the first of those that cannot be read, which stay
+	var failed objects.Failures // what cannot be read or deleted stays
 	var newest time.Time
 	err := s.deps.Store.List(ctx, "segments/", func(i objects.Info) error {
 		if i.ModTime.After(newest) {
@@ -82,6 +82,8 @@ func (s *sweeper) sweep(ctx context.Context) (int, error) {
 	if err := s.deps.Catalog.CatchUp(ctx); err != nil {
 		return 0, err
 	}
+	// Not to fail at the same ones first each time.
+	rand.Shuffle(len(orphans), func(i, j int) { orphans[i], orphans[j] = orphans[j], orphans[i] })
 	// The newest object's time is as near as a listing comes to the store's
 	// clock; our own may be wrong.
 	now, limit := time.Now(), newest
@@ -109,26 +111,26 @@ func (s *sweeper) sweep(ctx context.Context) (int, error) {
 			continue
 		}
 		strange, err := s.strange(ctx, i.Name)
-		if err != nil {
-			unread = cmp.Or(unread, err)
-			continue
-		}
-		if strange {
+		switch {
+		case err != nil:
+		case strange:
 			strangers = append(strangers, i.Name)
-			continue
+		default:
+			if err = s.deps.Store.Delete(ctx, i.Name); err == nil {
+				s.metrics.swept.Inc()
+				n++
+			}
 		}
-		if err := s.deps.Store.Delete(ctx, i.Name); err != nil {
-			return n, err
+		if failed.Add(err) {
+			return n, failed.First
 		}
-		s.metrics.swept.Inc()
-		n++
 	}
 	s.seen = seen
 	if len(strangers) > 0 {
 		s.log.Error("the store holds segments of topics that this catalog has never known, or of a newer version; they are left alone: is store_url that of another system?",
 			"count", len(strangers), "one", strangers[0])
 	}
-	return n, unread
+	return n, failed.First
 }
 
 // strange tells whether a segment is of a topic that the catalog has never known, or

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,11 +21,13 @@ import (
 )
 
 // agedStore says of all objects but the young ones that they are two days old, and
-// lets nobody read one of them.
+// lets nobody read one of them, or delete some.
 type agedStore struct {
 	objects.Store
 	young  map[string]bool
 	locked string
+	held   func(name string) bool // nil: none cannot be deleted
+	asked  int                    // how often somebody wanted to delete one of those
 }
 
 var errLocked = errors.New("the object is locked")
@@ -33,6 +37,14 @@ func (s *agedStore) Open(ctx context.Context, name string, off, n int64) (io.Rea
 		return nil, errLocked
 	}
 	return s.Store.Open(ctx, name, off, n)
+}
+
+func (s *agedStore) Delete(ctx context.Context, name string) error {
+	if s.held != nil && s.held(name) {
+		s.asked++
+		return errLocked
+	}
+	return s.Store.Delete(ctx, name)
 }
 
 func (s *agedStore) List(ctx context.Context, prefix string, fn func(objects.Info) error) error {
@@ -229,6 +241,60 @@ func TestSweeperSparesAnotherSystem(t *testing.T) {
 	s := sweeper{Consumer: c, seen: map[string]time.Time{aged.locked: {}, orphan: {}}}
 	if n, err := s.sweep(t.Context()); n != 1 || !errors.Is(err, errLocked) {
 		t.Errorf("swept %d beside an object that cannot be read: %v", n, err)
+	}
+}
+
+// TestAnOrphanThatCannotBeDeletedHoldsUpNoOther, however many there are. While nothing can
+// be deleted, which is the store's failure, few are tried.
+func TestAnOrphanThatCannotBeDeletedHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	young := "segments/493200/" + ulid.Make().String() // the store's time
+	aged := &agedStore{Store: w.store, young: map[string]bool{young: true}}
+	w.store = aged
+	r := w.start(t.TempDir()+"/d", nil)
+	r.awaitReady(t)
+	seen := map[string]time.Time{young: {}}
+	for len(seen) < 101 {
+		seen["segments/493200/"+ulid.Make().String()] = time.Time{}
+	}
+	for name := range seen {
+		if err := w.store.Put(t.Context(), name, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var left []string
+	list := func() {
+		t.Helper()
+		left = nil
+		if err := w.store.List(t.Context(), "segments/", func(i objects.Info) error {
+			if i.Name != young {
+				left = append(left, i.Name)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list()
+	away, free := true, left[95:]
+	aged.held = func(name string) bool { return away || !slices.Contains(free, name) }
+	sweep := func() {
+		t.Helper()
+		s := sweeper{Consumer: r.c, seen: maps.Clone(seen)}
+		if _, err := s.sweep(t.Context()); !errors.Is(err, errLocked) {
+			t.Fatalf("swept: %v", err)
+		}
+		list()
+	}
+	if sweep(); aged.asked == 0 || aged.asked > 40 || len(left) != 100 {
+		t.Errorf("while nothing can be deleted %d of 100 are tried, %d are left", aged.asked, len(left))
+	}
+	away = false
+	for try := 0; len(left) > 95; try++ {
+		if sweep(); try > 200 {
+			t.Fatalf("%d objects are left, of which 95 cannot be deleted", len(left))
+		}
 	}
 }
 

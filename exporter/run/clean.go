@@ -1,8 +1,10 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"time"
 
 	"lockstitch/state/objects"
@@ -66,46 +68,59 @@ func (r *Runner) cleanLoop(ctx context.Context) {
 func (r *Runner) clean(ctx context.Context) (next time.Time, err error) {
 	now := time.Now()
 	due, next := r.deps.Reports.HavingFiles(now)
+	shuffle(due)
 	var kafka time.Time // unless it is known yet
+	var failed objects.Failures
 	for _, rep := range due {
 		if !r.slots.Mine(rep.Request.ID) {
 			continue
 		}
-		if rep.Status(time.Time{}) == report.StatusCompleted { // not cancelled: time alone ends it
-			if kafka.IsZero() && now.Sub(r.misled) < cleanEvery {
-				continue
-			}
-			if kafka.IsZero() {
-				kafka, err = r.time(ctx, rep)
-			}
-			switch {
-			case errors.Is(err, report.ErrNotFound): // it was withdrawn: nobody knows of its file
-			case err != nil:
-				return next, err
-			case !rep.HasFiles(kafka):
-				r.misled = now
-				continue
-			}
+		if failed.Add(r.cleanOne(ctx, rep, now, &kafka)) {
+			break
 		}
-		// What stood in the log when it was looked at may not have been read then: that
-		// the file is to be delivered before.
-		if due, err := r.stillDue(ctx, rep, kafka); err != nil {
-			return next, err
-		} else if !due {
-			continue
-		}
-		r.at(StepClean)
-		if err := r.removeFiles(ctx, rep); err != nil {
-			return next, err
-		}
-		r.at(StepExpired)
-		if err := r.deps.Reports.WriteExpired(ctx, rep.Request.Account, rep.Request.ID); err != nil {
-			return next, err
-		}
-		r.at(StepCleaned)
-		r.log.Info("removed the files of a report", "report", rep.Request.ID, "status", string(rep.Status(time.Now())))
 	}
-	return next, nil
+	return next, failed.First
+}
+
+// shuffle puts reports in another order each time: see objects.Failures.
+func shuffle(reports []*report.Report) {
+	rand.Shuffle(len(reports), func(i, j int) { reports[i], reports[j] = reports[j], reports[i] })
+}
+
+// cleanOne removes what is due of one report. It asks for Kafka's time if nobody has yet.
+func (r *Runner) cleanOne(ctx context.Context, rep *report.Report, now time.Time, kafka *time.Time) (err error) {
+	if rep.Status(time.Time{}) == report.StatusCompleted { // not cancelled: time alone ends it
+		if kafka.IsZero() && now.Sub(r.misled) < cleanEvery {
+			return nil
+		}
+		if kafka.IsZero() {
+			*kafka, err = r.time(ctx, rep)
+		}
+		switch {
+		case errors.Is(err, report.ErrNotFound): // it was withdrawn: nobody knows of its file
+		case err != nil:
+			return err
+		case !rep.HasFiles(*kafka):
+			r.misled = now
+			return nil
+		}
+	}
+	// What stood in the log when it was looked at may not have been read then: that
+	// the file is to be delivered before.
+	if due, err := r.stillDue(ctx, rep, *kafka); err != nil || !due {
+		return err
+	}
+	r.at(StepClean)
+	if err := r.removeFiles(ctx, rep); err != nil {
+		return err
+	}
+	r.at(StepExpired)
+	if err := r.deps.Reports.WriteExpired(ctx, rep.Request.Account, rep.Request.ID); err != nil {
+		return err
+	}
+	r.at(StepCleaned)
+	r.log.Info("removed the files of a report", "report", rep.Request.ID, "status", string(rep.Status(time.Now())))
+	return nil
 }
 
 // time is Kafka's, in whose time files expire.
@@ -140,17 +155,18 @@ func (r *Runner) removeFiles(ctx context.Context, rep *report.Report) error {
 	}); err != nil {
 		return err
 	}
+	var failed objects.Failures
 	for _, n := range names {
-		if err := r.deps.Store.Delete(ctx, n); err != nil {
-			return err
+		if failed.Add(r.deps.Store.Delete(ctx, n)) {
+			break
 		}
 	}
-	return nil
+	return failed.First
 }
 
 // remove removes reports that have long been over, with what is left of them, a
-// bounded number; more says that there may be others. By Kafka's clock too, which
-// is asked when this machine's says so.
+// bounded number; more says that there may be others. One whose files cannot be removed
+// stays. By Kafka's clock too, which is asked when this machine's says so.
 func (r *Runner) remove(ctx context.Context) (more bool, err error) {
 	now := time.Now()
 	mine := r.removable(now)
@@ -163,17 +179,27 @@ func (r *Runner) remove(ctx context.Context) (more bool, err error) {
 			now, mine = at, r.removable(at)
 		}
 	}
+	shuffle(mine)
+	var failed objects.Failures
+	bare := make([]*report.Report, 0, len(mine)) // without files
 	for _, rep := range mine {
 		// A runner may have stored a file after the others were removed, and died
 		// before it took it away. Steps that have succeeded without rows make none.
 		if rep.Request.Step == nil || rep.MadeFile() || !rep.Succeeded() {
-			if err := r.removeFiles(ctx, rep); err != nil {
-				return false, err
+			err := r.removeFiles(ctx, rep)
+			if failed.Add(err) {
+				break
+			}
+			if err != nil {
+				continue
 			}
 		}
+		bare = append(bare, rep)
 	}
-	removed, err := r.deps.Reports.Sweep(ctx, now, mine, r.slots.Mine)
-	return err == nil && removed >= report.SweepAtOnce, err
+	removed, err := r.deps.Reports.Sweep(ctx, now, bare, r.slots.Mine)
+	// Those that stay are picked again: there is an end once they are all that is.
+	more = err == nil && removed > 0 && removed+len(mine)-len(bare) >= report.SweepAtOnce
+	return more, cmp.Or(err, failed.First)
 }
 
 // removable are those of this replica's reports that have long been over.

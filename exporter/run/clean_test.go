@@ -2,7 +2,11 @@ package run
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"lockstitch/state/kafka"
+	"lockstitch/state/objects"
 	"lockstitch/state/report"
 )
 
@@ -124,6 +129,103 @@ func TestAFileThatIsToBeDeliveredIsNotRemoved(t *testing.T) {
 		clean()
 		if n := w.files(); n != 0 {
 			t.Errorf("%d files are left of one that was delivered", n)
+		}
+	})
+}
+
+// lockedStore lets nobody delete some objects.
+type lockedStore struct {
+	objects.Store
+	locked func(name string) bool
+	asked  int // how often somebody wanted to
+}
+
+var errLocked = errors.New("the object is locked")
+
+func (s *lockedStore) Delete(ctx context.Context, name string) error {
+	if s.locked(name) {
+		s.asked++
+		return errLocked
+	}
+	return s.Store.Delete(ctx, name)
+}
+
+// TestAFileThatCannotBeRemovedHoldsUpNoOther, neither when files expire nor when their
+// reports are removed, and however many there are. While nothing can be deleted, which is
+// the store's failure, few are tried.
+func TestAFileThatCannotBeRemovedHoldsUpNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtualWorld(t)
+		tab := w.table()
+		locked := make(map[string]bool) // the first that are due
+		var free []string               // ids
+		for i := range 100 {
+			id := w.submit(tab, 5, time.Hour).Request.ID
+			object, at := fmt.Sprintf("exports/acme/%s/file.csv.gz", id), time.Now().UTC()
+			if err := w.store.Put(t.Context(), object, []byte("file")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := tab.WriteResult(t.Context(), "acme", id, report.Result{At: at, Expires: at.Add(time.Minute), Object: object}); err != nil {
+				t.Fatal(err)
+			}
+			if i < 95 {
+				locked[object] = true
+			} else {
+				free = append(free, id)
+			}
+			time.Sleep(time.Second)
+		}
+		time.Sleep(2 * time.Minute)
+		away := false
+		store := &lockedStore{Store: w.store, locked: func(name string) bool { return away || locked[name] }}
+		r := w.idle(tab, store)
+		r.slots.count = tab.Partitions()
+		r.slots.set([]int32{0, 1}, true)
+		isFree := func(rep *report.Report) bool { return slices.Contains(free, rep.Request.ID) }
+		left := func() (n int) {
+			due, _ := tab.HavingFiles(time.Now())
+			for _, rep := range due {
+				if isFree(rep) {
+					n++
+				}
+			}
+			return n
+		}
+
+		away = true
+		if _, err := r.clean(t.Context()); !errors.Is(err, errLocked) || store.asked == 0 || store.asked > 40 || left() != len(free) {
+			t.Errorf("while nothing can be deleted %d of 100 objects are tried, %d reports are left: %v", store.asked, left(), err)
+		}
+		away = false
+		for try := 0; left() > 0; try++ {
+			if _, err := r.clean(t.Context()); !errors.Is(err, errLocked) || try > 200 {
+				t.Fatalf("%d reports are left, %v", left(), err)
+			}
+		}
+		if n := w.files(); n != len(locked) {
+			t.Errorf("%d files are left, %d cannot be removed", n, len(locked))
+		}
+
+		r.cfg.Retention = time.Hour // of reports that are over
+		time.Sleep(2 * time.Hour)
+		left = func() (n int) {
+			for _, rep := range r.removable(time.Now()) {
+				if isFree(rep) {
+					n++
+				}
+			}
+			return n
+		}
+		if n := left(); n != len(free) {
+			t.Fatalf("%d of %d reports can be removed", n, len(free))
+		}
+		for try := 0; left() > 0; try++ {
+			if _, err := r.remove(t.Context()); !errors.Is(err, errLocked) || try > 200 {
+				t.Fatalf("%d reports are left, %v", left(), err)
+			}
+		}
+		if n := w.files(); n != len(locked) {
+			t.Errorf("%d files are left, %d cannot be removed", n, len(locked))
 		}
 	})
 }
