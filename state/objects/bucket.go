@@ -24,6 +24,8 @@ const (
 	attemptTime = 30 * time.Second
 	// putTime bounds one attempt at storing an object that is in memory.
 	putTime = 2 * time.Minute
+	// readStall is how long a read within an object may bring nothing.
+	readStall = 2 * time.Minute
 	// attempts is how often an operation is tried before its error is returned;
 	// the services' clients retry below that as well.
 	attempts = 3
@@ -45,13 +47,14 @@ type bucketStore struct {
 	url string
 	// lookFirst: the service may ignore the condition on a write.
 	lookFirst bool
+	readStall time.Duration // tests shorten it
 }
 
 func openBucket(ctx context.Context, u *url.URL) (*bucketStore, error) {
 	if u.Host == "" {
 		return nil, errors.New("the URL names no bucket")
 	}
-	s := &bucketStore{url: u.Scheme + "://" + u.Host + u.Path}
+	s := &bucketStore{url: u.Scheme + "://" + u.Host + u.Path, readStall: readStall}
 	at := *u
 	at.Path, at.User = "", nil
 	var err error
@@ -257,7 +260,7 @@ func (s *bucketStore) Open(ctx context.Context, name string, off, n int64) (io.R
 	}
 	var r io.ReadCloser
 	err := s.retry(ctx, attemptTime, func(context.Context) error {
-		// The reader lives on its context, so only the beginning is bounded.
+		// The reader lives on its context, so only the beginning is bounded; see Read.
 		rctx, cancel := context.WithCancel(ctx)
 		timer := time.AfterFunc(attemptTime, cancel)
 		body, err := s.b.NewRangeReader(rctx, name, off, n, nil)
@@ -271,7 +274,9 @@ func (s *bucketStore) Open(ctx context.Context, name string, off, n int64) (io.R
 			cancel()
 			return err
 		}
-		r = &bucketReader{s: s, name: name, body: body, cancel: cancel}
+		stall := time.AfterFunc(s.readStall, cancel)
+		stall.Stop()
+		r = &bucketReader{s: s, name: name, body: body, cancel: cancel, stall: stall}
 		return nil
 	})
 	if err != nil {
@@ -291,11 +296,20 @@ type bucketReader struct {
 	name   string
 	body   *blob.Reader
 	cancel context.CancelFunc
+
+	stall   *time.Timer // cancels; runs while a byte is waited for, not while the caller takes its time
+	stalled bool
 }
 
 func (r *bucketReader) Read(p []byte) (int, error) {
+	r.stall.Reset(r.s.readStall)
 	n, err := r.body.Read(p)
-	if errors.Is(err, io.ErrUnexpectedEOF) {
+	r.stalled = !r.stall.Stop() || r.stalled
+	switch {
+	case err == nil || errors.Is(err, io.EOF):
+	case r.stalled: // and nobody has told the caller to stop, as the error would say
+		err = errStalled
+	case errors.Is(err, io.ErrUnexpectedEOF):
 		// The answer ended early, not the object: a caller that asks for an exact
 		// length must not take it for one that is too short.
 		err = errConnectionEnded
@@ -306,7 +320,10 @@ func (r *bucketReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-var errConnectionEnded = errors.New("the connection ended within the object")
+var (
+	errConnectionEnded = errors.New("the connection ended within the object")
+	errStalled         = errors.New("nothing came any more within the object")
+)
 
 func (r *bucketReader) Close() error {
 	defer r.cancel()

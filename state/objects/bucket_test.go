@@ -47,6 +47,50 @@ func TestAnswerCutOffIsNotTheEndOfTheObject(t *testing.T) {
 	}
 }
 
+// A store that sends a part of an object and then nothing, on a connection that stays, is
+// given up, as a failure of the store: neither the end of the object nor an end that was
+// asked for. A reader that takes longer between its reads is no such store.
+func TestAReadThatStallsEnds(t *testing.T) {
+	const stall = 500 * time.Millisecond
+	silent := make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		_, _ = w.Write(make([]byte, 50))
+		_ = http.NewResponseController(w).Flush()
+		<-silent
+	}))
+	defer srv.Close()
+	defer close(silent)
+	t.Setenv("AWS_ACCESS_KEY_ID", "test")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	s, err := Open(ctx, "s3://bucket?use_path_style=true&region=us-east-1&endpoint="+srv.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	s.(*bucketStore).readStall = stall
+	r, err := s.Open(ctx, "segments/x", 0, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if n, err := io.ReadFull(r, make([]byte, 25)); n != 25 || err != nil {
+		t.Fatalf("%d bytes, then %v", n, err)
+	}
+	<-time.After(2 * stall) // what the caller does with them
+	if n, err := io.ReadFull(r, make([]byte, 25)); n != 25 || err != nil {
+		t.Fatalf("%d bytes of those that have come, then %v", n, err)
+	}
+	for range 2 {
+		n, err := r.Read(make([]byte, 50))
+		if n != 0 || !errors.Is(err, errStalled) || errors.Is(err, context.Canceled) || errors.Is(err, io.EOF) || ctx.Err() != nil {
+			t.Errorf("%d bytes, then %v", n, err)
+		}
+	}
+}
+
 type nameless struct{}
 
 func (nameless) Do(r *http.Request) (*http.Response, error) {
