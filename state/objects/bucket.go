@@ -26,6 +26,9 @@ const (
 	putTime = 2 * time.Minute
 	// readStall is how long a read within an object may bring nothing.
 	readStall = 2 * time.Minute
+	// writeStall is how long a streamed upload may take for what is under way of it, and
+	// for its end: a slow line gets two parts through.
+	writeStall = 10 * time.Minute
 	// attempts is how often an operation is tried before its error is returned;
 	// the services' clients retry below that as well.
 	attempts = 3
@@ -47,14 +50,15 @@ type bucketStore struct {
 	url string
 	// lookFirst: the service may ignore the condition on a write.
 	lookFirst bool
-	readStall time.Duration // tests shorten it
+	// tests shorten these
+	readStall, writeStall time.Duration
 }
 
 func openBucket(ctx context.Context, u *url.URL) (*bucketStore, error) {
 	if u.Host == "" {
 		return nil, errors.New("the URL names no bucket")
 	}
-	s := &bucketStore{url: u.Scheme + "://" + u.Host + u.Path, readStall: readStall}
+	s := &bucketStore{url: u.Scheme + "://" + u.Host + u.Path, readStall: readStall, writeStall: writeStall}
 	at := *u
 	at.Path, at.User = "", nil
 	var err error
@@ -213,7 +217,9 @@ func (s *bucketStore) Create(ctx context.Context, name string) (Writer, error) {
 		cancel()
 		return nil, s.err("writing", name, err)
 	}
-	return &bucketWriter{s: s, ctx: ctx, cancel: cancel, w: w, name: name, token: token}, nil
+	stall := time.AfterFunc(s.writeStall, cancel)
+	stall.Stop()
+	return &bucketWriter{s: s, ctx: ctx, cancel: cancel, w: w, name: name, token: token, stall: stall}, nil
 }
 
 type bucketWriter struct {
@@ -223,11 +229,25 @@ type bucketWriter struct {
 	w           *blob.Writer
 	name, token string
 	ended       bool
+	stall       *time.Timer // cancels; runs while the store is waited for
+	stalled     bool
 }
 
 func (w *bucketWriter) Write(p []byte) (int, error) {
-	n, err := w.w.Write(p)
+	var n int
+	err := w.within(func() (err error) { n, err = w.w.Write(p); return err })
 	return n, w.s.err("writing", w.name, err)
+}
+
+// within does what waits for the store. An upload that stands still is ended.
+func (w *bucketWriter) within(f func() error) error {
+	w.stall.Reset(w.s.writeStall)
+	err := f()
+	w.stalled = !w.stall.Stop() || w.stalled
+	if err != nil && w.stalled { // nobody has told the caller to stop, as the error would say
+		return errUploadStalled
+	}
+	return err
 }
 
 func (w *bucketWriter) Commit() error {
@@ -236,7 +256,7 @@ func (w *bucketWriter) Commit() error {
 	}
 	w.ended = true
 	defer w.cancel()
-	err := w.w.Close()
+	err := w.within(w.w.Close)
 	err = w.s.retry(w.ctx, attemptTime, func(ctx context.Context) error { return w.s.settle(ctx, w.name, w.token, err) })
 	return w.s.err("writing", w.name, err)
 }
@@ -323,6 +343,7 @@ func (r *bucketReader) Read(p []byte) (int, error) {
 var (
 	errConnectionEnded = errors.New("the connection ended within the object")
 	errStalled         = errors.New("nothing came any more within the object")
+	errUploadStalled   = errors.New("the store takes no more of the object")
 )
 
 func (r *bucketReader) Close() error {

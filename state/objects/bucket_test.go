@@ -91,6 +91,37 @@ func TestAReadThatStallsEnds(t *testing.T) {
 	}
 }
 
+// A store that takes an upload, or its end, and never answers is given up likewise.
+func TestAnUploadThatStallsEnds(t *testing.T) {
+	silent := make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-silent }))
+	defer srv.Close()
+	defer close(silent)
+	t.Setenv("AWS_ACCESS_KEY_ID", "test")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	s, err := Open(ctx, "s3://bucket?use_path_style=true&region=us-east-1&endpoint="+srv.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	s.(*bucketStore).writeStall = 500 * time.Millisecond
+	for size, where := range map[int]string{100: "its end", 10 * partSize: "a part"} {
+		w, err := s.Create(ctx, "exports/x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Abort()
+		if _, err = w.Write(make([]byte, size)); err == nil && size < partSize {
+			err = w.Commit()
+		}
+		if !errors.Is(err, errUploadStalled) || errors.Is(err, context.Canceled) || ctx.Err() != nil {
+			t.Errorf("%s: %v", where, err)
+		}
+	}
+}
+
 type nameless struct{}
 
 func (nameless) Do(r *http.Request) (*http.Response, error) {
