@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,9 +21,10 @@ import (
 // a dot on disk.
 const tempDir = ".lockstitch-tmp"
 
-// staleTemp is how long ago a temporary file was last written to until a store
-// that is opened takes it for left behind by a crash. Another process may be
-// writing to younger ones.
+// staleTemp is how long ago a temporary file was last written to until a store takes
+// it for left behind by a crash. Another process may be writing to younger ones. A store
+// looks when it is opened, and again as often as that while it is written to: what a crash
+// has left is young when the process is back.
 const staleTemp = time.Hour
 
 // fileStore keeps objects as files of a directory. An object is written to a
@@ -35,6 +37,8 @@ type fileStore struct {
 	modes modes
 	// sync is os.File.Sync; tests replace it to see the order of events.
 	sync func(*os.File) error
+	// swept is when temporary files were looked at last, in ns since the Unix epoch.
+	swept atomic.Int64
 }
 
 // modes are the permissions of what a store makes, before the umask.
@@ -72,7 +76,17 @@ func openFile(u *url.URL, m modes) (*fileStore, error) {
 	if err := s.makeDirs(filepath.Join(s.root, tempDir), above, m.dir); err != nil {
 		return nil, err
 	}
-	return s, s.sweepTemp(time.Now().Add(-staleTemp))
+	now := time.Now()
+	s.swept.Store(now.UnixNano())
+	return s, s.sweepTemp(now.Add(-staleTemp))
+}
+
+// sweepAgain looks at the temporary files if that was long ago. No write fails by it.
+func (s *fileStore) sweepAgain(now time.Time) {
+	last := s.swept.Load()
+	if now.Sub(time.Unix(0, last)) >= staleTemp && s.swept.CompareAndSwap(last, now.UnixNano()) {
+		_ = s.sweepTemp(now.Add(-staleTemp))
+	}
 }
 
 // sweepTemp removes temporary files last written before limit.
@@ -162,6 +176,7 @@ func (s *fileStore) Create(ctx context.Context, name string) (Writer, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, s.err("writing", name, err)
 	}
+	s.sweepAgain(time.Now())
 	temp := filepath.Join(s.root, tempDir, ulid.Make().String())
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, s.modes.file)
 	if err != nil {

@@ -138,6 +138,36 @@ func TestStaleTemporaryFilesAreSweptAndNeverListed(t *testing.T) {
 	}
 }
 
+// TestTemporaryFilesAreSweptAgain: a process that was killed and is back at once finds what
+// it was writing young, and nobody may open the store for long after.
+func TestTemporaryFilesAreSweptAgain(t *testing.T) {
+	s, dir := openTestFile(t)
+	left := filepath.Join(dir, tempDir, "left")
+	if err := os.WriteFile(left, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range []struct {
+		age, looked time.Duration // of the file, and since the store has looked
+		stays       bool
+	}{
+		{0, 2 * staleTemp, true},
+		{2 * staleTemp, staleTemp / 2, true},
+		{2 * staleTemp, 2 * staleTemp, false},
+	} {
+		past := time.Now().Add(-c.age)
+		if err := os.Chtimes(left, past, past); err != nil {
+			t.Fatal(err)
+		}
+		s.swept.Store(time.Now().Add(-c.looked).UnixNano())
+		if err := s.Put(t.Context(), fmt.Sprintf("a/%d", i), nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(left); (err == nil) != c.stays {
+			t.Errorf("last written to %s ago, looked at %s ago: %v", c.age, c.looked, err)
+		}
+	}
+}
+
 func TestDeleteRemovesEmptyDirectories(t *testing.T) {
 	s, dir := openTestFile(t)
 	ctx := context.Background()
