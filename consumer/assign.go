@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"time"
 
@@ -200,4 +201,11 @@ func (c *Consumer) rememberLane(n int32) {
 	}
 	c.owned.lanes = append(c.owned.lanes, n)
 	sort.Slice(c.owned.lanes, func(i, j int) bool { return c.owned.lanes[i] < c.owned.lanes[j] })
+}
+
+// forgetLanes notes that nothing of the lanes lies on this disk any more.
+func (c *Consumer) forgetLanes(gone []int32) {
+	c.owned.Lock()
+	defer c.owned.Unlock()
+	c.owned.lanes = slices.DeleteFunc(c.owned.lanes, func(n int32) bool { return slices.Contains(gone, n) })
 }

@@ -152,6 +152,8 @@ type Consumer struct {
 		lanes []int32
 	}
 
+	leftoverAt time.Time // when is looked next for local state that is left over
+
 	rebuilding chan struct{} // an entry for each lane whose deduplication entries are read from segments
 }
 
@@ -210,6 +212,7 @@ func (c *Consumer) Run(ctx context.Context) (err error) {
 	bg.Go(func() { c.drainGroup(bgctx) })
 	defer close(c.quit)
 	c.mergeAt = time.Now().Add(c.cfg.MergeEvery)
+	c.leftoverAt = time.Now().Add(min(leftoverEvery, c.cfg.ProfileStale)) // the group gives lanes back meanwhile
 	return c.loop(ctx)
 }
 
@@ -244,7 +247,7 @@ func (c *Consumer) open(ctx context.Context) error {
 		name = c.cfg.InstanceID
 	}
 	c.writer = c.cfg.Group + "-" + name + c.cfg.WriterSuffix
-	if c.owned.lanes, err = c.db.Lanes(); err != nil {
+	if c.owned.lanes, err = c.usefulLanes(time.Now()); err != nil {
 		return errors.Join(c.db.Damaged(err), c.close())
 	}
 	if err := c.openClients(); err != nil {

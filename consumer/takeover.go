@@ -377,15 +377,20 @@ func (c *Consumer) prunedTooFar(ctx context.Context, l *lane, pruned int64) (boo
 }
 
 // staleProfiles tells whether deletions may be gone from the topic since the local
-// profiles were current. A clock that was ahead then or is behind now hides time
-// that has passed, such as that of a machine that has just started: the clock that
-// says more is believed.
+// profiles were current.
 func (c *Consumer) staleProfiles(m local.ProfileMarker, now time.Time) bool {
+	return c.profileAge(m, now) > c.cfg.ProfileStale
+}
+
+// profileAge is how long ago the local profiles were current. A clock that was ahead
+// then or is behind now hides time that has passed, such as that of a machine that has
+// just started: the clock that says more is believed.
+func (c *Consumer) profileAge(m local.ProfileMarker, now time.Time) time.Duration {
 	age := now.Sub(m.At)
 	if m.LogTime > 0 {
 		age = max(age, time.Duration(c.deps.Catalog.LogTime()-m.LogTime)*time.Millisecond)
 	}
-	return age > c.cfg.ProfileStale
+	return age
 }
 
 // awaitStable fails while a transaction of an earlier owner of the lane can still

@@ -93,6 +93,9 @@ func (c *Consumer) turn(ctx context.Context, t *turnState) error {
 	if err := c.touchProfiles(ctx, now); err != nil {
 		return err
 	}
+	if err := c.dropLeftovers(now); err != nil {
+		return err
+	}
 	c.publish()
 	c.retain(ctx, now)
 	c.merge(ctx, now)

@@ -8,6 +8,7 @@
 package local
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -82,6 +83,10 @@ type DB struct {
 	loadBytes int64
 	loaded    atomic.Int64 // files made in loadDir so far, for their names
 
+	background sync.WaitGroup // what Drop leaves to be done
+	closing    context.Context
+	stop       context.CancelFunc // of closing
+
 	mu     sync.Mutex
 	damage error // see Err
 	noted  bool  // for the next start
@@ -145,6 +150,7 @@ func openLocked(dir string, opt Options) (*DB, error) {
 	if db.loadBytes <= 0 {
 		db.loadBytes = 4 << 20
 	}
+	db.closing, db.stop = context.WithCancel(context.Background())
 	if err := makeLoadDir(opt.FS, dir); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
@@ -321,7 +327,11 @@ func (db *DB) Err() error {
 var errDamaged = errors.New("damaged value")
 
 // Close closes the database and gives the directory free.
-func (db *DB) Close() error { return errors.Join(db.p.Close(), db.lock.Close()) }
+func (db *DB) Close() error {
+	db.stop()
+	db.background.Wait()
+	return errors.Join(db.p.Close(), db.lock.Close())
+}
 
 // Lane gives access to the state of one lane.
 func (db *DB) Lane(n int32) *Lane { return &Lane{db: db, n: n} }
