@@ -147,6 +147,7 @@ func (c *Consumer) cut(ctx context.Context) error {
 		if done != nil {
 			c.retained(l, done)
 		}
+		c.forgotten(l)
 		if l.merged != nil { // else it was not in this cut
 			c.replaced(l)
 		}
@@ -223,6 +224,9 @@ func (c *Consumer) upload(ctx context.Context, id string, lanes []*lane) ([]*kgo
 			return nil, err
 		}
 		records = append(records, rs...)
+		for _, m := range c.unreadMarks(l, unreadPerCut) {
+			records = append(records, m.Tombstone(topic))
+		}
 		for i := range l.dead {
 			if err := add(l.dead[i].record(ctx, c.cfg.Topics.DeadLetters, c.deps.Store)); err != nil {
 				return nil, err

@@ -47,6 +47,7 @@ type lane struct {
 	counts    laneCounts // since the last look
 	hourLimit int        // of mark records for the next cut; see full
 	retaining *retaining // what its next cut removes; nil: nothing
+	forgets   int64      // before which hour its next cuts forget marks that nobody needs; 0: none
 	merged    *merged    // what its next cut replaces segments with; nil: nothing
 }
 

@@ -22,6 +22,9 @@ const (
 	// oldPerCut bounds the hours that one cut forgets of a partition: more than
 	// it can add in the long run, and few for one transaction.
 	oldPerCut = 48
+	// unreadPerCut bounds the hours that one cut forgets of all partitions that nobody
+	// reads any more.
+	unreadPerCut = 1000
 )
 
 // marks collects the minute marks of one partition (catalog.Marks).
@@ -89,4 +92,33 @@ func (c *Consumer) markRecords(in *input) ([]*kgo.Record, error) {
 		}
 	}
 	return out, nil
+}
+
+// forgetFrom is before which hour marks are forgotten of partitions that nobody reads any
+// more, whose time is Kafka's; expired is what has expired and is still stored, oldest
+// first. An order that is behind may still have those rows, and a retention that is too
+// short by mistake may be put right before they are removed.
+func (c *Consumer) forgetFrom(now time.Time, expired []*catalog.Segment) int64 {
+	kept := c.kafkaTime(now) - c.cfg.Retention.Milliseconds()
+	if len(expired) > 0 {
+		kept = min(kept, expired[0].Newest())
+	}
+	return kept/time.Hour.Milliseconds() - keepMarks
+}
+
+// unreadMarks are the marks that the next cut of a lane forgets.
+func (c *Consumer) unreadMarks(l *lane, limit int) []catalog.Marks {
+	if l.forgets <= 0 {
+		return nil
+	}
+	return c.deps.Catalog.UnreadMarks(c.cfg.Topics.Events, l.forgets, limit)
+}
+
+// forgotten leaves what is still to be forgotten to the lane's next cut.
+func (c *Consumer) forgotten(l *lane) {
+	if len(c.unreadMarks(l, 1)) > 0 {
+		l.touch(time.Now())
+	} else {
+		l.forgets = 0
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -222,15 +223,15 @@ func TestMarksOfABacklogComeInShares(t *testing.T) {
 	r := w.start(filepath.Join(t.TempDir(), "d"), func(c *Config) { c.FlushInterval = 2 * time.Second })
 	w.settle(r.cat)
 	w.checkMarks(r.cat)
-	for cut, n := range w.marksPerCut() {
+	for cut, n := range w.marksPerCut(func(*kgo.Record) bool { return true }) {
 		if n > hoursPerCut {
 			t.Errorf("cut %d carries %d mark records, more than %d", cut, n, hoursPerCut)
 		}
 	}
 }
 
-// marksPerCut counts the mark records of each transaction in the catalog.
-func (w *world) marksPerCut() []int {
+// marksPerCut counts some of the mark records of each transaction in the catalog.
+func (w *world) marksPerCut(some func(*kgo.Record) bool) []int {
 	w.t.Helper()
 	ends, err := kafka.Ends(w.t.Context(), w.prod, w.topics.Catalog)
 	if err != nil {
@@ -248,7 +249,7 @@ func (w *world) marksPerCut() []int {
 			switch {
 			case r.Attrs.IsControl():
 				out = append(out, 0)
-			case strings.HasPrefix(string(r.Key), "m/"):
+			case strings.HasPrefix(string(r.Key), "m/") && some(r):
 				out[len(out)-1]++
 			}
 		})
@@ -282,5 +283,108 @@ func TestOldMarksAreForgotten(t *testing.T) {
 	}
 	if got, ok := r.cat.Mark(infos["email-events"].ID, 0, first); !ok || got != 1 {
 		t.Errorf("the mark of the forgotten hour is %d, %v; want that of the oldest kept, 1", got, ok)
+	}
+}
+
+// TestMarksThatNobodyReadsAreForgotten: those of a topic that was taken off the list and
+// of an earlier incarnation, once the rows of their hours are gone; nothing else of them.
+func TestMarksThatNobodyReadsAreForgotten(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	one := w.topics.Events
+	both := append(slices.Clone(one), "old-events")
+	w.topics.Events = both
+	if _, err := kafka.Create(t.Context(), w.prod, w.topics, kafka.CreateOptions{Partitions: lanes, ReplicationFactor: 1}); err != nil {
+		t.Fatal(err)
+	}
+	p := newPast(w)
+	put := func(topic string, part int32, days ...int) {
+		t.Helper()
+		for _, d := range days {
+			r := p.record(part, p.ago(d), fmt.Sprint(topic, d))
+			r.Topic = topic
+			if err := p.prod.ProduceSync(t.Context(), r).FirstErr(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	infos, err := kafka.Describe(t.Context(), w.prod, both...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	off, live := segment.TopicID(infos["old-events"].ID), segment.TopicID(infos["email-events"].ID)
+	first := func(cat *catalog.View, id segment.TopicID, part int32, want int64) func() bool {
+		return func() bool {
+			got, ok := cat.Mark(id, part, p.ago(50).Truncate(time.Hour))
+			return ok && got == want
+		}
+	}
+	noticed := func(c *Config) { shortLived(c); c.RemovalNotice = time.Hour }
+
+	r := w.start(filepath.Join(t.TempDir(), "a"), func(c *Config) { noticed(c); c.Retention = 400 * day })
+	put("old-events", 0, 40, 30, 12)
+	put("email-events", 0, 40)
+	put("email-events", 1, 40)
+	w.settle(r.cat)
+	put("email-events", 0, 0)
+	w.settle(r.cat)
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	// More than one cut removes, of a topic of long ago.
+	var many []*kgo.Record
+	for i := range int64(unreadPerCut + 500) {
+		m := catalog.Marks{TopicID: segment.TopicID{1}, Partition: 1, Hour: 10_000 + i}
+		m.Add(60*m.Hour, i)
+		rec, err := m.Record(w.topics.Catalog)
+		if err != nil {
+			t.Fatal(err)
+		}
+		many = append(many, rec)
+	}
+	if err := w.prod.ProduceSync(t.Context(), many...).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+
+	// What has expired is announced, by a retention that may be too short by mistake.
+	w.topics.Events = one
+	r = w.start(filepath.Join(t.TempDir(), "b"), noticed)
+	p.await(r.cat, "marks of long ago are there", func() bool {
+		return r.cat.Retention().At > 0 && len(r.cat.OldMarks(segment.TopicID{1}, 1, 1<<40, 1)) == 0
+	})
+	if !first(r.cat, off, 0, 0)() || !first(r.cat, live, 1, 0)() {
+		t.Error("marks are forgotten of hours of which rows are stored")
+	}
+	for cut, n := range w.marksPerCut(func(r *kgo.Record) bool { return r.Value == nil }) {
+		if n > unreadPerCut+oldPerCut {
+			t.Errorf("cut %d removes %d hours", cut, n)
+		}
+	}
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	r = w.start(filepath.Join(t.TempDir(), "c"), shortLived)
+	p.await(r.cat, "the marks of a topic that is not read are not forgotten", first(r.cat, off, 0, 2))
+	if !first(r.cat, live, 1, 0)() {
+		t.Error("the marks of a partition that is read are forgotten")
+	}
+	w.remake("email-events", lanes)
+	w.adopt()
+	p.await(r.cat, "the marks of an earlier incarnation are not forgotten", func() bool {
+		_, ok := r.cat.NewestMarks(live, 1)
+		return !ok
+	})
+	if m, ok := r.cat.NewestMarks(live, 0); !ok || m.Hour != p.ago(0).Unix()/3600 {
+		t.Errorf("newest marks of the earlier incarnation %+v, %v", m, ok)
+	}
+	cat := w.caughtUp()
+	for id, next := range map[segment.TopicID]int64{off: 3, live: 2} {
+		pos, _ := cat.Position(id, 0)
+		if _, ok := cat.FirstEnds(id, 0); pos.Next != next || !ok {
+			t.Errorf("position %+v, first ends %v", pos, ok)
+		}
+	}
+	if !first(cat, off, 0, 2)() {
+		t.Error("the catalog read anew has other marks")
 	}
 }

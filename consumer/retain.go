@@ -65,7 +65,7 @@ func (c *Consumer) retain(ctx context.Context, now time.Time) {
 	c.retainAt = now.Add(min(retainEvery, c.cfg.RemovalNotice))
 	rctx, cancel := context.WithTimeout(ctx, requestLimit)
 	defer cancel()
-	r, err := c.decideRetention(rctx, now)
+	r, forgets, err := c.decideRetention(rctx, now)
 	if r != nil {
 		// A cut must not fail for it.
 		if _, err := r.record.Record(c.cfg.Topics.Catalog); err != nil {
@@ -80,26 +80,31 @@ func (c *Consumer) retain(ctx context.Context, now time.Time) {
 		l.retaining = r
 		l.touch(now)
 	}
+	if l.forgets = forgets; len(c.unreadMarks(l, 1)) > 0 {
+		c.log.Info("old minute marks of partitions that nobody reads any more are removed", "before", time.Unix(3600*forgets, 0).UTC())
+		l.touch(now)
+	}
 }
 
-// decideRetention reads the catalog to its end and says what is to be done; nil:
-// nothing.
-func (c *Consumer) decideRetention(ctx context.Context, now time.Time) (*retaining, error) {
+// decideRetention reads the catalog to its end and says what is to be done, nil:
+// nothing, and before which hour marks that nobody needs are forgotten.
+func (c *Consumer) decideRetention(ctx context.Context, now time.Time) (r *retaining, forgets int64, err error) {
 	if err := c.deps.Catalog.CatchUp(ctx); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	ends, err := kafka.Ends(ctx, c.deps.Catalog.Client(), c.cfg.Topics.Events...)
 	if err != nil {
-		return nil, fmt.Errorf("the ends of the event topics: %w", err)
+		return nil, 0, fmt.Errorf("the ends of the event topics: %w", err)
 	}
 	at, segments := c.deps.Catalog.Retention(), c.deps.Catalog.Segments()
 	old := c.newAges(ends, now).expired(segments)
+	forgets = c.forgetFrom(now, old)
 	if announcedEarly(at, segments, c.deps.Catalog.LogTime()-c.cfg.Retention.Milliseconds()) {
 		c.log.Warn("it was announced, by a shorter retention than this replica has, that segments will be removed: that is taken back", "retention", c.cfg.Retention)
 		at.Refused = at.Removed.Above(old)
-		return &retaining{record: at}, nil
+		return &retaining{record: at}, forgets, nil
 	}
-	return nextRetention(at, old, now.UnixMilli(), c.cfg.RemovalNotice.Milliseconds()), nil
+	return nextRetention(at, old, now.UnixMilli(), c.cfg.RemovalNotice.Milliseconds()), forgets, nil
 }
 
 // announcedEarly tells whether something is about to be removed that has not expired

@@ -326,6 +326,14 @@ func TestBoundaryOfATopicTakenOffTheList(t *testing.T) {
 			t.Errorf("boundary of %v: %d in the topic that was taken off, want %d", c.at, at, c.want)
 		}
 	}
+	// An order that is further behind than marks are kept has what is left in a file.
+	for hour, want := range []int64{1, 2, 3} {
+		m := catalog.Marks{TopicID: old, Partition: 1, Hour: midnight.Unix()/3600 + int64(hour)}
+		l.record(m.Tombstone("catalog"), nil)
+		if at := l.boundary(midnight)[fmt.Sprintf("old/%s/1", old)]; at != want {
+			t.Errorf("boundary where the marks of %d hours are forgotten: %d, want %d", hour+1, at, want)
+		}
+	}
 }
 
 func TestNoBoundary(t *testing.T) {

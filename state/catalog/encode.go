@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -70,6 +72,15 @@ func (a *Adopted) record(topic, kind string) (*kgo.Record, error) {
 
 func partitionKey(id segment.TopicID, partition int32) string {
 	return fmt.Sprintf("%s/%d", id, partition)
+}
+
+func parsePartitionKey(key string) (id segment.TopicID, partition int32, err error) {
+	topic, number, _ := strings.Cut(key, "/")
+	if id, err = segment.ParseTopicID(topic); err != nil {
+		return id, 0, err
+	}
+	n, err := strconv.ParseInt(number, 10, 32)
+	return id, int32(n), err
 }
 
 func encode(topic, key string, v any) (*kgo.Record, error) {

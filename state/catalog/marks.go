@@ -196,6 +196,40 @@ func (v *View) OldMarks(id segment.TopicID, partition int32, before int64, limit
 	return out
 }
 
+// UnreadMarks lists hours before the given one of which partitions have marks that are
+// none of these topics' incarnations in use: nobody reads them any more, by the settings
+// of who asks. At most limit of them, of each partition the oldest first.
+func (v *View) UnreadMarks(topics []string, before int64, limit int) []Marks {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	var read []segment.TopicID
+	for _, topic := range topics {
+		if a := v.st.incarnations(topic); a != nil {
+			read = append(read, a.IDs[len(a.IDs)-1:]...)
+		}
+	}
+	var out []Marks
+	for key, hours := range v.st.marks {
+		if hours[0].hour >= before {
+			continue
+		}
+		id, partition, err := parsePartitionKey(key)
+		if err != nil || slices.Contains(read, id) {
+			continue
+		}
+		for _, h := range hours {
+			if len(out) == limit {
+				return out
+			}
+			if h.hour >= before {
+				break
+			}
+			out = append(out, Marks{TopicID: id, Partition: partition, Hour: h.hour})
+		}
+	}
+	return out
+}
+
 func (s *state) applyMarks(rest string, value []byte) error {
 	i := strings.LastIndexByte(rest, '/')
 	if i < 0 {
@@ -211,6 +245,9 @@ func (s *state) applyMarks(rest string, value []byte) error {
 	if value == nil {
 		if found {
 			s.marks[partition] = slices.Delete(hours, at, at+1)
+		}
+		if len(s.marks[partition]) == 0 {
+			delete(s.marks, partition)
 		}
 		return nil
 	}
