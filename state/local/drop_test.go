@@ -2,12 +2,16 @@ package local
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"path/filepath"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"lockstitch/internal/seed"
 	"lockstitch/state/segment"
@@ -105,4 +109,74 @@ func TestDroppedLanesAreGone(t *testing.T) {
 	// What comes back begins anew.
 	fill(1)
 	stored(0, 1, 255)
+}
+
+// TestACrashWhileLanesAreDropped leaves each lane whole, to be dropped again, or gone.
+func TestACrashWhileLanesAreDropped(t *testing.T) {
+	r := seed.Rand(t)
+	const dropped = 5
+	open := func(disk vfs.FS) *DB {
+		t.Helper()
+		db, err := Open("/", "cluster", "group", Options{FS: disk, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return db
+	}
+	id := segment.TopicID{1}
+	for range 20 {
+		disk := vfs.NewCrashableMem()
+		db := open(disk)
+		for n := range int32(dropped + 1) {
+			b := db.Lane(n).NewProfileBatch()
+			err := b.Put([]byte("p"), Version{Offset: 1, Time: 1, Snapshot: snapshot(t, "a")}, math.MinInt64)
+			if err == nil {
+				err = b.Commit(ProfileMarker{Next: 2, At: time.Now()})
+			}
+			if err == nil {
+				err = db.Lane(n).WriteDedup([]DedupEntry{{DedupKey{1}, 10, 500}}, 1000, map[segment.TopicID]DedupMarker{id: {Next: 11}})
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := db.p.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		lanes := []int32{0, 1, 2, 3, 4}[:1+r.IntN(dropped)]
+		if err := db.Drop(lanes); err != nil {
+			t.Fatal(err)
+		}
+		if r.IntN(2) == 0 {
+			db.background.Wait()
+		}
+		left := disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.IntN(101), RNG: r})
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		db = open(left)
+		stored, err := db.Stored()
+		if err != nil || !slices.Contains(stored, dropped) {
+			t.Fatalf("stored are %v, %v", stored, err)
+		}
+		for _, n := range stored {
+			l := db.Lane(n)
+			_, profiles, err1 := l.ProfileMarker()
+			versions, _, err2 := l.Versions([]byte("p"), 1, 1<<20)
+			_, entries, err3 := l.DedupMarker(id)
+			_, entry, err4 := l.LookupDedup(0, DedupKey{1})
+			if err := errors.Join(err1, err2, err3, err4); err != nil || !profiles || len(versions) != 1 || !entries || !entry {
+				t.Errorf("lane %d has a part of its state: %v %v %v %v, %v", n, profiles, len(versions), entries, entry, err)
+			}
+		}
+		if err := db.Drop(stored); err != nil {
+			t.Fatal(err)
+		}
+		if again, err := db.Stored(); err != nil || len(again) > 0 {
+			t.Errorf("stored are %v, %v", again, err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
