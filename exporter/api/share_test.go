@@ -148,7 +148,7 @@ func TestMemoryOfActivitiesIsCounted(t *testing.T) {
 		}
 		runtime.KeepAlive(added)
 		total.giveUp()
-		if added = nil; mem.used != 0 {
+		if mem.used != 0 {
 			t.Errorf("%s: %d bytes are kept", what, mem.used)
 		}
 
