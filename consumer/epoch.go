@@ -34,7 +34,7 @@ func (ps proofs) add(topic string, n int32, p *proof) {
 	ps[topic][n] = p
 }
 
-// ask asks the logs for what is to be proven.
+// ask asks the logs for what is to be proven; an error if any of them does not answer.
 func (ps proofs) ask(ctx context.Context, cl *kgo.Client) error {
 	epochs := make(map[string]map[int32]kafka.Epoch)
 	for t, of := range ps {
@@ -46,9 +46,6 @@ func (ps proofs) ask(ctx context.Context, cl *kgo.Client) error {
 		}
 	}
 	ends, err := kafka.EpochEnds(ctx, cl, epochs)
-	if err != nil {
-		return err
-	}
 	for t, of := range ends {
 		for n, end := range of {
 			p := ps[t][n]
@@ -57,7 +54,7 @@ func (ps proofs) ask(ctx context.Context, cl *kgo.Client) error {
 			}
 		}
 	}
-	return nil
+	return err
 }
 
 // covers tells whether records that come next are of the log that was asked.
@@ -103,11 +100,11 @@ func (c *Consumer) settle(ctx context.Context, doubts []doubt) {
 		if d.l.lost {
 			continue
 		}
-		if err == nil && d.proof.covers(d.records) {
+		if d.proof.covers(d.records) {
 			d.take()
 			continue
 		}
-		c.log.Warn("a lane is taken over anew, as its log may have been cut off", "topic", d.topic, "partition", d.l.n, "below", d.proof.below, "err", err)
+		c.log.Warn("a lane is taken over anew: its log was cut off, or does not say that it was not", "topic", d.topic, "partition", d.l.n, "below", d.proof.below, "err", err)
 		d.l.lost = true
 		c.retakeLane(d.l)
 	}

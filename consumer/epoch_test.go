@@ -217,7 +217,7 @@ func TestALogThatIsCutOffBeforeItIsRead(t *testing.T) {
 			if err := r.stop(); err != nil {
 				t.Fatal(err)
 			}
-			if said := log.String(); strings.Contains(said, "cut off") || strings.Contains(said, "taken over anew") {
+			if said := log.String(); strings.Contains(said, "cut off") || strings.Contains(said, "taken over anew:") {
 				t.Fatalf("a leader that has all stops the lane:\n%s", said)
 			}
 			r = start()

@@ -53,12 +53,18 @@ func (p *picker) isLeft(id string) bool {
 // (ms). Of one that was sealed two spans ago by the machine's clock now (ms), and whose
 // newest row is still to come by Kafka's, a broker's clock was ahead: rows that come behind
 // such a one are as new (contract 2.1). It belongs to the span that it was sealed in.
-func spanOf(s *catalog.Segment, span, now, over int64) (at int64, is bool) {
-	at = s.Newest() / span
+func spanOf(s *catalog.Segment, span, now, over int64) (of group, is bool) {
+	at := s.Newest() / span
 	if (at+1)*span+span/8 <= over {
-		return at, true
+		return group{at, false}, true
 	}
-	return s.Sealed() / span, s.Sealed() < now-2*span
+	return group{s.Sealed() / span, true}, s.Sealed() < now-2*span
+}
+
+// group is a span, of the newest rows or of when the segments were sealed.
+type group struct {
+	at     int64
+	sealed bool
 }
 
 // pick chooses those that are merged next, small ones first, nil if there are none, of
@@ -66,8 +72,8 @@ func spanOf(s *catalog.Segment, span, now, over int64) (at int64, is bool) {
 // spanOf; what is older than expired (ms) is left to retention.
 func (p *picker) pick(segments []*catalog.Segment, now, over, expired int64) []*catalog.Segment {
 	for _, span := range p.spans {
-		groups := make(map[int64][]candidate)
-		var order []int64
+		groups := make(map[group][]candidate)
+		var order []group
 		for _, s := range segments {
 			at, is := spanOf(s, span.Milliseconds(), now, over)
 			if !is || s.Newest() < expired || p.isLeft(s.ID) {

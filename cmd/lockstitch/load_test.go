@@ -142,8 +142,19 @@ func TestDefaultsHaveRoom(t *testing.T) {
 	if minutely+hourly > one || most*quarterly > one || minutely+5*hourly > all/2 {
 		t.Errorf("a rolling export takes %d, %d and %d bytes of %d for an account and %d for all", minutely, quarterly, hourly, one, all)
 	}
-	if 2*one > all || all > int64(s.Replica.MemoryLimit)/4 || most*minutely <= all {
+	polled := report.Request{Account: "acme", Body: make([]byte, 100), Question: report.Question{Barrier: plan.Positions, After: plan.Positions}}
+	through := report.Question{Barrier: plan.Positions}
+	if minutes := int64((c.FileLifetime + 2*24*time.Hour) / time.Minute); minutes*(polled.Size()+through.Size()) > one {
+		t.Errorf("a client that asks every minute takes %d bytes of %d", minutes*(polled.Size()+through.Size()), one)
+	}
+	if 4*one > 3*all || all > int64(s.Replica.MemoryLimit)/4 || most*minutely <= all {
 		t.Errorf("%d bytes for an account, %d for all, %d rolling exports take %d each", one, all, most, minutely)
+	}
+	if s, _, err = loadSettings(flagsOf(t, append(least, "--max-reports-size=256MiB")...), nil, serveScope); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.apiConfig().Limits.ReportsBytes; got != all/4*3 {
+		t.Errorf("one account may take %d of %d bytes", got, all)
 	}
 	if s, _, err = loadSettings(flagsOf(t, append(least, "--memory-limit=1GiB", "--file-lifetime=24h")...), nil, serveScope); err != nil {
 		t.Fatal(err)

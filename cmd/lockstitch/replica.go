@@ -355,12 +355,13 @@ func (r *replica) eventEnds(ctx context.Context) ([]report.End, error) {
 }
 
 func (s *Settings) apiConfig() api.Config {
+	reports := int64(s.Replica.MemoryLimit) / 16 * 3 // of which no account may have all
 	c := api.Config{
 		PublicURL: s.HTTP.PublicURL,
 		Limits: api.Limits{
 			WindowMonths: s.Limits.WindowMonths, Attributes: s.Limits.MaxAttributes, Tags: s.Limits.MaxTags,
-			Sections: s.Limits.MaxSections, Pending: s.Limits.MaxPending, ReportsBytes: int64(s.Limits.MaxReportsSize),
-			AllReportsBytes: int64(s.Replica.MemoryLimit) / 16 * 3,
+			Sections: s.Limits.MaxSections, Pending: s.Limits.MaxPending, ReportsBytes: min(int64(s.Limits.MaxReportsSize), reports/4*3),
+			AllReportsBytes: reports,
 			RollingExports:  s.Limits.MaxRolling, TokensPerMinute: s.Limits.TokensPerMinute,
 			ExportsPerMinute: s.Limits.ExportsPerMinute, DownloadsPerMinute: s.Limits.DownloadsPerMinute,
 			CallsPerMinute: s.Limits.CallsPerMinute,

@@ -139,7 +139,7 @@ func New(cfg Config, deps Deps) (http.Handler, error) {
 	}
 	s := &server{
 		cfg: cfg, deps: deps, log: deps.Log, now: deps.Now,
-		authority: authority, cursors: cursor.New(cfg.SigningKeys), metrics: newMetrics(deps.Registerer),
+		authority: authority, cursors: cursor.New(cfg.SigningKeys), metrics: newMetrics(deps.Registerer, cfg.Limits.AllReportsBytes),
 		tokenCalls:   limits.NewPerMinute(cfg.Limits.TokensPerMinute),
 		wrongSecrets: limits.NewPerMinute(cfg.Limits.TokensPerMinute),
 		calls:        limits.NewPerMinute(cfg.Limits.CallsPerMinute),

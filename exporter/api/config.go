@@ -29,7 +29,7 @@ type Config struct {
 	BarrierTimeout     time.Duration // a report waits this long for its barrier; 20m
 	KafkaTimeout       time.Duration // a question to Kafka may take this long, then 503; 5s
 	ActivityWindow     time.Duration // how far back activities are looked for; 90 days
-	ActivityTimeout    time.Duration // reading them may take this long, then 503; 20s
+	ActivityTimeout    time.Duration // reading them may take this long, then 503; 15s
 	ActivityCacheBytes int64         // memory for summaries of what is stored; 32 MiB
 	ActivitySumBytes   int64         // memory for what is summed up for activities, for all calls together; 16 MiB
 	ActivityReads      int           // slices read at a time, for all calls together; 32
@@ -60,7 +60,7 @@ type Limits struct {
 	Tags               int   // tag columns; 25
 	Sections           int   // sections defined on the account; 25
 	Pending            int   // exports of an account without result, over all replicas; 10
-	ReportsBytes       int64 // what an account's reports and rolling exports may take of every replica's memory; 48 MiB
+	ReportsBytes       int64 // what an account's reports and rolling exports may take of every replica's memory; 64 MiB
 	AllReportsBytes    int64 // what those of all accounts may; 96 MiB
 	RollingExports     int   // rolling exports of an account; 20
 	TokensPerMinute    int   // token calls of a client; 10
@@ -76,7 +76,7 @@ func (c Config) withDefaults() Config {
 	def(&c.BarrierTimeout, 20*time.Minute)
 	def(&c.KafkaTimeout, 5*time.Second)
 	def(&c.ActivityWindow, 90*24*time.Hour)
-	def(&c.ActivityTimeout, 20*time.Second)
+	def(&c.ActivityTimeout, 15*time.Second)
 	def(&c.ActivityCacheBytes, 32<<20)
 	def(&c.ActivitySumBytes, 16<<20)
 	def(&c.ActivityReads, 32)
@@ -85,7 +85,7 @@ func (c Config) withDefaults() Config {
 	def(&c.Limits.Tags, 25)
 	def(&c.Limits.Sections, 25)
 	def(&c.Limits.Pending, 10)
-	def(&c.Limits.ReportsBytes, 48<<20)
+	def(&c.Limits.ReportsBytes, 64<<20)
 	def(&c.Limits.AllReportsBytes, 96<<20)
 	def(&c.Limits.RollingExports, 20)
 	def(&c.Limits.TokensPerMinute, 10)

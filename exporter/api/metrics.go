@@ -15,8 +15,12 @@ type metrics struct {
 	panics   prometheus.Counter
 }
 
-func newMetrics(reg prometheus.Registerer) *metrics {
+func newMetrics(reg prometheus.Registerer, reportsBytes int64) *metrics {
 	f := promauto.With(reg)
+	f.NewGauge(prometheus.GaugeOpts{
+		Name: "lockstitch_reports_memory_limit_bytes",
+		Help: "What reports and files of rolling exports may take of this replica's memory.",
+	}).Set(float64(reportsBytes))
 	return &metrics{
 		requests: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "lockstitch_http_requests_total",

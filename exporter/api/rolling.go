@@ -188,7 +188,7 @@ func (s *server) createRolling(c *call, name string, req *RollingRequest, q *rep
 
 // changeRolling replaces the settings of a standing order, which then asks for q.
 // report.ErrNotFound if it was deleted meanwhile. One that asks for the same in periods
-// that are not shorter needs no room.
+// that are not shorter needs no room, nor does one that has stopped.
 func (s *server) changeRolling(c *call, old *report.Standing, req *RollingRequest, q *report.Question) error {
 	start := startOf(old.Order)
 	if req.Start != "" && req.Start != start {
@@ -206,7 +206,7 @@ func (s *server) changeRolling(c *call, old *report.Standing, req *RollingReques
 		}
 	}
 	same := sameExport(old.Settings.Body, req)
-	if same && settings.Every >= old.Settings.Every {
+	if settings.Every >= old.Settings.Every && (same || old.Trouble != nil) {
 		return s.withOrders(c, write(settings))
 	}
 	at, err := s.ends(c)
@@ -221,7 +221,12 @@ func (s *server) changeRolling(c *call, old *report.Standing, req *RollingReques
 	if more <= 0 {
 		return s.withOrders(c, write(settings))
 	}
-	return s.withRoom(c, at, more, req, write(settings), write(old.Settings))
+	return s.withRoom(c, at, more, req, write(settings), func(ctx context.Context) error {
+		if now, ok := s.deps.Reports.OrderNamed(c.account, old.Order.Name); !ok || now.Settings.Revision != settings.Revision {
+			return nil // somebody else has changed it since
+		}
+		return write(old.Settings)(ctx)
+	})
 }
 
 // withRoom is withOrders for what needs room. Others may take it at the same time, at
@@ -239,8 +244,10 @@ func (s *server) withRoom(c *call, at []report.End, more int64, req *RollingRequ
 	if refused == nil {
 		return nil
 	}
-	if err := s.withOrders(c, undo); err != nil && !errors.Is(err, report.ErrNotFound) {
-		return err
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.r.Context()), s.cfg.KafkaTimeout) // also for a caller that has gone
+	defer cancel()
+	if err := undo(ctx); err != nil && !errors.Is(err, report.ErrNotFound) {
+		return unavailable("The rolling export could not be taken back. Try again.")
 	}
 	return refused
 }

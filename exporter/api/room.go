@@ -22,6 +22,7 @@ func (s *server) room(account string, at []report.End, more int64, what string, 
 			what, bytesText(more), bytesText(have.Account), bytesText(lim.ReportsBytes), whatHelps))
 	}
 	if have.All+more > lim.AllReportsBytes {
+		s.log.Warn("there is no room for more reports or rolling exports, of whatever account", "account", account, "bytes", more, "taken", have.All, "limit", lim.AllReportsBytes)
 		return limited(kindReports, time.Hour, fmt.Sprintf("%s needs %s more memory; of the %s that reports and rolling exports of all accounts may take (by memory_limit) %s are left. %s",
 			what, bytesText(more), bytesText(lim.AllReportsBytes), bytesText(max(0, lim.AllReportsBytes-have.All)), whatHelps))
 	}
@@ -30,7 +31,7 @@ func (s *server) room(account string, at []report.End, more int64, what string, 
 
 // whatHelps ends the detail of such a refusal.
 const whatHelps = "Fewer exports help, fewer rolling exports or a longer `every`; or, set by the operator, a shorter file_lifetime or more memory_limit and max_reports_size. " +
-	"Reports go 30 days after they are over, files of rolling exports when they expire."
+	"Reports go 2 days after they are over, files of rolling exports when they expire."
 
 // ends reads how far the input reaches.
 func (s *server) ends(c *call) (at []report.End, err error) {

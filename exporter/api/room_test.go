@@ -37,7 +37,7 @@ func TestRollingExportsNeedRoom(t *testing.T) {
 	if made < 2 || made > 5 {
 		t.Fatalf("%d rolling exports with a file every minute", made)
 	}
-	for _, want := range []string{"every PT1M", "168h0m0s", "max_reports_size", "needs 16.6 MB", "of 50.3 MB", "longer `every`", "file_lifetime"} {
+	for _, want := range []string{"every PT1M", "168h0m0s", "max_reports_size", "needs 16.6 MB", "of 67.1 MB", "longer `every`", "file_lifetime"} {
 		if !strings.Contains(refused.Detail, want) {
 			t.Errorf("%q does not say %q", refused.Detail, want)
 		}
@@ -48,6 +48,44 @@ func TestRollingExportsNeedRoom(t *testing.T) {
 		t.Errorf("a change that was refused: %s", o.Settings.Every)
 	}
 	r.put("b", "x", minutely, 201)
+}
+
+// One that is deleted makes room for another one at once, whatever it has made: who follows
+// the advice to create it anew must not be without one meanwhile.
+func TestDeletedOrdersMakeRoom(t *testing.T) {
+	plan := report.Plan{Lifetime: 7 * 24 * time.Hour, Positions: []report.End{{Topic: "email-events"}, {Topic: "email-events"}}}
+	r := newRig(t, func(c *Config, _ *Deps) { c.Limits.ReportsBytes = plan.Steps("acme", 5*time.Minute) + 15_000 })
+	r.define(definitions...)
+	const path, every = "/emails/rolling-exports/x", `{"every":"PT5M","start":"now"}`
+	for range 3 {
+		r.put("a", "x", every, 201)
+		for range 12 {
+			r.step("acme", "x", []byte("a file"), nil)
+		}
+		if a := r.do("DELETE", path, "a", ""); a.StatusCode != 204 {
+			t.Fatalf("DELETE: %d", a.StatusCode)
+		}
+	}
+}
+
+// One that has stopped can be mended whatever room there is, that of others too.
+func TestAStoppedOrderNeedsNoRoom(t *testing.T) {
+	plan := report.Plan{Lifetime: 7 * 24 * time.Hour, Positions: []report.End{{Topic: "email-events"}, {Topic: "email-events"}}}
+	r := newRig(t, func(c *Config, _ *Deps) { c.Limits.AllReportsBytes = plan.Steps("acme", 5*time.Minute) + 5_000 })
+	r.define(definitions...)
+	const path, every = "/emails/rolling-exports/x", `{"every":"PT5M","start":"now"}`
+	r.put("a", "x", every, 201)
+	for range 20 {
+		r.do("POST", "/emails/reports", "b", recently())
+	}
+	r.problem(r.do("POST", "/emails/reports", "b", recently()), 429, "too-many-reports")
+	mended := strings.TrimSuffix(every, "}") + `,"additional_attribute_mappings":[{"version_id":"9"}]}`
+	r.problem(r.do("PUT", path, "a", mended), 429, "too-many-reports")
+	o, _ := r.table.OrderNamed("acme", "x")
+	if err := r.table.WriteTrouble(t.Context(), "acme", o.Order.ID, o.Settings.Revision, report.Problem{Type: "x", Title: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	r.put("a", "x", mended, 200)
 }
 
 // An account that has no room left gets nothing new; all that it has goes on, and can be

@@ -93,7 +93,7 @@ func New(cfg Config, deps Deps) (*Runner, error) {
 		}
 	}
 	def(&cfg.FileLifetime, 7*24*time.Hour)
-	def(&cfg.Retention, 30*24*time.Hour)
+	def(&cfg.Retention, 2*24*time.Hour)
 	def(&cfg.SessionTimeout, 10*time.Second)
 	if cfg.Group == "" {
 		cfg.Group = "lockstitch-reports"

@@ -311,7 +311,7 @@ func TestDefaults(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c := r.cfg; c.MaxBytes != 2<<30 || c.FileLifetime != 7*24*time.Hour || c.Retention != 30*24*time.Hour || c.Parallel != parallel {
+		if c := r.cfg; c.MaxBytes != 2<<30 || c.FileLifetime != 7*24*time.Hour || c.Retention != 2*24*time.Hour || c.Parallel != parallel {
 			t.Errorf("%+v, want %d reports at a time", c, parallel)
 		}
 	}

@@ -28,7 +28,8 @@ type EpochEnd struct {
 }
 
 // EpochEnds asks the leaders of partitions where their logs left an epoch of each
-// (KIP-320). An error if any of them does not answer.
+// (KIP-320). An error if any of them does not answer; the answers of those that did are
+// returned beside it.
 //
 // As ListOffsets it goes by the leaders that most replicas know, and asks again while
 // they change.
@@ -47,13 +48,13 @@ func EpochEnds(ctx context.Context, cl *kgo.Client, epochs map[string]map[int32]
 	}
 	placed, err := placements(ctx, cl, parts)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	if len(placed) < want {
-		return nil, fmt.Errorf("asking where epochs end: %d of %d partitions are known: %w", len(placed), want, kerr.UnknownTopicOrPartition)
+		return out, fmt.Errorf("asking where epochs end: %d of %d partitions are known: %w", len(placed), want, kerr.UnknownTopicOrPartition)
 	}
 	if err := whileLeadersChange(ctx, func() error { return askEpochs(ctx, cl, placed, epochs, out) }); err != nil {
-		return nil, fmt.Errorf("asking where epochs end: %w", err)
+		return out, fmt.Errorf("asking where epochs end: %w", err)
 	}
 	return out, nil
 }
@@ -61,9 +62,6 @@ func EpochEnds(ctx context.Context, cl *kgo.Client, epochs map[string]map[int32]
 // askEpochs asks once.
 func askEpochs(ctx context.Context, cl *kgo.Client, placed map[partition][]int32, epochs map[string]map[int32]Epoch, out map[string]map[int32]EpochEnd) error {
 	leaders, failed := newestLeaders(ctx, cl, placed)
-	if failed != nil {
-		return failed
-	}
 	for _, a := range askLeaders[*kmsg.OffsetForLeaderEpochResponse](ctx, cl, leaders, func(topics map[string][]int32) kmsg.Request {
 		req := kmsg.NewPtrOffsetForLeaderEpochRequest()
 		req.ReplicaID = -1
@@ -80,15 +78,15 @@ func askEpochs(ctx context.Context, cl *kgo.Client, placed map[partition][]int32
 		return req
 	}) {
 		if a.err != nil {
-			return a.err
+			failed = errors.Join(failed, a.err)
+			continue
 		}
 		for _, t := range a.resp.Topics {
 			for _, p := range t.Partitions {
 				l, asked := leaders[partition{t.Topic, p.Partition}]
 				if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
-					return fmt.Errorf("%s/%d: %w", t.Topic, p.Partition, err)
-				}
-				if asked {
+					failed = errors.Join(failed, fmt.Errorf("%s/%d: %w", t.Topic, p.Partition, err))
+				} else if asked {
 					out[t.Topic][p.Partition] = EpochEnd{p.EndOffset, Epoch(l.epoch + 1)}
 					delete(leaders, partition{t.Topic, p.Partition})
 				}

@@ -24,6 +24,7 @@ func newMetrics(reg prometheus.Registerer, v *view) *metrics {
 		reports: &collector{
 			view:   v,
 			counts: prometheus.NewDesc("lockstitch_reports", "Reports known to this replica, by status.", []string{"status"}, nil),
+			bytes:  prometheus.NewDesc("lockstitch_reports_memory_bytes", "What reports and files of rolling exports take of this replica's memory.", nil, nil),
 			oldest: prometheus.NewDesc("lockstitch_reports_oldest_pending_seconds",
 				"Age of the oldest report, or step of a standing order, without a result; 0 if there is none. Every replica tells it of all.", nil, nil),
 		},
@@ -42,11 +43,15 @@ func (m *metrics) unregister() {
 }
 
 type collector struct {
-	view           *view
-	counts, oldest *prometheus.Desc
+	view                  *view
+	counts, bytes, oldest *prometheus.Desc
 }
 
-func (c *collector) Describe(ch chan<- *prometheus.Desc) { ch <- c.counts; ch <- c.oldest }
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- c.counts
+	ch <- c.bytes
+	ch <- c.oldest
+}
 
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	now := time.Now()
@@ -57,11 +62,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			counts[e.report.Status(now)]++
 		}
 	}
+	bytes := c.view.size
 	var age time.Duration
 	for _, e := range c.view.pending {
 		age = max(age, now.Sub(e.report.Request.CreatedAt))
 	}
 	c.view.mu.RUnlock()
+	ch <- prometheus.MustNewConstMetric(c.bytes, prometheus.GaugeValue, float64(bytes))
 	ch <- prometheus.MustNewConstMetric(c.oldest, prometheus.GaugeValue, age.Seconds())
 	for _, s := range Statuses {
 		ch <- prometheus.MustNewConstMetric(c.counts, prometheus.GaugeValue, float64(counts[s]), string(s))

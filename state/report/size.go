@@ -155,17 +155,19 @@ func (p Plan) Steps(account string, every time.Duration) int64 {
 type Sizes struct{ Account, All int64 }
 
 // Sizes returns them as the view has them, every standing order with the steps that it
-// will hold at the most, or holds if those are more.
+// will hold at the most, or holds if those are more. Those of one that was deleted do not
+// count: they go within hours, and one of its kind takes their place.
 func (t *Table) Sizes(account string, p Plan) Sizes {
 	t.view.mu.RLock()
 	defer t.view.mu.RUnlock()
 	s := Sizes{t.view.sizes[account], t.view.size}
-	for owner, names := range t.view.names {
-		for _, o := range names {
-			more := max(0, p.Steps(owner, o.standing.Settings.Every)-o.stepsSize)
-			if s.All += more; owner == account {
-				s.Account += more
-			}
+	for _, o := range t.view.orders {
+		owner, more := o.standing.Order.Account, -o.stepsSize
+		if o.live() {
+			more = max(0, p.Steps(owner, o.standing.Settings.Every)-o.stepsSize)
+		}
+		if s.All += more; owner == account {
+			s.Account += more
 		}
 	}
 	return s
