@@ -180,10 +180,10 @@ func TestAsOf(t *testing.T) {
 // TestAHotProfile: of a profile that a producer has written in a loop little is in memory,
 // and its events do not look at all of its versions.
 func TestAHotProfile(t *testing.T) {
-	const versions, limit = 300_000, 1 << 20
+	const versions, limit, text = 150_000, 1 << 20, 8
 	l := newVersionLog(t, limit)
 	for i := range int64(versions) {
-		l.put("hot", 1000+i/10, 100)
+		l.put("hot", 1000+i/10, text)
 		if len(l.queue) == 10_000 {
 			l.read()
 		}
@@ -194,31 +194,42 @@ func TestAHotProfile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if v, ok := snap.Attribute("s", "1"); !ok || string(v.Raw) != fmt.Sprintf("%0100d", offset) {
+		if v, ok := snap.Attribute("s", "1"); !ok || string(v.Raw) != fmt.Sprintf("%0*d", text, offset) {
 			t.Fatalf("as of %d: %q, want version %d", kafkaTime, v.Raw, offset)
 		}
 	}
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	ask(1000, 9) // it looks at nearly all
-	ask(999, 0)  // there is none: the oldest
-	runtime.ReadMemStats(&after)
-	if n := after.TotalAlloc - before.TotalAlloc; n > 32<<20 {
-		t.Errorf("an event took %d MiB", n>>20)
+	// Copies of all would be 38 MiB. The blocks that Pebble reads are 9 where its cache is
+	// Go's memory, without cgo. What else it does, behind this test, ends by itself.
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		ask(1000, 9) // it looks at nearly all
+		ask(999, 0)  // there is none: the oldest
+		runtime.ReadMemStats(&after)
+		n := after.TotalAlloc - before.TotalAlloc
+		if n <= 16<<20 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("an event took %d MiB", n>>20)
+			break
+		}
+		clear(l.p.cache) // the next event finds nothing in memory either
+		l.p.cacheBytes = 0
 	}
 	l.checkMemory()
 	h := l.p.cache["hot"]
 	if far := versions / len(h.fences); far > 2*h.stride || h.stride > 4*versions/fencesKept {
 		t.Errorf("%d fences, %d apart", len(h.fences), h.stride)
 	}
-	for i := range int64(versions / 10) {
+	for i := int64(0); i < versions/10; i += 7 {
 		ask(1000+i, 10*i+9)
 	}
 	l.checkMemory()
 
 	// It goes on like that, and its events follow.
-	for i := int64(versions); i < versions+100_000; i++ {
-		l.put("hot", 1000+i/10, 100)
+	for i := int64(versions); i < versions+40_000; i++ {
+		l.put("hot", 1000+i/10, text)
 		if len(l.queue) == 1000 {
 			l.floor = 1000 + i/10 - 1000
 			l.read()
