@@ -180,6 +180,9 @@ func TestAsOf(t *testing.T) {
 // TestAHotProfile: of a profile that a producer has written in a loop little is in memory,
 // and its events do not look at all of its versions.
 func TestAHotProfile(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine, much to compute")
+	}
 	const versions, limit, text = 150_000, 1 << 20, 8
 	l := newVersionLog(t, limit)
 	for i := range int64(versions) {

@@ -382,6 +382,9 @@ func TestALockThatCannotBeOpenedIsNotInUse(t *testing.T) {
 // TestAProfileThatAlwaysChanges: its versions go as they come, and each costs about what
 // one of another profile does, however many went before.
 func TestAProfileThatAlwaysChanges(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine, much to compute")
+	}
 	const versions, behind = 20_000, 10
 	db := openAt(t, filepath.Join(t.TempDir(), "d"))
 	defer db.Close()
