@@ -240,8 +240,8 @@ func TestLeadersAreAskedUntilTheDeadline(t *testing.T) {
 				}
 				return nil
 			})
-			took := time.Since(begun).Round(time.Second)
-			if !errors.Is(err, want) || err != nil && took != cmp.Or(limit, leadersLimit) {
+			took, most := time.Since(begun), cmp.Or(limit, leadersLimit)
+			if !errors.Is(err, want) || err != nil && (took > most || took < most-time.Second) { // it waits for up to 0.6 s
 				t.Errorf("limit %s: %v after %s", limit, err, took)
 			}
 		})
