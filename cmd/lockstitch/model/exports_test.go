@@ -181,7 +181,8 @@ func (w *world) request(e *export, ps ...*process) {
 		}
 	}
 	for _, a := range answers {
-		if a.status == http.StatusBadRequest && e.answer.status == http.StatusAccepted {
+		// What is removed next may have been announced between two answers.
+		if a.status == http.StatusBadRequest && e.answer.status == http.StatusAccepted && !strings.Contains(string(a.body), `"oldest_available"`) {
 			w.failf("POST %s was accepted and refused: %s", e.body, a.body)
 		}
 	}
