@@ -97,7 +97,9 @@ func (c *Consumer) markRecords(in *input) ([]*kgo.Record, error) {
 // forgetFrom is before which hour marks are forgotten of partitions that nobody reads any
 // more, whose time is Kafka's; expired is what has expired and is still stored, oldest
 // first. An order that is behind may still have those rows, and a retention that is too
-// short by mistake may be put right before they are removed.
+// short by mistake may be put right before they are removed. Of a segment the newest row
+// counts: where one has rows of many days, of a backlog, such an order has what is left of
+// it in one file.
 func (c *Consumer) forgetFrom(now time.Time, expired []*catalog.Segment) int64 {
 	kept := c.kafkaTime(now) - c.cfg.Retention.Milliseconds()
 	if len(expired) > 0 {

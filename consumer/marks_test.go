@@ -322,10 +322,15 @@ func TestMarksThatNobodyReadsAreForgotten(t *testing.T) {
 	noticed := func(c *Config) { shortLived(c); c.RemovalNotice = time.Hour }
 
 	r := w.start(filepath.Join(t.TempDir(), "a"), func(c *Config) { noticed(c); c.Retention = 400 * day })
-	put("old-events", 0, 40, 30, 12)
-	put("email-events", 0, 40)
-	put("email-events", 1, 40)
-	w.settle(r.cat)
+	// Each in a segment of its own, which are as old as their newest rows.
+	for _, d := range []int{40, 30, 12} {
+		put("old-events", 0, d)
+		w.settle(r.cat)
+	}
+	for part, d := range []int{40, 40} {
+		put("email-events", int32(part), d)
+		w.settle(r.cat)
+	}
 	put("email-events", 0, 0)
 	w.settle(r.cat)
 	if err := r.stop(); err != nil {
