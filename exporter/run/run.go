@@ -32,7 +32,7 @@ type Config struct {
 	Memory         int64         // bytes that the default of Parallel goes by; 0: one report at a time
 	Workers        int           // pieces of a file rendered at a time; one for each processor
 	FileLifetime   time.Duration // how long a finished file is kept; 7 days
-	Retention      time.Duration // how long a report is known after that; 30 days
+	Retention      time.Duration // how long a report is known after that; 2 days
 	MaxBytes       int64         // of a file, compressed; 2 GiB
 	SessionTimeout time.Duration // of the group; 10 s
 	// Hook, if set, is called at every named step of a job, by several goroutines;

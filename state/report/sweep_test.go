@@ -58,7 +58,7 @@ func TestSweepRemovesAllRecords(t *testing.T) {
 // everybodys says that this replica looks after all reports.
 func everybodys(string) bool { return true }
 
-// sweep removes what can be removed at a time; 30 days are what reports are kept.
+// sweep removes what can be removed at a time, where reports are kept for 30 days.
 func sweep(t *testing.T, tb *Table, at time.Time) int {
 	t.Helper()
 	n, err := tb.Sweep(t.Context(), at, tb.Removable(at, 30*24*time.Hour, everybodys), everybodys)
