@@ -104,8 +104,8 @@ func (s *server) putRolling(c *call) error {
 	if err != nil {
 		return err
 	}
-	if req.Destination != "" && (s.deps.Destination == nil || !s.deps.Destination(c.account, req.Destination)) {
-		return invalid(FieldError{"/destination", fmt.Sprintf("there is no destination %q for this account", req.Destination)})
+	if req.Destination != "" && !s.mayDeliver(c.account, req.Destination) {
+		return invalid(FieldError{"/destination", noDestination(req.Destination)})
 	}
 	if err := s.within(c, "The definitions", s.deps.Definitions.CatchUp); err != nil {
 		return err
@@ -154,6 +154,15 @@ func (s *server) putRolling(c *call) error {
 		return writeJSON(c.w, code, st)
 	}
 	return unavailable("Others change the same rolling export. Try again.")
+}
+
+// mayDeliver says whether the operator has configured the destination for the account.
+func (s *server) mayDeliver(account, destination string) bool {
+	return s.deps.Destination != nil && s.deps.Destination(account, destination)
+}
+
+func noDestination(name string) string {
+	return fmt.Sprintf("there is no destination %q for this account", name)
 }
 
 // createRolling stores a new standing order, which asks for q. report.ErrNameTaken if

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -186,6 +187,33 @@ func TestRollingExportStopsWithAProblem(t *testing.T) {
 	}
 	if st = r.put("a", "x", `{"every":"PT1M"}`, 200); st.State != "active" || st.Error != nil {
 		t.Fatalf("%+v", st)
+	}
+}
+
+// Whoever reads the status of a rolling export cannot see the operator's settings.
+func TestARollingExportWhoseDestinationIsGoneSaysSo(t *testing.T) {
+	var gone atomic.Bool
+	r := newRig(t, func(_ *Config, d *Deps) {
+		d.Destination = func(_, name string) bool { return name == "lake" && !gone.Load() }
+	})
+	r.put("a", "x", `{"every":"PT1M","start":"now","destination":"lake"}`, 201)
+	r.put("a", "y", `{"every":"PT1M","start":"now"}`, 201)
+	status := func(name string) (st RollingExport) {
+		r.do("GET", "/emails/rolling-exports/"+name, "a", "").json(t, &st)
+		return st
+	}
+	if st := status("x"); st.HeldUp != "" {
+		t.Errorf("held up where the destination is there: %s", st.HeldUp)
+	}
+	gone.Store(true)
+	if st := status("x"); st.State != "active" || !strings.Contains(st.HeldUp, `no destination "lake"`) {
+		t.Errorf("state %s, held up by %q", st.State, st.HeldUp)
+	}
+	if st := status("y"); st.HeldUp != "" {
+		t.Errorf("one without a destination is held up: %s", st.HeldUp)
+	}
+	if st := r.put("a", "x", `{"every":"PT1M"}`, 200); st.HeldUp != "" {
+		t.Errorf("changed to have no destination: %s", st.HeldUp)
 	}
 }
 

@@ -28,6 +28,7 @@ type RollingExport struct {
 	Delivered *int64          `json:"delivered,omitempty" doc:"With a destination: number of the last file that was written there."`
 	Next      RollingPeriod   `json:"next" doc:"The period that the next file is about."`
 	Lag       RollingLag      `json:"lag"`
+	HeldUp    string          `json:"held_up,omitempty" doc:"Why its files wait although nothing is wrong with the rolling export itself."`
 	Error     *Problem        `json:"error,omitempty" doc:"Why it has stopped. It goes on when it is changed, also to what it is already; but not if events of its next file are no longer kept."`
 }
 
@@ -120,6 +121,9 @@ func (s *server) rollingStatus(o *report.Standing) (*RollingExport, error) {
 	st.Lag = RollingLag{Files: files, Seconds: since.Seconds()}
 	if o.Settings.Destination != "" {
 		st.Delivered = &o.Delivered.Number
+		if !s.mayDeliver(o.Order.Account, o.Settings.Destination) {
+			st.HeldUp = noDestination(o.Settings.Destination) + "; a file waits for it until the operator has configured it again, or until the rolling export is changed to have another destination or none"
+		}
 	}
 	if o.Paused {
 		st.State = "paused"
