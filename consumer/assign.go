@@ -11,6 +11,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kversion"
+
+	"lockstitch/state/segment"
 )
 
 // command is what the group tells the turn loop: lanes that came or go. The
@@ -46,7 +48,7 @@ func (m membership) follows(prev membership) bool {
 // well below the rebalance timeout.
 const revokeGrace = 10 * time.Second
 
-func (c *Consumer) openClients() error {
+func (c *Consumer) openClients(catalogID segment.TopicID) error {
 	conn := func(more ...kgo.Opt) (*kgo.Client, error) {
 		return kgo.NewClient(append(append([]kgo.Opt{}, c.cfg.Kafka...), more...)...)
 	}
@@ -74,7 +76,7 @@ func (c *Consumer) openClients() error {
 	if c.producer, err = c.newProducer(); err != nil {
 		return err
 	}
-	c.balancer = &laneBalancer{inputs: c.inputs(), local: c.localLanes}
+	c.balancer = &laneBalancer{catalog: catalogID, inputs: c.inputs(), local: c.localLanes, log: c.log}
 	opts := []kgo.Opt{
 		kgo.ConsumerGroup(c.cfg.Group),
 		kgo.ConsumeTopics(c.inputs()...),

@@ -2,17 +2,21 @@ package consumer
 
 import (
 	"encoding/binary"
+	"log/slog"
+	"slices"
 	"sort"
 	"sync/atomic"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstitch/state/segment"
 )
 
-// userDataVersion is the first byte of a member's user data, before the lanes whose
-// state lies on its disk, as uvarints. They are a hint: those of another version
-// are passed over, so that replicas of two versions can be in one group.
-const userDataVersion = 1
+// userDataVersion is the first byte of a member's user data, before the topic id of its
+// catalog and the lanes whose state lies on its disk, as uvarints. What is of another
+// version is passed over, so that replicas of two versions can be in one group.
+const userDataVersion = 2
 
 // protocolName is what the group's members must have in common.
 const protocolName = "lockstitch-lanes"
@@ -22,8 +26,10 @@ const protocolName = "lockstitch-lanes"
 // away) and keeps a lane where it is running or, failing that, where its local
 // state lies.
 type laneBalancer struct {
-	inputs []string       // the topics of which a lane has a partition each
-	local  func() []int32 // lanes whose state lies on this replica's disk
+	catalog segment.TopicID // of the replica; members of another one get no lanes
+	inputs  []string        // the topics of which a lane has a partition each
+	local   func() []int32  // lanes whose state lies on this replica's disk
+	log     *slog.Logger
 
 	// Of the join under way: whether this replica leads the group, and has
 	// assigned the lanes.
@@ -52,7 +58,7 @@ func (b *laneBalancer) JoinGroupMetadata(interests []string, current map[string]
 		meta.OwnedPartitions = append(meta.OwnedPartitions, owned)
 	}
 	meta.Generation = generation
-	meta.UserData = []byte{userDataVersion}
+	meta.UserData = append([]byte{userDataVersion}, b.catalog[:]...)
 	for _, n := range b.local() {
 		meta.UserData = binary.AppendUvarint(meta.UserData, uint64(n))
 	}
@@ -87,7 +93,8 @@ func (b *laneBalancer) Balance(cb *kgo.ConsumerBalancer, topics map[string]int32
 	}
 	var wants []laneWants
 	cb.EachMember(func(m *kmsg.JoinGroupResponseMember, meta *kmsg.ConsumerMemberMetadata) {
-		w := laneWants{owned: make(map[int32]bool), local: localLanes(meta.UserData), generation: meta.Generation}
+		w := laneWants{member: m, owned: make(map[int32]bool), generation: meta.Generation}
+		w.catalog, w.local = readUserData(meta.UserData)
 		for _, o := range meta.OwnedPartitions {
 			for _, n := range o.Partitions {
 				w.owned[n] = true
@@ -95,32 +102,56 @@ func (b *laneBalancer) Balance(cb *kgo.ConsumerBalancer, topics map[string]int32
 		}
 		wants = append(wants, w)
 	})
+	wants = b.ofOneCatalog(wants)
 	plan := cb.NewPlan()
 	for n, m := range assignLanes(lanes, wants) {
-		member, _ := cb.MemberAt(m)
 		for t := range topics {
-			plan.AddPartition(member, t, int32(n))
+			plan.AddPartition(wants[m].member, t, int32(n))
 		}
 	}
 	plan.AdjustCooperative(cb)
 	return plan
 }
 
-// localLanes reads a member's user data.
-func localLanes(data []byte) map[int32]bool {
-	lanes := make(map[int32]bool)
-	if len(data) == 0 || data[0] != userDataVersion {
-		return lanes
+// ofOneCatalog leaves out the members of other catalogs than the one that runs the most
+// lanes: what those read is kept for their own, and lacks here. Where none runs any, it is
+// this replica's.
+func (b *laneBalancer) ofOneCatalog(wants []laneWants) []laneWants {
+	runs := make(map[segment.TopicID]int)
+	for _, w := range wants {
+		runs[w.catalog] += len(w.owned)
 	}
-	for data = data[1:]; len(data) > 0; {
+	first := b.catalog
+	for id, n := range runs {
+		if id != (segment.TopicID{}) && n > runs[first] {
+			first = id
+		}
+	}
+	return slices.DeleteFunc(wants, func(w laneWants) bool {
+		other := w.catalog != first && w.catalog != (segment.TopicID{})
+		if other {
+			b.log.Error("a member of the group is of another system and gets no partitions: give each system a group of its own",
+				"member", w.member.MemberID, "catalog", w.catalog, "catalog_of_the_others", first)
+		}
+		return other
+	})
+}
+
+// readUserData reads a member's user data. The catalog is zero where it is not known.
+func readUserData(data []byte) (of segment.TopicID, local map[int32]bool) {
+	local = make(map[int32]bool)
+	if len(data) < 1+len(of) || data[0] != userDataVersion {
+		return of, local
+	}
+	for data = data[1+copy(of[:], data[1:]):]; len(data) > 0; {
 		n, size := binary.Uvarint(data)
 		if size <= 0 {
 			break
 		}
-		lanes[int32(n)] = true
+		local[int32(n)] = true
 		data = data[size:]
 	}
-	return lanes
+	return of, local
 }
 
 // laneCount is the number of lanes that every topic has. While partitions are
@@ -137,6 +168,8 @@ func laneCount(topics map[string]int32) int32 {
 
 // laneWants is what one member brings along.
 type laneWants struct {
+	member     *kmsg.JoinGroupResponseMember
+	catalog    segment.TopicID // zero: not known
 	owned      map[int32]bool
 	local      map[int32]bool
 	generation int32

@@ -217,7 +217,7 @@ func (c *Consumer) Run(ctx context.Context) (err error) {
 }
 
 func (c *Consumer) open(ctx context.Context) error {
-	infos, err := kafka.Describe(ctx, c.deps.Catalog.Client(), c.inputs()...)
+	infos, err := kafka.Describe(ctx, c.deps.Catalog.Client(), append(c.inputs(), c.cfg.Topics.Catalog)...)
 	if err != nil {
 		return fmt.Errorf("%w (`lockstitch topics create` makes missing topics)", err)
 	}
@@ -250,7 +250,7 @@ func (c *Consumer) open(ctx context.Context) error {
 	if c.owned.lanes, err = c.usefulLanes(time.Now()); err != nil {
 		return errors.Join(c.db.Damaged(err), c.close())
 	}
-	if err := c.openClients(); err != nil {
+	if err := c.openClients(infos[c.cfg.Topics.Catalog].ID); err != nil {
 		return errors.Join(err, c.close())
 	}
 	return nil

@@ -394,27 +394,28 @@ func (w *world) settled(r *replica) bool {
 }
 
 func TestUserDataOfAnotherVersionIsNoHint(t *testing.T) {
-	b := &laneBalancer{local: func() []int32 { return []int32{3, 200} }}
+	b := &laneBalancer{catalog: segment.TopicID{7}, local: func() []int32 { return []int32{3, 200} }}
 	var meta kmsg.ConsumerMemberMetadata
 	if err := meta.ReadFrom(b.JoinGroupMetadata([]string{"x"}, nil, 1)); err != nil {
 		t.Fatal(err)
 	}
-	if got := localLanes(meta.UserData); !maps.Equal(got, map[int32]bool{3: true, 200: true}) {
-		t.Errorf("own: %v", got)
+	if of, got := readUserData(meta.UserData); of != b.catalog || !maps.Equal(got, map[int32]bool{3: true, 200: true}) {
+		t.Errorf("own: %v %v", of, got)
 	}
+	short := append([]byte{userDataVersion}, make([]byte, 16)...)
 	meta.UserData[0]++
-	for name, data := range map[string][]byte{"newer": meta.UserData, "none": nil, "cut off": {userDataVersion, 0x80}} {
-		if got := localLanes(data); len(got) != 0 {
-			t.Errorf("%s: %v", name, got)
+	for name, data := range map[string][]byte{"newer": meta.UserData, "none": nil, "older": {1, 3, 200, 1}, "cut off": append(short, 0x80), "cut off in the id": short[:16]} {
+		if of, got := readUserData(data); of != (segment.TopicID{}) || len(got) != 0 {
+			t.Errorf("%s: %v %v", name, of, got)
 		}
 	}
 }
 
-func FuzzLocalLanes(f *testing.F) {
-	f.Add([]byte{userDataVersion, 3, 200, 1})
+func FuzzUserData(f *testing.F) {
+	f.Add(append(append([]byte{userDataVersion}, make([]byte, 16)...), 3, 200, 1))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if n := len(localLanes(data)); n > len(data) {
-			t.Errorf("%d lanes of %d bytes", n, len(data))
+		if _, lanes := readUserData(data); len(lanes) > len(data) {
+			t.Errorf("%d lanes of %d bytes", len(lanes), len(data))
 		}
 	})
 }

@@ -7,6 +7,9 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/state/segment"
 )
 
 // The generation of a group fences its own members. Nothing fences two groups that
@@ -14,6 +17,43 @@ import (
 // taken over from another group only when that has no members any more, and its
 // positions name the new group before it reads any event: the other one, should it come
 // back, then asks.
+
+// Two catalogs in one group share the lanes, and each lacks those that the other has:
+// while staging runs, a part of production stands still. So a replica does not join a
+// group in which it finds another one's (OtherSystem), and of such as came together no
+// lanes are given to (laneBalancer).
+
+// OtherSystem names a member of a group whose catalog is another one than that with the
+// topic id own, by its client's id and host; it is "" where there is none. Members that do
+// not say are passed over. It is an error also while the group is being joined: what its
+// members say of themselves Kafka tells only behind that.
+func OtherSystem(ctx context.Context, cl *kgo.Client, group string, own segment.TopicID) (string, error) {
+	groups, err := kadm.NewClient(cl).DescribeGroups(ctx, group)
+	if err == nil {
+		err = groups.Error()
+	}
+	if errors.Is(err, kerr.GroupIDNotFound) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("who is in consumer group %q: %w", group, err)
+	}
+	for _, m := range groups[group].Members {
+		meta, ok := m.Join.AsConsumer()
+		if !ok {
+			continue
+		}
+		if of, _ := readUserData(meta.UserData); of != own && of != (segment.TopicID{}) {
+			return fmt.Sprintf("%s at %s, whose catalog has the topic id %s", m.ClientID, m.ClientHost, of), nil
+		}
+	}
+	switch g := groups[group]; g.State {
+	case "Stable", "Empty", "Dead":
+		return "", nil
+	default:
+		return "", fmt.Errorf("consumer group %q is being joined, its state is %s", group, g.State)
+	}
+}
 
 // errOvertaken means that another group has taken over a lane.
 var errOvertaken = errors.New("another consumer group works on this catalog")

@@ -1,16 +1,22 @@
 package consumer
 
 import (
+	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"lockstitch/state/catalog"
+	"lockstitch/state/segment"
 )
 
 // left has an event kept by a replica of the usual group, which then stops.
@@ -152,4 +158,61 @@ func TestAGroupThatWasDeletedWorksNoMore(t *testing.T) {
 	b := w.start(filepath.Join(t.TempDir(), "b"), func(c *Config) { c.Group = "another" })
 	w.event("p1", "c2", "SENT")
 	w.settle(b.cat)
+}
+
+// Two systems in one group would share the lanes, and both lack events. Who runs lanes
+// goes on, whichever of them leads the group.
+func TestAnotherSystemInTheGroupGetsNoLanes(t *testing.T) {
+	t.Parallel()
+	ours, theirs := segment.TopicID{1}, segment.TopicID{2}
+	member := func(of segment.TopicID, owned ...int32) kmsg.JoinGroupResponseMember {
+		b := &laneBalancer{catalog: of, local: func() []int32 { return nil }}
+		m := kmsg.NewJoinGroupResponseMember()
+		m.MemberID = fmt.Sprint(of[0], owned)
+		m.ProtocolMetadata = b.JoinGroupMetadata([]string{"x"}, map[string][]int32{"x": owned}, 1)
+		return m
+	}
+	old := member(ours)
+	var meta kmsg.ConsumerMemberMetadata
+	if err := meta.ReadFrom(old.ProtocolMetadata); err != nil {
+		t.Fatal(err)
+	}
+	meta.UserData = []byte{1, 3}
+	old.MemberID, old.ProtocolMetadata = "old", meta.AppendTo(nil)
+	for _, c := range []struct {
+		name    string
+		members []kmsg.JoinGroupResponseMember
+		leads   segment.TopicID
+		want    string // members with lanes
+	}{
+		{"alone", []kmsg.JoinGroupResponseMember{member(ours, 0, 1), member(ours)}, ours, "1 [0 1] 1 []"},
+		{"theirs comes", []kmsg.JoinGroupResponseMember{member(ours, 0, 1, 2), member(theirs)}, ours, "1 [0 1 2]"},
+		{"theirs comes and leads", []kmsg.JoinGroupResponseMember{member(theirs), member(ours, 0, 1, 2)}, theirs, "1 [0 1 2]"},
+		{"both are new", []kmsg.JoinGroupResponseMember{member(theirs), member(ours)}, ours, "1 []"},
+		{"one of an earlier version", []kmsg.JoinGroupResponseMember{member(ours, 0), old}, ours, "1 [0] old"},
+		{"only one of an earlier version", []kmsg.JoinGroupResponseMember{old}, ours, "old"},
+	} {
+		log := &logged{}
+		b := &laneBalancer{catalog: c.leads, log: slog.New(slog.NewTextHandler(log, nil))}
+		cb, err := kgo.NewConsumerBalancer(b, c.members)
+		if err != nil {
+			t.Fatal(err)
+		}
+		with := make(map[string]bool)
+		for _, a := range b.Balance(cb, map[string]int32{"x": 6}).IntoSyncAssignment() {
+			var got kmsg.ConsumerMemberAssignment
+			if err := got.ReadFrom(a.MemberAssignment); err != nil {
+				t.Fatal(err)
+			}
+			if len(got.Topics) > 0 {
+				with[a.MemberID] = true
+			}
+		}
+		if got := strings.Join(slices.Sorted(maps.Keys(with)), " "); got != c.want {
+			t.Errorf("%s: %q get lanes, want %q", c.name, got, c.want)
+		}
+		if told := strings.Contains(log.String(), "another system"); told != (len(with) < len(c.members)) {
+			t.Errorf("%s: told: %v", c.name, told)
+		}
+	}
 }

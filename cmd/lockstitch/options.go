@@ -207,7 +207,7 @@ var options = []option{
 	{"reports_topic", kafka.DefaultTopics().Reports, "topic of export requests and results, compacted; belongs to Lockstitch", topicName, scopeTopics, false},
 	{"dead_letters_topic", kafka.DefaultTopics().DeadLetters, "topic of records that could not be used", topicName, scopeTopics, false},
 
-	{"group", "lockstitch", "consumer group, the same on all replicas that share a catalog, and of no other system; those of another one wait until it has no members", given, scopeServe, false},
+	{"group", "lockstitch", "consumer group, the same on all replicas that share a catalog, and of no other system, beside which a replica does not start; a changed one waits until that before it has no members", given, scopeServe, false},
 	{"instance_id", "", "unique, stable name of this replica in the group: it then keeps its partitions over a restart shorter than session_timeout (default: none; it leaves the group when it stops)", none, scopeServe, false},
 	{"data_dir", "lockstitch-data", "directory of the local state; a cache that may be lost", given, scopeReplica | scopeStore, false},
 	{"store_url", "", "object store: file:///path, s3://bucket?region=…, gs://bucket, azblob://container (default: file:// in the data directory)", storeURL, scopeStore, true},

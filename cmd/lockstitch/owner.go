@@ -33,7 +33,7 @@ type owner struct {
 	Catalog string `json:"catalog"` // the topic id
 }
 
-// refusal says that a store is not to be used, however often it is asked.
+// refusal says that a store or a group is not to be used, however often one asks.
 type refusal struct{ error }
 
 func (e *refusal) Unwrap() error { return e.error }
@@ -47,15 +47,7 @@ const ownerPatience = 5 * time.Second
 // ownStore refuses to start on a store that is another catalog's, and takes one that is
 // nobody's. While a store is away nobody knows; it is asked again before it is swept.
 func (r *replica) ownStore(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, ownerPatience)
-	defer cancel()
-	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		err := r.askOwner(ctx)
-		if no := (*refusal)(nil); errors.As(err, &no) {
-			err = backoff.Permanent(err)
-		}
-		return struct{}{}, err
-	}, backoff.WithMaxElapsedTime(ownerPatience))
+	err := refusedBy(ctx, r.askOwner)
 	if no := (*refusal)(nil); errors.As(err, &no) {
 		return err
 	}
@@ -65,6 +57,54 @@ func (r *replica) ownStore(ctx context.Context) error {
 	}
 	r.log.Warn("whose the store is cannot be found out; it is not swept until it can", "err", err)
 	return nil
+}
+
+// ownGroup refuses to join a consumer group that replicas of another catalog are in.
+func (r *replica) ownGroup(ctx context.Context) error {
+	group := r.s.Replica.Group
+	err := refusedBy(ctx, func(ctx context.Context) error {
+		own, err := r.catalogID(ctx)
+		if err != nil {
+			return err
+		}
+		other, err := consumer.OtherSystem(ctx, r.asker, group, own)
+		if other != "" {
+			err = &refusal{fmt.Errorf("another system works in the consumer group %q: %s, while the topic %s has the id %s; give each system a group of its own (group)",
+				group, other, r.s.Topics.Catalog, own)}
+		}
+		return err
+	})
+	if no := (*refusal)(nil); errors.As(err, &no) {
+		return err
+	}
+	if err != nil {
+		r.log.Info("whether another system works in the consumer group cannot be found out; the group's leader will see it", "group", group, "err", err)
+	}
+	return nil
+}
+
+// refusedBy asks until it is answered, or refused by a *refusal, but not for longer than
+// ownerPatience.
+func refusedBy(ctx context.Context, ask func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, ownerPatience)
+	defer cancel()
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		err := ask(ctx)
+		if no := (*refusal)(nil); errors.As(err, &no) {
+			err = backoff.Permanent(err)
+		}
+		return struct{}{}, err
+	}, backoff.WithMaxElapsedTime(ownerPatience))
+	return err
+}
+
+// catalogID is the id of the catalog topic, by which systems are told apart.
+func (r *replica) catalogID(ctx context.Context) (segment.TopicID, error) {
+	infos, err := kafka.Describe(ctx, r.asker, r.s.Topics.Catalog)
+	if err != nil {
+		return segment.TopicID{}, err
+	}
+	return infos[r.s.Topics.Catalog].ID, nil
 }
 
 // lookForSegments says so if none of the newest segments is in the store: a copy of
@@ -95,12 +135,11 @@ func (r *replica) askOwner(ctx context.Context) error {
 	if err != nil {
 		return errors.New("store_url cannot be parsed") // the parser's message repeats it
 	}
-	topic := r.s.Topics.Catalog
-	infos, err := kafka.Describe(ctx, r.asker, topic)
+	id, err := r.catalogID(ctx)
 	if err != nil {
 		return err
 	}
-	own := owner{Version: ownerVersion, Catalog: segment.TopicID(infos[topic].ID).String()}
+	own := owner{Version: ownerVersion, Catalog: id.String()}
 	held, err := r.readOwner(ctx)
 	if errors.Is(err, objects.ErrNotExist) {
 		// Of replicas that start at once one is the first, and all read what it wrote.
@@ -111,7 +150,7 @@ func (r *replica) askOwner(ctx context.Context) error {
 	if err == nil && held != own {
 		err = &refusal{fmt.Errorf("it belongs to the catalog with the topic id %s, as %s there says, and the topic %s has the id %s; "+
 			"give each system a store of its own (store_url); if the catalog topic was really made anew, and what is in the store may be swept, delete the object %s",
-			held.Catalog, ownerObject, topic, own.Catalog, ownerObject)}
+			held.Catalog, ownerObject, r.s.Topics.Catalog, own.Catalog, ownerObject)}
 	}
 	if err != nil {
 		return fmt.Errorf("the store %s cannot be used: %w", objects.Shown(u), err)

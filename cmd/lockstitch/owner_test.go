@@ -135,3 +135,36 @@ func TestAStoreThatIsAwayIsAskedAgain(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestAGroupBelongsToOneCatalog, or two systems would share its partitions.
+func TestAGroupBelongsToOneCatalog(t *testing.T) {
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	y.produce(ctx, 11, 100)
+	y.export(ctx, y.r.localURL(), anything...) // so it is in the group
+	other := systemSettings(t, t.TempDir(), func(s *Settings) {
+		s.Topics.Catalog, s.Topics.Reports = "another.catalog", "another.reports"
+		s.Kafka.Brokers, s.Auth = y.s.Kafka.Brokers, y.s.Auth
+	})
+	if _, err := kafka.Create(ctx, y.r.asker, other.Topics.TopicNames(), kafka.CreateOptions{Partitions: 3, ReplicationFactor: 1}); err != nil {
+		t.Fatal(err)
+	}
+	open := func() error {
+		r, err := openReplica(ctx, other, slog.New(slog.DiscardHandler))
+		if err == nil {
+			r.close()
+		}
+		return err
+	}
+	err := open()
+	for _, part := range []string{`group "lockstitch"`, "another.catalog", "a group of its own", "lockstitch at "} {
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("in the group of another system it does not say %q: %v", part, err)
+		}
+	}
+	other.Replica.Group = "another"
+	if err := open(); err != nil {
+		t.Errorf("in a group of its own: %v", err)
+	}
+	y.stop()
+}

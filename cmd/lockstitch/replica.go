@@ -129,6 +129,9 @@ func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica
 	if err := r.ownStore(ctx); err != nil {
 		return nil, err
 	}
+	if err := r.ownGroup(ctx); err != nil {
+		return nil, err
+	}
 	if err := r.build(opts); err != nil {
 		return nil, err
 	}
