@@ -15,7 +15,7 @@ import (
 
 // BenchmarkMemory says how many bytes the table holds for each report that is kept,
 // and for each partition of the event topics that its barrier names; then the same of
-// the files of a standing order, and of orders. The formulas in the README and the
+// the files of a standing order, and of orders. The formulas in deploy/README.md and the
 // constants in size.go are from it.
 func BenchmarkMemory(b *testing.B) {
 	for _, kind := range []string{kindReport, kindStep, kindOrder} {
