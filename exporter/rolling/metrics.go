@@ -2,8 +2,9 @@ package rolling
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// collector says how far the orders of this replica are behind, when it is
-// asked. An order that is paused, deleted or another replica's has no series.
+// collector says how far orders are behind, when it is asked. Each replica tells it of
+// all: where none has joined the group of those that work on them, nobody else would. An
+// order that is paused or deleted has no series.
 type collector struct {
 	deps           Deps
 	files, seconds *prometheus.Desc
@@ -14,9 +15,9 @@ func newCollector(deps Deps) *collector {
 	return &collector{
 		deps: deps,
 		files: prometheus.NewDesc("lockstitch_rolling_lag_files",
-			"Periods of a standing order that are over and not exported and delivered yet.", labels, nil),
+			"Periods of a rolling export that are over and not exported and delivered yet.", labels, nil),
 		seconds: prometheus.NewDesc("lockstitch_rolling_lag_seconds",
-			"Time since the end of the first period of a standing order that is not exported and delivered yet; 0 when there is none.", labels, nil),
+			"Time since the end of the first period of a rolling export that is not exported and delivered yet; 0 when there is none.", labels, nil),
 	}
 }
 
@@ -24,7 +25,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) { ch <- c.files; ch <- 
 
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	now := c.deps.Clock.Now()
-	for _, s := range c.deps.Reports.Orders(c.deps.Slots.Mine) {
+	for _, s := range c.deps.Reports.Orders(func(string) bool { return true }) {
 		if s.Paused {
 			continue
 		}

@@ -80,6 +80,11 @@ type all struct{}
 func (all) Mine(string) bool         { return true }
 func (all) Changed() <-chan struct{} { return nil }
 
+// none are the slots of a replica that has joined no group.
+type none struct{ all }
+
+func (none) Mine(string) bool { return false }
+
 // logged is one event as Kafka has it.
 type logged struct {
 	at time.Time // Kafka time
