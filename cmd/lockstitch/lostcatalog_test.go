@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/twmb/franz-go/pkg/kadm"
 )
 
@@ -13,7 +14,7 @@ func TestACatalogThatHasLostRecordsIsRefused(t *testing.T) {
 	y := startSystem(t, t.TempDir())
 	y.produce(ctx, 11, 100)
 	y.export(ctx, y.r.localURL(), anything...)
-	if err := y.r.checkTopics(ctx); err != nil {
+	if err := y.r.topics.look(ctx); err != nil {
 		t.Fatal(err)
 	}
 	var first kadm.Offsets
@@ -21,7 +22,7 @@ func TestACatalogThatHasLostRecordsIsRefused(t *testing.T) {
 	if done, err := kadm.NewClient(y.r.asker).DeleteRecords(ctx, first); err != nil || done.Error() != nil {
 		t.Fatal(err, done.Error())
 	}
-	if err := y.r.checkTopics(ctx); err == nil || !strings.Contains(err.Error(), "below offset 1 are gone") {
+	if err := y.r.topics.look(ctx); err == nil || !strings.Contains(err.Error(), "below offset 1 are gone") {
 		t.Errorf("a catalog that has lost records: %v", err)
 	}
 }
@@ -37,7 +38,10 @@ func TestACatalogThatExpiresIsRefused(t *testing.T) {
 			if err != nil || done[0].Err != nil {
 				t.Fatal(err, done)
 			}
-			err = y.r.checkTopics(ctx)
+			err = y.r.topics.look(ctx)
+			if n := testutil.CollectAndCount(y.r.topics.wrong); n == 0 != (policy == "compact") {
+				t.Errorf("%s with cleanup.policy=%s: %d findings are told", topic, policy, n)
+			}
 			if expires := policy != "compact"; expires != (err != nil) || expires && !strings.Contains(err.Error(), topic) {
 				t.Errorf("%s with cleanup.policy=%s: %v", topic, policy, err)
 			}

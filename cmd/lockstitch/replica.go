@@ -32,7 +32,6 @@ import (
 	exportrun "lockstitch/exporter/run"
 	"lockstitch/state/catalog"
 	"lockstitch/state/definition"
-	"lockstitch/state/kafka"
 	"lockstitch/state/local"
 	"lockstitch/state/objects"
 	"lockstitch/state/report"
@@ -51,6 +50,7 @@ type replica struct {
 	asker        *kgo.Client // asks for the ends of the event topics
 	store        objects.Store
 	destinations *destinations
+	topics       *topicCheck
 	catalog      *catalog.View
 	reports      *report.Table
 	definitions  *definition.View
@@ -117,7 +117,8 @@ func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica
 		return nil, usage(fmt.Errorf("kafka client: %w", err))
 	}
 	r.onClose(r.asker.Close)
-	if err := r.checkTopics(limit); err != nil {
+	r.topics = newTopicCheck(r.asker, s.Topics.TopicNames(), log, r.reg)
+	if err := r.topics.look(limit); err != nil {
 		return nil, err
 	}
 	if err := r.openViews(limit, asking); err != nil {
@@ -241,33 +242,6 @@ func reach(ctx context.Context, s *Settings, opts []kgo.Opt, log *slog.Logger) e
 		return unreachable(s, err)
 	}
 	return nil
-}
-
-// checkTopics refuses to start on topics that cannot work, and warns of what
-// will cost something.
-func (r *replica) checkTopics(ctx context.Context) error {
-	found, err := kafka.Check(ctx, r.asker, r.s.Topics.TopicNames())
-	if err != nil {
-		return err
-	}
-	var fatal []error
-	for _, f := range found {
-		own := f.Topic == r.s.Topics.Catalog || f.Topic == r.s.Topics.Reports
-		expires := own && f.Setting == "cleanup.policy" && strings.Contains(f.Have, "delete")
-		if f.Fatal && (f.Setting == "exists" || f.Topic == r.s.Topics.Catalog) || expires {
-			fatal = append(fatal, errors.New(f.String()))
-			continue
-		}
-		r.log.Warn("a topic is not as it should be", "topic", f.Topic, "setting", f.Setting, "have", f.Have, "want", f.Want, "cost", f.Cost)
-	}
-	// Compaction does not move where a log begins.
-	if ends, err := kafka.Ends(ctx, r.asker, r.s.Topics.Catalog); err != nil {
-		fatal = append(fatal, err)
-	} else if start := ends[r.s.Topics.Catalog][0].Start; start > 0 {
-		fatal = append(fatal, fmt.Errorf("records of %s below offset %d are gone: the segments that they named are not known any more and would be removed from the store; "+
-			"begin anew with other topics for the catalog and the reports, another group and another store", r.s.Topics.Catalog, start))
-	}
-	return errors.Join(fatal...)
 }
 
 func (r *replica) openViews(ctx context.Context, opts []kgo.Opt) (err error) {
@@ -417,6 +391,7 @@ func (r *replica) Run(ctx context.Context) error {
 	r.addPart(&g, "consumer", r.consumer.Run)
 	r.addPart(&g, "report runner", r.runner.Run)
 	r.addPart(&g, "standing orders", r.rolling.Run)
+	r.addPart(&g, "topic check", r.topics.Run)
 	r.log.Info("replica started", "api", r.localURL(), "admin", "http://"+r.admin.Addr().String(), "group", r.s.Replica.Group)
 	close(r.ready)
 	if err := g.Run(); err != nil {

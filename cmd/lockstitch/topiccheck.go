@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/state/kafka"
+)
+
+// topicsEvery is how often a running replica looks at its topics. Where somebody lets the
+// catalog expire the first records go after retention.ms, 7 days unless it is set, and the
+// replicas that run know them still: until then it can be undone.
+const topicsEvery = time.Hour
+
+// topicCheck looks whether the topics are as they must be.
+type topicCheck struct {
+	asker *kgo.Client
+	names kafka.Topics
+	log   *slog.Logger
+	wrong *prometheus.GaugeVec // 1 for each finding of the last look
+}
+
+func newTopicCheck(asker *kgo.Client, names kafka.Topics, log *slog.Logger, reg prometheus.Registerer) *topicCheck {
+	return &topicCheck{asker, names, log, promauto.With(reg).NewGaugeVec(prometheus.GaugeOpts{
+		Name: "lockstitch_topic_findings",
+		Help: "1 for what is not as it should be with a topic; `lockstitch topics check` says what it should be, and what it costs.",
+	}, []string{"topic", "setting"})}
+}
+
+// Run looks until ctx ends. What no replica would start with is an error in the log only:
+// this one works on, and what it knows may be needed to put it right.
+func (c *topicCheck) Run(ctx context.Context) error {
+	tick := time.NewTicker(topicsEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+		if err := c.look(ctx); err != nil && ctx.Err() == nil {
+			c.log.Error("no replica would start with the topics as they are", "err", err)
+		}
+	}
+}
+
+// look warns of what will cost something. It is an error if the topics cannot work, or
+// cannot be looked at.
+func (c *topicCheck) look(ctx context.Context) error {
+	found, err := kafka.Check(ctx, c.asker, c.names)
+	if err != nil {
+		return err
+	}
+	ends, err := kafka.Ends(ctx, c.asker, c.names.Catalog)
+	if err == nil && ends[c.names.Catalog][0].Start > 0 { // compaction does not move where a log begins
+		found = append(found, lostRecords(c.names.Catalog, ends[c.names.Catalog][0].Start))
+	}
+	fatal := []error{err}
+	c.wrong.Reset()
+	for _, f := range found {
+		c.wrong.WithLabelValues(f.Topic, f.Setting).Set(1)
+		own := f.Topic == c.names.Catalog || f.Topic == c.names.Reports
+		expires := own && f.Setting == "cleanup.policy" && strings.Contains(f.Have, "delete")
+		if f.Fatal && (f.Setting == "exists" || f.Topic == c.names.Catalog) || expires {
+			fatal = append(fatal, errors.New(f.String()))
+			continue
+		}
+		c.log.Warn("a topic is not as it should be", "topic", f.Topic, "setting", f.Setting, "have", f.Have, "want", f.Want, "cost", f.Cost)
+	}
+	return errors.Join(fatal...)
+}
+
+// lostRecords is a catalog that begins behind its first record.
+func lostRecords(catalog string, start int64) kafka.Finding {
+	return kafka.Finding{Topic: catalog, Setting: "first offset", Have: fmt.Sprint(start), Want: "0", Fatal: true,
+		Cost: fmt.Sprintf("records of %s below offset %d are gone: the segments that they named are not known any more and would be removed from the store; "+
+			"begin anew with other topics for the catalog and the reports, another group and another store", catalog, start)}
+}
