@@ -102,9 +102,9 @@ type Config struct {
 	OAuthScopes           []string
 }
 
-// renewing is why a file cannot be used for a connection, although it could when
-// the client was made. Somebody may just renew it: clients try again, as they do
-// where connections are refused.
+// renewing is why a file or a token endpoint cannot be used for a connection, although it
+// could when the client was made. Somebody may just renew it: clients try again, as they
+// do where connections are refused.
 type renewing struct{ error }
 
 func (r renewing) Unwrap() error { return r.error }
@@ -288,10 +288,20 @@ func (c Config) oauth() (sasl.Mechanism, error) {
 	return oauth.Oauth(func(context.Context) (oauth.Auth, error) {
 		t, err := src.Token()
 		if err != nil {
-			return oauth.Auth{}, fmt.Errorf("asking %s for a token: %w", c.OAuthTokenURL, err)
+			return oauth.Auth{}, passing(fmt.Errorf("asking %s for a token: %w", c.OAuthTokenURL, err))
 		}
 		return oauth.Auth{Token: t.AccessToken}, nil
 	}), nil
+}
+
+// passing marks what a token endpoint is not to blame for for long: that it cannot be
+// reached, 5xx and 429. What it says of the client stays an answer.
+func passing(err error) error {
+	var refused *oauth2.RetrieveError
+	if errors.As(err, &refused) && refused.Response != nil && refused.Response.StatusCode < 500 && refused.Response.StatusCode != http.StatusTooManyRequests {
+		return err
+	}
+	return renewing{err}
 }
 
 // tokens asks the token endpoint. One caller at a time.

@@ -249,6 +249,36 @@ func TestTokenEndpointHangs(t *testing.T) {
 	})
 }
 
+// TestTokenEndpointIsAway for a moment: the client takes that for something that passes,
+// and what the endpoint says of its id and secret for an answer.
+func TestTokenEndpointIsAway(t *testing.T) {
+	status := http.StatusOK
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
+	defer srv.Close()
+	ask := func() error {
+		m, err := Config{OAuthTokenURL: srv.URL, OAuthClientID: "a", OAuthClientSecret: "b", SASLMechanism: SASLOAuthBearer}.mechanism()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, err = m.Authenticate(t.Context(), "broker")
+		return err
+	}
+	passes := func(err error) bool {
+		var temporary interface{ Temporary() bool }
+		return errors.As(err, &temporary) && temporary.Temporary()
+	}
+	for code, want := range map[int]bool{http.StatusUnauthorized: false, http.StatusBadRequest: false, http.StatusTooManyRequests: true, http.StatusServiceUnavailable: true} {
+		status = code
+		if err := ask(); err == nil || passes(err) != want {
+			t.Errorf("%d: %v", status, err)
+		}
+	}
+	srv.Close()
+	if err := ask(); !passes(err) {
+		t.Errorf("out of reach: %v", err)
+	}
+}
+
 // TestTokensWithoutAnExpiry: of one whose endpoint does not say how long it lives, its
 // own time counts, and a minute where it has none. Ten seconds before, another is asked for.
 func TestTokensWithoutAnExpiry(t *testing.T) {
