@@ -1,11 +1,15 @@
 package api
 
 import (
+	"context"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/oklog/ulid/v2"
 
 	"lockstitch/state/report"
 )
@@ -177,6 +181,88 @@ func TestRoomIsTakenOnce(t *testing.T) {
 				r.do("DELETE", fmt.Sprint("/emails/rolling-exports/x", i), "a", "")
 			}
 			r.put("b", "y", `{"every":"PT1M","start":"beginning"}`, 201)
+		})
+	}
+}
+
+// overtaking are the reports of a replica that others overtake: behind its first change
+// of an order comes then.
+type overtaking struct {
+	*report.Table
+	once sync.Once
+	then func(ctx context.Context, id string)
+}
+
+func (o *overtaking) ChangeOrder(ctx context.Context, account, id string, s report.Settings) error {
+	if err := ctx.Err(); err != nil { // the client library may write nevertheless
+		return err
+	}
+	err := o.Table.ChangeOrder(ctx, account, id, s)
+	o.once.Do(func() { o.then(ctx, id) })
+	return err
+}
+
+// Where others took the room while a change was written it is taken back: also for a
+// caller that has gone, but not what somebody else has made of it since.
+func TestAChangeThatFoundNoRoomIsTakenBack(t *testing.T) {
+	for _, c := range []struct {
+		name              string
+		changedBy, isGone bool
+		want              time.Duration
+	}{
+		{"taken back", false, false, time.Hour},
+		{"changed by another since", true, false, 30 * time.Minute},
+		{"the caller has gone", false, true, time.Hour},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			others := &overtaking{}
+			r := newRig(t, func(c *Config, d *Deps) {
+				plan := report.Plan{Lifetime: 7 * 24 * time.Hour, Positions: []report.End{{Topic: "email-events"}, {Topic: "email-events"}}}
+				c.Limits.AllReportsBytes = plan.Steps("acme", time.Minute) + 500_000
+				others.Table = d.Reports.(*report.Table)
+				d.Reports = others
+			})
+			r.put("a", "x", `{"every":"PT1H","start":"now"}`, 201)
+			ctx, leave := context.WithCancel(t.Context())
+			defer leave()
+			others.then = func(call context.Context, id string) {
+				o := &report.Order{ID: ulid.Make().String(), Account: "other", Name: "y", CreatedAt: time.Now(), Settings: report.Settings{Revision: "1", Every: time.Minute, Body: []byte(`{}`)}}
+				if _, err := others.CreateOrder(t.Context(), o, 10); err != nil {
+					t.Error(err)
+				}
+				if c.changedBy {
+					if err := others.Table.ChangeOrder(t.Context(), "acme", id, report.Settings{Revision: "theirs", Every: 30 * time.Minute, Body: []byte(`{"every":"PT30M"}`)}); err != nil {
+						t.Error(err)
+					}
+				}
+				if c.isGone {
+					leave()
+					<-call.Done()
+				}
+			}
+			req, err := http.NewRequestWithContext(ctx, "PUT", r.url+"/emails/rolling-exports/x", strings.NewReader(`{"every":"PT1M"}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Authorization", "Bearer "+r.token("a"))
+			req.Header.Set("Content-Type", "application/json")
+			if a, err := http.DefaultTransport.RoundTrip(req); err == nil {
+				r.problem(r.read(a, err), 429, "too-many-reports")
+			} else if !c.isGone {
+				t.Fatal(err)
+			}
+			for {
+				changed := r.table.Changed()
+				if o, _ := r.table.OrderNamed("acme", "x"); o.Settings.Every == c.want {
+					return
+				}
+				select {
+				case <-changed:
+				case <-time.After(30 * time.Second):
+					o, _ := r.table.OrderNamed("acme", "x")
+					t.Fatalf("a file every %v, want %v", o.Settings.Every, c.want)
+				}
+			}
 		})
 	}
 }
