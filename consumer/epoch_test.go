@@ -13,7 +13,11 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstitch/state/kafka"
 )
 
 // TestALogThatWasCutOffAndHasGrownAgain stops its lane, whose position lies within the
@@ -238,5 +242,53 @@ func TestALogThatIsCutOffBeforeItIsRead(t *testing.T) {
 				t.Errorf("asked for the end of epoch %d, want that of the last record, 1", e)
 			}
 		})
+	}
+}
+
+// TestALogThatDoesNotAnswerCostsNoOtherItsLane, when records of both come from later leaders
+// than those that were asked.
+func TestALogThatDoesNotAnswerCostsNoOtherItsLane(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	answers, silent := int32(0), int32(1)
+	w.newEpoch("email-events", answers)
+	w.newEpoch("email-events", silent)
+	w.broker.ControlKey(kmsg.OffsetForLeaderEpoch.Int16(), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		w.broker.KeepControl()
+		req := kreq.(*kmsg.OffsetForLeaderEpochRequest)
+		resp := req.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
+		for _, of := range req.Topics {
+			rt := kmsg.NewOffsetForLeaderEpochResponseTopic()
+			rt.Topic = of.Topic
+			for _, op := range of.Partitions {
+				rp := kmsg.NewOffsetForLeaderEpochResponseTopicPartition()
+				rp.Partition, rp.LeaderEpoch, rp.EndOffset = op.Partition, op.LeaderEpoch, 1
+				if op.Partition == silent {
+					rp.ErrorCode = kerr.LeaderNotAvailable.Code
+				}
+				rt.Partitions = append(rt.Partitions, rp)
+			}
+			resp.Topics = append(resp.Topics, rt)
+		}
+		return resp, nil, true
+	})
+	r := w.start(filepath.Join(t.TempDir(), "d"), nil)
+	r.awaitReady(t)
+	took := make(map[int32]bool)
+	retaken := make(chan bool, 1)
+	r.c.mail.post(func(ctx context.Context) error {
+		var doubts []doubt
+		for _, n := range []int32{answers, silent} {
+			doubts = append(doubts, doubt{
+				l: r.c.lanes[n], topic: "email-events", proof: &proof{below: 1, epoch: kafka.EpochOf(&kgo.Record{}), asked: kafka.EpochOf(&kgo.Record{})},
+				records: []*kgo.Record{{Offset: 1, LeaderEpoch: 1}}, take: func() { took[n] = true },
+			})
+		}
+		r.c.settle(ctx, doubts)
+		retaken <- !doubts[0].l.lost && doubts[1].l.lost
+		return nil
+	})
+	if only := <-retaken; !only || !took[answers] || took[silent] {
+		t.Errorf("records taken of %v, only the silent one is taken over anew: %v", took, only)
 	}
 }
