@@ -544,17 +544,22 @@ func TestPickLeavesAlone(t *testing.T) {
 }
 
 // TestPickWhatABrokerStampedAhead: one record from a clock that is ahead makes all later ones
-// of its partition as new. Their segments are merged by when they were sealed.
+// of its partition as new. Their segments are merged by when they were sealed, and not with
+// those whose rows are of that hour, which expire long before.
 func TestPickWhatABrokerStampedAhead(t *testing.T) {
 	cfg := Config{MemoryBytes: 4 << 20, MergeSpans: []time.Duration{time.Hour}, MergeFuture: day}
 	now := time.Now().Truncate(time.Hour).Add(time.Hour / 2)
 	ahead := now.Add(30 * day).UnixMilli()
 	var segments []*catalog.Segment
-	for _, age := range []time.Duration{0, time.Hour, 2 * time.Hour, 3 * time.Hour, 3*time.Hour + time.Minute, 4 * time.Hour} {
-		id := ulid.MustNew(uint64(now.Add(-age).UnixMilli()), ulid.DefaultEntropy()).String()
-		segments = append(segments, &catalog.Segment{ID: id, LogTime: ahead, Bytes: 1000, Slices: []segment.SliceInfo{{Account: "a", Rows: 10, MaxTime: ahead,
+	add := func(sealed time.Time, newest int64) {
+		id := ulid.MustNew(uint64(sealed.UnixMilli()), ulid.DefaultEntropy()).String()
+		segments = append(segments, &catalog.Segment{ID: id, LogTime: newest, Bytes: 1000, Slices: []segment.SliceInfo{{Account: "a", Rows: 10, MaxTime: newest,
 			Sources: []segment.OffsetRange{segment.Stream{Topic: "e"}.Range(0, 0, 10)}}}})
 	}
+	for _, age := range []time.Duration{0, time.Hour, 2 * time.Hour, 3 * time.Hour, 3*time.Hour + time.Minute, 4 * time.Hour} {
+		add(now.Add(-age), ahead)
+	}
+	add(now, now.Add(-3*time.Hour).UnixMilli())
 	got := newPicker(&cfg).pick(segments, now.UnixMilli(), ahead, 0)
 	if len(got) != 2 || got[0] != segments[3] || got[1] != segments[4] {
 		t.Errorf("%d are merged, want the two of the hour three hours ago", len(got))
