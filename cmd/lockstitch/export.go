@@ -12,22 +12,17 @@ import (
 	"github.com/spf13/pflag"
 
 	"lockstitch/exporter/api"
-	"lockstitch/state/kafka"
 )
 
 // exportOptions are the flags of export.
 type exportOptions struct {
-	url, id, secret, secretFile, caFile string
-	token, tokenFile                    string
-	start, end                          string
-	after, cursorFile                   string
-	segment, filter                     string
-	segments                            map[string]string
-	attributes, tags                    []string
-	safe                                bool
-	report                              string
-	out                                 string
-	quiet                               bool
+	connection
+	shape
+	start, end        string
+	after, cursorFile string
+	report            string
+	out               string
+	quiet             bool
 }
 
 // requestFlags describe a request; they mean nothing with --report.
@@ -99,49 +94,16 @@ Exit status 0: the file is whole and verified. 1: failed. 2: wrong usage.
 		},
 	}
 	f := c.Flags()
-	o.connectFlags(f)
+	o.connection.flags(f)
 	f.StringVar(&o.start, "start-at", "", "earliest server_time, RFC 3339 in UTC, such as 2026-05-01T00:00:00Z")
 	f.StringVar(&o.end, "end-at", "", "server_time to end before, RFC 3339 in UTC (default: everything acknowledged until now, which a window of at most three months has to reach)")
 	f.StringVar(&o.after, "after", "", "instead of a window, everything since this cursor, or since the \"beginning\"; prints the next cursor")
 	f.StringVar(&o.cursorFile, "cursor-file", "", "like --after, with the cursor that is kept in this file")
-	f.StringToStringVar(&o.segments, "segment", nil, "name for --filter, `NAME=DISCRIMINATOR`; may be repeated")
-	f.StringVar(&o.segment, "only-segment", "", "discriminator of the only segment to export")
-	f.StringVar(&o.filter, "filter", "", "expression over the names of --segment with ! & | ( ), for example '!europe & women'")
-	f.StringSliceVar(&o.attributes, "attribute", nil, "attribute column: a version id, or SECTION/DISCRIMINATOR; may be repeated")
-	f.StringSliceVar(&o.tags, "tag", nil, "tag column: a version id, or SECTION/DISCRIMINATOR; may be repeated")
-	f.BoolVar(&o.safe, "spreadsheet-safe", false, "put ' before cells that a spreadsheet would take for formulas")
+	o.shape.flags(f)
 	f.StringVar(&o.report, "report", "", "follow and download this report instead of requesting one")
 	f.StringVarP(&o.out, "output", "o", "", "file to write (.csv.gz); - for standard output")
 	f.BoolVar(&o.quiet, "quiet", false, "show no progress")
 	return c
-}
-
-func (a *app) env(name string) string {
-	for _, e := range a.environ {
-		if v, ok := strings.CutPrefix(e, envPrefix+name+"="); ok {
-			return v
-		}
-	}
-	return ""
-}
-
-// credential fills v, unless a flag has, from the variable or from a file that
-// the flag or the variable with _FILE names, and file with its name.
-func (a *app) credential(v, file *string, flag, name string) error {
-	if *v != "" && *file != "" {
-		return usage(fmt.Errorf("--%s and --%s-file: use one of them", flag, flag))
-	}
-	where := "--" + flag + "-file"
-	if *v == "" && *file == "" {
-		*v = a.env(name)
-		*file, where = a.env(name+"_FILE"), envPrefix+name+"_FILE"
-	}
-	secret, err := kafka.Secret(*v).Resolve(*file)
-	if err != nil {
-		return usage(fmt.Errorf("%s: %w", where, err))
-	}
-	*v = secret
-	return nil
 }
 
 // client checks the flags that say what to export and where to.
@@ -163,64 +125,6 @@ func (o *exportOptions) client(a *app) (*exportClient, error) {
 		err = usage(fmt.Errorf("%s do not go together", strings.Join(from, " and ")))
 	}
 	return x, err
-}
-
-// connectFlags are those that every command has that calls the API.
-func (o *exportOptions) connectFlags(f *pflag.FlagSet) {
-	f.StringVar(&o.url, "url", "", "address of the API (LOCKSTITCH_URL)")
-	f.StringVar(&o.id, "client-id", "", "client id (LOCKSTITCH_CLIENT_ID)")
-	f.StringVar(&o.secret, "client-secret", "", "client secret (LOCKSTITCH_CLIENT_SECRET)")
-	f.StringVar(&o.secretFile, "client-secret-file", "", "file that holds the client secret")
-	f.StringVar(&o.tokenFile, "token-file", "", "file that holds an access token, instead of a client id and secret; read again when the token is refused")
-	f.StringVar(&o.caFile, "ca-file", "", "PEM file of the authority that signed the API's certificate (default: the system's)")
-}
-
-// connect checks the flags that every call needs; missing are other flags that
-// the command lacks.
-func (o *exportOptions) connect(a *app, command string, missing ...string) (*exportClient, error) {
-	if o.url == "" {
-		o.url = a.env("URL")
-	}
-	// It is one that asks: whom flags name, else whom variables name, and with a
-	// token nobody else.
-	if o.tokenFile != "" || o.id == "" && o.secret == "" && o.secretFile == "" {
-		if err := a.credential(&o.token, &o.tokenFile, "token", "TOKEN"); err != nil {
-			return nil, err
-		}
-	}
-	if o.token != "" {
-		o.id, o.secret = "", ""
-	} else {
-		if o.id == "" {
-			o.id = a.env("CLIENT_ID")
-		}
-		if err := a.credential(&o.secret, &o.secretFile, "client-secret", "CLIENT_SECRET"); err != nil {
-			return nil, err
-		}
-	}
-	need := func(name, value string) {
-		if value == "" {
-			missing = append(missing, name)
-		}
-	}
-	need("--url", o.url)
-	if o.token == "" {
-		need("--client-id", o.id)
-		need("--client-secret-file", o.secret)
-	}
-	if len(missing) > 0 {
-		return nil, usage(fmt.Errorf("missing: %s (see `lockstitch %s --help`)", strings.Join(missing, ", "), command))
-	}
-	if bad := httpURL(o.url); bad != "" {
-		return nil, usage(fmt.Errorf("--url %q: %s", withoutPassword(o.url), bad))
-	}
-	x := &exportClient{url: strings.TrimSuffix(o.url, "/"), id: o.id, secret: o.secret, token: o.token, tokenFile: o.tokenFile}
-	if o.caFile != "" {
-		if err := x.trust(o.caFile); err != nil {
-			return nil, usage(fmt.Errorf("--ca-file: %w", err))
-		}
-	}
-	return x, nil
 }
 
 // body is the request that the flags describe.
@@ -258,29 +162,12 @@ func (o *exportOptions) body() (api.ExportRequest, error) {
 		}
 		req.EndAt = &end
 	}
-	switch {
-	case o.segment != "" && (o.filter != "" || len(o.segments) > 0):
-		return req, usage(errors.New("--only-segment goes without --segment and --filter"))
-	case o.segment != "":
-		req.SegmentFilter = &api.SegmentFilter{Discriminator: o.segment}
-	case (o.filter == "") != (len(o.segments) == 0):
-		return req, usage(errors.New("--segment and --filter go together"))
-	case o.filter != "":
-		req.SegmentFilter = &api.SegmentFilter{Discriminators: o.segments, Filter: o.filter}
+	var err error
+	if req.SegmentFilter, err = o.segmentFilter(); err != nil {
+		return req, err
 	}
 	req.Attributes, req.Tags, req.SpreadsheetSafe = mappings(o.attributes), mappings(o.tags), o.safe
 	return req, nil
-}
-
-func mappings(texts []string) (out []api.Mapping) {
-	for _, t := range texts {
-		if section, discriminator, ok := strings.Cut(t, "/"); ok {
-			out = append(out, api.Mapping{Section: section, Discriminator: discriminator})
-		} else {
-			out = append(out, api.Mapping{VersionID: t})
-		}
-	}
-	return out
 }
 
 func (a *app) export(ctx context.Context, o exportOptions) error {

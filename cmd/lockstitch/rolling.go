@@ -13,16 +13,8 @@ import (
 	"lockstitch/exporter/api"
 )
 
-// rollingOptions are the flags of rolling and its commands. Those that shape the
-// files are the ones of export.
-type rollingOptions struct {
-	exportOptions
-	every, from, destination string
-	empty                    bool
-}
-
 func (a *app) rollingCommand() *cobra.Command {
-	o := new(rollingOptions)
+	to := new(connection)
 	c := &cobra.Command{
 		Use:   "rolling",
 		Short: "Standing orders: every event in exactly one file, period by period",
@@ -43,20 +35,28 @@ The client secret is best given as LOCKSTITCH_CLIENT_SECRET or --client-secret-f
 		Args: knownCommand,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(a.rollingCreate(o), a.rollingList(o), a.rollingShow(o),
-		a.rollingSimple(o, "pause", http.MethodPost, "Make no further files until resume", "A file that is being made is finished. What comes in meanwhile is made up for after\nresume, period by period; nothing is lost."),
-		a.rollingSimple(o, "resume", http.MethodPost, "Let a paused rolling export go on", "The periods that were missed are made up for one by one."),
-		a.rollingSimple(o, "delete", http.MethodDelete, "Delete a rolling export and its files", "Files that were pulled or delivered stay where they are. The name used again is\nanother rolling export, whose files are numbered from 1."),
-		a.rollingPull(o))
+	c.AddCommand(a.rollingCreate(to), a.rollingList(to), a.rollingShow(to),
+		a.rollingSimple(to, "pause", http.MethodPost, "Make no further files until resume", "A file that is being made is finished. What comes in meanwhile is made up for after\nresume, period by period; nothing is lost."),
+		a.rollingSimple(to, "resume", http.MethodPost, "Let a paused rolling export go on", "The periods that were missed are made up for one by one."),
+		a.rollingSimple(to, "delete", http.MethodDelete, "Delete a rolling export and its files", "Files that were pulled or delivered stay where they are. The name used again is\nanother rolling export, whose files are numbered from 1."),
+		a.rollingPull(to))
 	for _, c := range c.Commands() {
-		o.connectFlags(c.Flags())
+		to.flags(c.Flags())
 	}
 	return c
 }
 
 func rollingPath(name string) string { return "/emails/rolling-exports/" + url.PathEscape(name) }
 
-func (a *app) rollingCreate(o *rollingOptions) *cobra.Command {
+// rollingOptions are the flags of rolling create beside its connection.
+type rollingOptions struct {
+	shape
+	every, from, destination string
+	empty                    bool
+}
+
+func (a *app) rollingCreate(to *connection) *cobra.Command {
+	var o rollingOptions
 	c := &cobra.Command{
 		Use:   "create NAME --every PT15M --start now",
 		Short: "Create a rolling export, or change one",
@@ -75,22 +75,20 @@ to what it is already.`,
   lockstitch rolling create daily --every P1D --start now --destination warehouse --empty-files`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			shape := o.exportOptions
-			shape.after = beginning // the part of a body that files have in common
-			export, err := shape.body()
+			filter, err := o.segmentFilter()
 			if err != nil {
 				return err
 			}
 			if o.every == "" {
 				return usage(errors.New("missing: --every"))
 			}
-			x, err := o.connect(a, "rolling")
+			x, err := to.connect(a, "rolling")
 			if err != nil {
 				return err
 			}
 			body, err := json.Marshal(api.RollingRequest{
 				Every: o.every, Start: o.from, EmptyFiles: o.empty, Destination: o.destination,
-				SegmentFilter: export.SegmentFilter, Attributes: export.Attributes, Tags: export.Tags, SpreadsheetSafe: export.SpreadsheetSafe,
+				SegmentFilter: filter, Attributes: mappings(o.attributes), Tags: mappings(o.tags), SpreadsheetSafe: o.safe,
 			})
 			if err != nil {
 				return err
@@ -107,12 +105,7 @@ to what it is already.`,
 	f.StringVar(&o.from, "start", "", "now or beginning; needed for a new one")
 	f.BoolVar(&o.empty, "empty-files", false, "make a file for a period without rows too")
 	f.StringVar(&o.destination, "destination", "", "place that the operator has configured, to write each file to as well")
-	f.StringToStringVar(&o.segments, "segment", nil, "segment for --filter, NAME=DISCRIMINATOR; may be repeated")
-	f.StringVar(&o.segment, "only-segment", "", "discriminator of the only segment to export")
-	f.StringVar(&o.filter, "filter", "", "expression over the names of --segment with ! & | ( )")
-	f.StringSliceVar(&o.attributes, "attribute", nil, "attribute column: a version id, or SECTION/DISCRIMINATOR; may be repeated")
-	f.StringSliceVar(&o.tags, "tag", nil, "tag column: a version id, or SECTION/DISCRIMINATOR; may be repeated")
-	f.BoolVar(&o.safe, "spreadsheet-safe", false, "put ' before cells that a spreadsheet would take for formulas")
+	o.shape.flags(f)
 	return c
 }
 
@@ -123,12 +116,12 @@ func (a *app) printJSON(v any) error {
 	return e.Encode(v)
 }
 
-func (a *app) rollingList(o *rollingOptions) *cobra.Command {
+func (a *app) rollingList(to *connection) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List the account's rolling exports", Args: cobra.NoArgs,
 		Example: "  lockstitch rolling list --url http://localhost:8080 --client-id demo --client-secret demo-secret",
 		RunE: func(c *cobra.Command, _ []string) error {
-			x, err := o.connect(a, "rolling")
+			x, err := to.connect(a, "rolling")
 			if err != nil {
 				return err
 			}
@@ -154,12 +147,12 @@ func (a *app) rollingList(o *rollingOptions) *cobra.Command {
 	}
 }
 
-func (a *app) rollingShow(o *rollingOptions) *cobra.Command {
+func (a *app) rollingShow(to *connection) *cobra.Command {
 	return &cobra.Command{
 		Use: "show NAME", Short: "Show where a rolling export stands, as JSON", Args: cobra.ExactArgs(1),
 		Example: "  lockstitch rolling show hourly | jq .lag",
 		RunE: func(c *cobra.Command, args []string) error {
-			x, err := o.connect(a, "rolling")
+			x, err := to.connect(a, "rolling")
 			if err != nil {
 				return err
 			}
@@ -173,12 +166,12 @@ func (a *app) rollingShow(o *rollingOptions) *cobra.Command {
 }
 
 // rollingSimple is a command that is one call without an answer.
-func (a *app) rollingSimple(o *rollingOptions, verb, method, short, long string) *cobra.Command {
+func (a *app) rollingSimple(to *connection, verb, method, short, long string) *cobra.Command {
 	return &cobra.Command{
 		Use: verb + " NAME", Short: short, Long: long, Args: cobra.ExactArgs(1),
 		Example: "  lockstitch rolling " + verb + " hourly",
 		RunE: func(c *cobra.Command, args []string) error {
-			x, err := o.connect(a, "rolling")
+			x, err := to.connect(a, "rolling")
 			if err != nil {
 				return err
 			}

@@ -32,7 +32,7 @@ const turnTime = 5 * time.Minute
 // followWait is how long a call waits for the next file. Below callTimeout.
 const followWait = 45 * time.Second
 
-func (a *app) rollingPull(o *rollingOptions) *cobra.Command {
+func (a *app) rollingPull(to *connection) *cobra.Command {
 	var dir string
 	var after int64
 	var follow bool
@@ -82,7 +82,7 @@ something is missing or failed. 2: wrong usage. 130: interrupted.`,
 			if err := os.MkdirAll(dir, privateDir); err != nil {
 				return fmt.Errorf("--dir: %w", err)
 			}
-			x, err := o.connect(a, "rolling")
+			x, err := to.connect(a, "rolling")
 			if err != nil {
 				return err
 			}
