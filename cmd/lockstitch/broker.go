@@ -50,7 +50,7 @@ func startBroker(dir, listen string) (*broker, error) {
 		// The address is what clients are told to connect to.
 		return nil, usage(fmt.Errorf("--kafka-listen %q: name the host under which clients reach the broker, for example localhost:%s", listen, port))
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(dir, privateDir); err != nil {
 		return nil, fmt.Errorf("the data directory cannot be made: %w; choose another --data-dir", err)
 	}
 	lock, err := local.Lock(vfs.Default, filepath.Join(dir, "LOCK"))

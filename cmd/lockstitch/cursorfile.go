@@ -44,23 +44,10 @@ func readCursor(path string) (string, error) {
 	return text, nil
 }
 
-// writeCursor replaces the file, whole or not at all, a power failure included.
-func writeCursor(path, cursor string) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.new")
-	if err != nil {
+// writeCursor replaces the file. Who calls it has its lock.
+func writeCursor(path, cursor string) error {
+	if err := replaceFile(path, []byte(cursor+"\n")); err != nil {
 		return fmt.Errorf("--cursor-file: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("--cursor-file: %w", errors.Join(err, os.Remove(f.Name())))
-		}
-	}()
-	_, err = f.WriteString(cursor + "\n")
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
+	return nil
 }

@@ -171,10 +171,10 @@ func devKey(path string) (string, error) {
 	}
 	key := hex.EncodeToString(raw)
 	// Whole or not at all: a crash in between must not leave half a key.
-	if err := os.WriteFile(path+".new", []byte(key+"\n"), 0o600); err != nil {
+	if err := replaceFile(path, []byte(key+"\n")); err != nil {
 		return "", err
 	}
-	return key, os.Rename(path+".new", path)
+	return key, nil
 }
 
 // devTraffic produces sample traffic until ctx ends, if it is wanted.

@@ -53,14 +53,6 @@ func (a *app) openSink(out string) (sink, error) {
 	return s, nil
 }
 
-// What a command makes holds personal data, and nobody but its user may read it. A
-// directory that is there keeps its mode, and a file the one of the file that it takes
-// the place of.
-const (
-	privateFile = 0o600
-	privateDir  = 0o700
-)
-
 var errInUse = errors.New("is in use by another process")
 
 // openFile opens FILE.part with what is there, and locks it: of two processes that

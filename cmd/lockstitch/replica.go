@@ -171,7 +171,7 @@ func (r *replica) listen() (err error) {
 // others: what is wrong with it shows at once.
 func (r *replica) lockDataDir() error {
 	dir := r.s.Replica.DataDir
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, privateDir); err != nil {
 		return fmt.Errorf("the data directory cannot be made: %w; choose another with --data-dir", err)
 	}
 	lock, err := local.Lock(vfs.Default, filepath.Join(dir, "LOCK"))

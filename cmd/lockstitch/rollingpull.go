@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,7 +12,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -305,14 +302,7 @@ func (p *puller) file(ctx context.Context, orderID string, f *api.RollingFile) e
 	if err := syncDir(p.dir); err != nil {
 		return err
 	}
-	beside := p.path(f.Number, ".json")
-	if err := writeSynced(beside+".part", append(m, '\n')); err != nil {
-		return err
-	}
-	if err := os.Rename(beside+".part", beside); err != nil {
-		return err
-	}
-	return syncDir(p.dir)
+	return replaceFile(p.path(f.Number, ".json"), append(m, '\n'))
 }
 
 // fetch downloads a file, going on with what is there of it.
@@ -327,40 +317,4 @@ func (p *puller) fetch(ctx context.Context, f *api.RollingFile, whole string) er
 		err := p.call(ctx, fmt.Sprintf("/files/%d", f.Number), fresh)
 		return fresh.FileDownloadURL, err
 	}}, to, &bar{})
-}
-
-// fileSHA256 is the digest of a file, hex.
-func fileSHA256(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
-}
-
-func writeSynced(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, privateFile)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	return errors.Join(err, f.Sync(), f.Close())
-}
-
-// syncDir makes the names in a directory durable, where the file system can.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if errors.Is(err, syscall.EINVAL) || errors.Is(err, errors.ErrUnsupported) {
-		err = nil
-	}
-	return errors.Join(err, d.Close())
 }
