@@ -2,12 +2,14 @@ package main
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
 	"fmt"
 	"strings"
 	"time"
 
+	"lockstitch/exporter/auth"
 	"lockstitch/state/kafka"
 )
 
@@ -73,10 +75,8 @@ func (s *Settings) complete(in scope) []error {
 	return errs
 }
 
-// minKey is the least length of a signing key, bytes: HMAC-SHA-256 needs as
-// many as its output has (RFC 7518, 3.2).
-const minKey = 32
-
+// complete reads the files of clients, keys and secrets, and says what is wrong by the
+// names of the settings, all of it at once. auth refuses the same, but knows no settings.
 func (a *AuthSettings) complete() []error {
 	var errs []error
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
@@ -110,8 +110,8 @@ func (a *AuthSettings) complete() []error {
 			fail("%s: the kid is used twice", name)
 		case err != nil:
 			fail("%s: %w", name, err)
-		case len(key) < minKey:
-			fail("%s: the key has %d bytes; it needs at least %d", name, len(key), minKey)
+		case len(key) < auth.MinKeyBytes:
+			fail("%s: the key has %d bytes; it needs at least %d", name, len(key), auth.MinKeyBytes)
 		}
 		kids[k.KID] = true
 		k.Key, k.KeyFile = kafka.Secret(key), ""
@@ -123,9 +123,7 @@ func (a *AuthSettings) complete() []error {
 		fail("issuer or issuer_audience is set, but issuer_jwks_url is not: there is nothing to verify its tokens with")
 	}
 	for _, alg := range a.IssuerAlgorithms {
-		switch alg {
-		case "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA":
-		default:
+		if !auth.IsAsymmetric(alg) {
 			fail("issuer_algorithms: %q is not an asymmetric JWS algorithm such as RS256 or ES256", alg)
 		}
 	}
@@ -152,7 +150,7 @@ func (a *AuthSettings) completeClients(key string) []error {
 			fail("%s: %w", name, err)
 		case (secret == "") == (c.SecretSHA256 == ""):
 			fail("%s: exactly one of secret, secret_file and secret_sha256 must be set", name)
-		case c.SecretSHA256 != "" && (hexErr != nil || len(raw) != 32):
+		case c.SecretSHA256 != "" && (hexErr != nil || len(raw) != sha256.Size):
 			fail("%s: secret_sha256 must be 64 hexadecimal digits (printf %%s SECRET | sha256sum)", name)
 		}
 		ids[c.ID] = true

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"lockstitch/exporter/auth"
 	"lockstitch/state/kafka"
 )
 
@@ -157,15 +158,15 @@ func devKey(path string) (string, error) {
 	b, err := os.ReadFile(path)
 	if err == nil {
 		key := strings.TrimSpace(string(b))
-		if len(key) < minKey {
-			return "", fmt.Errorf("%s holds no signing key: it is shorter than %d bytes; remove it to have a new one made", path, minKey)
+		if len(key) < auth.MinKeyBytes {
+			return "", fmt.Errorf("%s holds no signing key: it is shorter than %d bytes; remove it to have a new one made", path, auth.MinKeyBytes)
 		}
 		return key, nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	raw := make([]byte, 32)
+	raw := make([]byte, auth.MinKeyBytes)
 	if _, err := rand.Read(raw); err != nil {
 		return "", err
 	}

@@ -153,7 +153,7 @@ type Client struct {
 // others). Exactly one of Key and KeyFile is set.
 type SigningKey struct {
 	KID     string       `koanf:"kid"`
-	Key     kafka.Secret `koanf:"key"` // at least 32 bytes
+	Key     kafka.Secret `koanf:"key"` // at least auth.MinKeyBytes
 	KeyFile string       `koanf:"key_file"`
 }
 

@@ -33,6 +33,10 @@ var asymmetric = []string{
 	"ES256", "ES384", "ES512", "EdDSA",
 }
 
+// IsAsymmetric says whether an issuer may be configured with an algorithm, named as in
+// a token's "alg" (RFC 7518, 3.1).
+func IsAsymmetric(algorithm string) bool { return slices.Contains(asymmetric, algorithm) }
+
 func (is Issuer) validate() error {
 	switch {
 	case is.Name == "":
@@ -51,7 +55,7 @@ func (is Issuer) validate() error {
 		return fmt.Errorf("issuer %q: jwks_url %q is not an http or https URL", is.Name, is.JWKSURL)
 	}
 	for _, alg := range is.Algorithms {
-		if !slices.Contains(asymmetric, alg) {
+		if !IsAsymmetric(alg) {
 			return fmt.Errorf("issuer %q: algorithm %q is none of %s", is.Name, alg, strings.Join(asymmetric, ", "))
 		}
 	}
