@@ -23,7 +23,7 @@
 //	outside:    admin listener (still answers while the group shuts down)
 //
 // dev and demo put an embedded broker (broker.go) and sample traffic
-// (sample.go) beside it.
+// (traffic.go) beside it.
 package main
 
 import (

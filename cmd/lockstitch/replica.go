@@ -8,12 +8,10 @@ import (
 	"math"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -26,7 +24,6 @@ import (
 
 	"lockstitch/consumer"
 	"lockstitch/exporter/api"
-	"lockstitch/exporter/auth"
 	"lockstitch/exporter/barrier"
 	"lockstitch/exporter/rolling"
 	exportrun "lockstitch/exporter/run"
@@ -198,28 +195,6 @@ func (r *replica) localURL() string {
 	return scheme + "://" + net.JoinHostPort(host, port)
 }
 
-// openStore opens the configured store, or the one in the data directory.
-func openStore(ctx context.Context, s ReplicaSettings) (objects.Store, error) {
-	addr, err := storeAddress(s)
-	if err != nil {
-		return nil, err
-	}
-	return objects.Open(ctx, addr)
-}
-
-// storeAddress is the store's URL; of the one in the data directory unless
-// another is configured.
-func storeAddress(s ReplicaSettings) (string, error) {
-	if s.StoreURL != "" {
-		return s.StoreURL, nil
-	}
-	dir, err := filepath.Abs(filepath.Join(s.DataDir, "objects"))
-	if err != nil {
-		return "", err
-	}
-	return (&url.URL{Scheme: "file", Path: filepath.ToSlash(dir)}).String(), nil
-}
-
 // reach sees whether any broker can be used with the settings, and waits up to
 // start_timeout for one: all may be on their way down or up.
 func reach(ctx context.Context, s *Settings, opts []kgo.Opt, log *slog.Logger) error {
@@ -329,43 +304,6 @@ func (r *replica) build(opts []kgo.Opt) (err error) {
 // eventEnds reads how far the input reaches: a barrier.
 func (r *replica) eventEnds(ctx context.Context) ([]report.End, error) {
 	return barrier.Read(ctx, r.asker, r.catalog, r.s.Topics.Events)
-}
-
-func (s *Settings) apiConfig() api.Config {
-	reports := int64(s.Replica.MemoryLimit) / 16 * 3 // of which no account may have all
-	c := api.Config{
-		PublicURL: s.HTTP.PublicURL,
-		Limits: api.Limits{
-			WindowMonths: s.Limits.WindowMonths, Attributes: s.Limits.MaxAttributes, Tags: s.Limits.MaxTags,
-			Sections: s.Limits.MaxSections, Pending: s.Limits.MaxPending, ReportsBytes: min(int64(s.Limits.MaxReportsSize), reports/4*3),
-			AllReportsBytes: reports,
-			RollingExports:  s.Limits.MaxRolling, TokensPerMinute: s.Limits.TokensPerMinute,
-			ExportsPerMinute: s.Limits.ExportsPerMinute, DownloadsPerMinute: s.Limits.DownloadsPerMinute,
-			CallsPerMinute: s.Limits.CallsPerMinute,
-		},
-		FileLifetime:       s.Limits.FileLifetime,
-		DownloadLifetime:   s.Limits.DownloadURLLifetime,
-		BarrierTimeout:     s.Limits.BarrierTimeout,
-		ActivityCacheBytes: int64(s.Replica.MemoryLimit) / 16,
-		ActivitySumBytes:   int64(s.Replica.MemoryLimit) / 32,
-	}
-	for _, cl := range s.Auth.Clients {
-		hash := "sha256:" + strings.ToLower(cl.SecretSHA256)
-		if cl.Secret != "" {
-			hash = auth.HashSecret(string(cl.Secret))
-		}
-		c.Clients = append(c.Clients, auth.Client{ID: cl.ID, SecretHash: hash, Account: cl.Account})
-	}
-	for _, k := range s.Auth.SigningKeys {
-		c.SigningKeys = append(c.SigningKeys, auth.Key{ID: k.KID, Secret: []byte(k.Key)})
-	}
-	if s.Auth.IssuerJWKSURL != "" {
-		c.Issuers = []auth.Issuer{{
-			Name: s.Auth.Issuer, JWKSURL: s.Auth.IssuerJWKSURL, Audience: s.Auth.IssuerAudience,
-			AccountClaim: s.Auth.IssuerAccount, Algorithms: s.Auth.IssuerAlgorithms,
-		}}
-	}
-	return c
 }
 
 // Run works until ctx ends or a part fails, then shuts down: the API stops

@@ -8,9 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"net/url"
-	"os"
 	"text/tabwriter"
 	"time"
 
@@ -76,22 +73,6 @@ func (a *app) withCatalog(c *cobra.Command, fn func(ctx context.Context, v *cata
 		return err
 	}
 	return fn(ctx, v, s)
-}
-
-// openExisting opens the store to look at it. A directory that is not there is
-// not made: it is a mistake in the address, and would look like a store that has
-// lost everything.
-func openExisting(ctx context.Context, s ReplicaSettings) (objects.Store, error) {
-	addr, err := storeAddress(s)
-	if err != nil {
-		return nil, err
-	}
-	if u, err := url.Parse(addr); err == nil && u.Scheme == "file" {
-		if _, err := os.Stat(u.Path); errors.Is(err, fs.ErrNotExist) {
-			return nil, usage(fmt.Errorf("there is no object store at %s: name the one that serve has with --store-url", u.Path))
-		}
-	}
-	return objects.Open(ctx, addr)
 }
 
 func (a *app) segmentsListCommand() *cobra.Command {
