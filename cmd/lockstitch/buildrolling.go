@@ -11,7 +11,7 @@ import (
 	"lockstitch/state/report"
 )
 
-// buildRolling makes the part that works on standing orders.
+// buildRolling makes the part that works on rolling exports.
 func (r *replica) buildRolling() (err error) {
 	r.rolling, err = rolling.New(rolling.Deps{
 		Reports: r.reports, Slots: r.runner.Slots(),

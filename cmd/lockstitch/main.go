@@ -16,10 +16,10 @@
 //	   │                                        │         │          │
 //	   ├─ consumer ◄────────────────────────────┤◄────────┤          │
 //	   ├─ exporter/run  (works on reports) ◄────┤◄────────┤          │
-//	   ├─ exporter/rolling (standing orders) ◄──┤◄────────┤◄─────────┤
+//	   ├─ exporter/rolling (rolling exports) ◄──┤◄────────┤◄─────────┤
 //	   └─ exporter/api  (answers calls)    ◄────┴─────────┴──────────┘
 //
-//	run group:  signal │ API listener │ consumer │ report runner │ standing orders
+//	run group:  signal │ API listener │ consumer │ report runner │ rolling exports
 //	outside:    admin listener (still answers while the group shuts down)
 //
 // dev and demo put an embedded broker (broker.go) and sample traffic

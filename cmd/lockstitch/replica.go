@@ -267,7 +267,7 @@ func (r *replica) tellOtherTopics() {
 	}
 }
 
-// build makes the parts that work: consumer, report runner, standing orders, API.
+// build makes the parts that work: consumer, report runner, rolling exports, API.
 func (r *replica) build(opts []kgo.Opt) (err error) {
 	s, t := r.s, r.s.Topics.TopicNames()
 	cfg := consumer.Config{
@@ -328,7 +328,7 @@ func (r *replica) Run(ctx context.Context) error {
 	r.addPart(&g, "memory limit", func(ctx context.Context) error { return stayWithin(ctx, limit) })
 	r.addPart(&g, "consumer", r.consumer.Run)
 	r.addPart(&g, "report runner", r.runner.Run)
-	r.addPart(&g, "standing orders", r.rolling.Run)
+	r.addPart(&g, "rolling exports", r.rolling.Run)
 	r.addPart(&g, "topic check", r.topics.Run)
 	r.log.Info("replica started", "api", r.localURL(), "admin", "http://"+r.admin.Addr().String(), "group", r.s.Replica.Group)
 	close(r.ready)

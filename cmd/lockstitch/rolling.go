@@ -17,7 +17,7 @@ func (a *app) rollingCommand() *cobra.Command {
 	to := new(connection)
 	c := &cobra.Command{
 		Use:   "rolling",
-		Short: "Standing orders: every event in exactly one file, period by period",
+		Short: "Rolling exports: every event in exactly one file, period by period",
 		Long: `A rolling export makes a file for every period, for example every 15 minutes,
 until it is deleted. Every event that is kept comes in exactly one of its files,
 whatever its time and however late it came: a late event is in the file of the
@@ -29,9 +29,9 @@ Files are numbered from 1, without gaps, and kept for a week (file_lifetime).
 The client secret is best given as LOCKSTITCH_CLIENT_SECRET or --client-secret-file.`,
 		Example: `  export LOCKSTITCH_URL=http://localhost:8080 LOCKSTITCH_CLIENT_ID=demo LOCKSTITCH_CLIENT_SECRET=demo-secret
 
-  lockstitch rolling create quarterly --every PT15M --start now
-  lockstitch rolling show quarterly
-  lockstitch rolling pull quarterly --dir /srv/events --follow`,
+  lockstitch rolling create quarter-hourly --every PT15M --start now
+  lockstitch rolling show quarter-hourly
+  lockstitch rolling pull quarter-hourly --dir /srv/events --follow`,
 		Args: knownCommand,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
