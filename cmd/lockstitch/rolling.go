@@ -29,9 +29,9 @@ Files are numbered from 1, without gaps, and kept for a week (file_lifetime).
 The client secret is best given as LOCKSTITCH_CLIENT_SECRET or --client-secret-file.`,
 		Example: `  export LOCKSTITCH_URL=http://localhost:8080 LOCKSTITCH_CLIENT_ID=demo LOCKSTITCH_CLIENT_SECRET=demo-secret
 
-  lockstitch rolling create quarter-hourly --every PT15M --start now
-  lockstitch rolling show quarter-hourly
-  lockstitch rolling pull quarter-hourly --dir /srv/events --follow`,
+  lockstitch rolling create hourly --every PT1H --start now
+  lockstitch rolling show hourly
+  lockstitch rolling pull hourly --dir /srv/events --follow`,
 		Args: knownCommand,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}

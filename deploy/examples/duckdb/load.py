@@ -5,10 +5,10 @@
 
 Needs Python 3.11 and `pip install duckdb`. A cron line is all that a warehouse needs:
 
-    */5 * * * *  LOCKSTITCH_CLIENT_ID=loader lockstitch rolling pull quarter-hourly --dir /srv/events --url https://exports.example.com --client-secret-file /etc/lockstitch/secret && python3 /usr/local/lib/lockstitch/load.py /srv/events quarter-hourly /srv/events.duckdb
+    */5 * * * *  LOCKSTITCH_CLIENT_ID=loader lockstitch rolling pull hourly --dir /srv/events --url https://exports.example.com --client-secret-file /etc/lockstitch/secret && python3 /usr/local/lib/lockstitch/load.py /srv/events hourly /srv/events.duckdb
 
-The rows are in the table NAME (a name with a hyphen is quoted in SQL: FROM "quarter-hourly"),
-with the columns of the files' header line.
+The rows are in the table NAME (in SQL with quotes where it has a hyphen), with the columns
+of the files' header line.
 event_time and server_time are BIGINT, milliseconds since 1970 (an event_time may
 be any 64-bit integer, which no timestamp can): make_timestamp_ms(server_time). The
 rest is text; an empty cell is NULL. NUL characters are kept, but not in names.

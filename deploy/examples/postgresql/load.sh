@@ -8,8 +8,8 @@
 # PGDATABASE, PGUSER, ~/.pgpass and the like say. Run it behind every pull, from cron
 # or with the units beside it.
 #
-# The rows are in the table NAME (a name with a hyphen is quoted in SQL: from
-# "quarter-hourly"), with the columns of the files' header line.
+# The rows are in the table NAME (in SQL with quotes where it has a hyphen), with the
+# columns of the files' header line.
 # event_time and server_time are bigint, milliseconds since 1970 (an event_time may
 # be any 64-bit integer, which no timestamp can): to_timestamp(server_time / 1000.0).
 # The rest is text; an empty cell is NULL. PostgreSQL cannot hold the NUL character:
