@@ -89,7 +89,7 @@ func (g *Generator) start(ctx context.Context, s *report.Standing, w work, ended
 				err = g.step(jctx, s)
 			}
 			if err != nil && jctx.Err() == nil {
-				log.Warn("a standing order is held up; trying again", "err", err)
+				log.Warn("a rolling export is held up; trying again", "err", err)
 			}
 			return struct{}{}, err
 		}, backoff.WithMaxElapsedTime(0), backoff.WithBackOff(&backoff.ExponentialBackOff{

@@ -100,7 +100,7 @@ func New(deps Deps) (*Generator, error) {
 	if deps.Clock == nil {
 		deps.Clock = machineClock{}
 	}
-	g := &Generator{deps: deps, log: deps.Log.With("component", "standing orders")}
+	g := &Generator{deps: deps, log: deps.Log.With("component", "rolling exports")}
 	if deps.Registerer != nil {
 		deps.Registerer.MustRegister(newCollector(deps))
 	}

@@ -108,7 +108,7 @@ func (g *Generator) passed(ctx context.Context, s *report.Standing, boundary tim
 
 // trouble stops an order until it is changed.
 func (g *Generator) trouble(ctx context.Context, s *report.Standing, p report.Problem) error {
-	g.log.Warn("a standing order cannot go on until it is changed", "account", s.Order.Account, "order", s.Order.Name, "problem", p.Detail)
+	g.log.Warn("a rolling export cannot go on until it is changed", "account", s.Order.Account, "order", s.Order.Name, "problem", p.Detail)
 	return unlessGone(g.deps.Reports.WriteTrouble(ctx, s.Order.Account, s.Order.ID, s.Settings.Revision, p))
 }
 
