@@ -25,6 +25,8 @@ import (
 
 	rungroup "github.com/oklog/run"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"golang.org/x/net/http2"
 )
 
@@ -193,6 +195,61 @@ func TestReadyzWhenKafkaIsAway(t *testing.T) {
 	}
 	if status, _ := y.admin("/healthz"); status != 200 {
 		t.Errorf("/healthz: %d", status)
+	}
+}
+
+// While one partition of the events is offline no export can be requested, of any
+// replica. They stay ready, as all other calls are answered.
+func TestReadyzWhileAnEventPartitionIsOffline(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	events := y.s.Topics.Events[0]
+	y.b.cluster.ControlKey(kmsg.ListOffsets.Int16(), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		y.b.cluster.KeepControl()
+		req := kreq.(*kmsg.ListOffsetsRequest)
+		if !slices.ContainsFunc(req.Topics, func(rt kmsg.ListOffsetsRequestTopic) bool { return rt.Topic == events }) {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.ListOffsetsResponse)
+		for _, rt := range req.Topics {
+			st := kmsg.NewListOffsetsResponseTopic()
+			st.Topic = rt.Topic
+			for _, rp := range rt.Partitions {
+				sp := kmsg.NewListOffsetsResponseTopicPartition() // all of them are empty
+				sp.Partition, sp.Timestamp, sp.LeaderEpoch, sp.Offset = rp.Partition, -1, 0, 0
+				if rt.Topic == events && rp.Partition == 1 {
+					sp.ErrorCode = kerr.KafkaStorageError.Code
+				}
+				st.Partitions = append(st.Partitions, sp)
+			}
+			resp.Topics = append(resp.Topics, st)
+		}
+		return resp, nil, true
+	})
+	<-y.r.ready
+	if status, body := y.admin("/readyz"); status != 200 {
+		t.Errorf("/readyz: %d %s", status, body)
+	}
+	x := &exportClient{url: y.r.localURL(), id: "demo", secret: "demo-secret"}
+	if err := x.authorize(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for call, want := range map[string]int{"GET": 200, "POST": 503} {
+		req, err := http.NewRequestWithContext(ctx, call, x.url+"/emails/reports", strings.NewReader(`{"after":"beginning"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+x.token)
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%s /emails/reports: %d", call, resp.StatusCode)
+		}
 	}
 }
 
