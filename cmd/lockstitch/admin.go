@@ -7,11 +7,16 @@ import (
 	"net/http/pprof"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
 // readyTimeout bounds how long /readyz asks.
 const readyTimeout = 3 * time.Second
+
+// readyEvery is how often a replica asks itself what /readyz asks.
+const readyEvery = 15 * time.Second
 
 // adminHandler answers on the admin address: nothing of it is on the API's.
 func (r *replica) adminHandler() http.Handler {
@@ -63,4 +68,45 @@ func (r *replica) unready(ctx context.Context) string {
 		return fmt.Sprintf("the reports cannot be read: %v", err)
 	}
 	return ""
+}
+
+// tellReady shows what /readyz says as a gauge, from now on until everything else is
+// closed: once no replica is ready no call comes that could be counted as refused.
+func (r *replica) tellReady() {
+	ready := promauto.With(r.reg).NewGauge(prometheus.GaugeOpts{
+		Name: "lockstitch_ready",
+		Help: "1 when calls can be answered, as /readyz says; asked every 15 s.",
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		watchReady(ctx, ready, r.unready, r.ready, r.stopping)
+	}()
+	r.onClose(func() {
+		cancel()
+		<-done
+	})
+}
+
+// watchReady asks every readyEvery, and at once when started or stopping is closed.
+func watchReady(ctx context.Context, ready prometheus.Gauge, unready func(context.Context) string, started, stopping <-chan struct{}) {
+	tick := time.NewTicker(readyEvery)
+	defer tick.Stop()
+	for {
+		if unready(ctx) == "" {
+			ready.Set(1)
+		} else {
+			ready.Set(0)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-started:
+			started = nil
+		case <-stopping:
+			stopping = nil
+		}
+	}
 }

@@ -20,11 +20,15 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	rungroup "github.com/oklog/run"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"golang.org/x/net/http2"
@@ -99,7 +103,9 @@ func TestAdminAnswersWhileStarting(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.serveAdmin()
+	r.tellReady()
 	y := &system{t: t, r: r}
+	y.awaitMetrics("lockstitch_ready 0")
 	if status, body := y.admin("/healthz"); status != 200 {
 		t.Errorf("/healthz: %d %s", status, body)
 	}
@@ -198,6 +204,45 @@ func TestReadyzWhenKafkaIsAway(t *testing.T) {
 	}
 }
 
+// The gauge follows what /readyz says, at once where a replica starts or stops.
+func TestReadyIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		ready := prometheus.NewGauge(prometheus.GaugeOpts{Name: "ready"})
+		var why atomic.Value
+		started, stopping := make(chan struct{}), make(chan struct{})
+		why.Store("starting")
+		var bg sync.WaitGroup
+		bg.Go(func() {
+			watchReady(ctx, ready, func(context.Context) string { return why.Load().(string) }, started, stopping)
+		})
+		told := func(when string, want float64) {
+			t.Helper()
+			synctest.Wait()
+			if got := testutil.ToFloat64(ready); got != want {
+				t.Errorf("%s: %v, want %v", when, got, want)
+			}
+		}
+		told("while it starts", 0)
+		why.Store("")
+		close(started)
+		told("when it has started", 1)
+		for _, c := range []struct {
+			why  string
+			want float64
+		}{{"the reports cannot be read", 0}, {"", 1}} {
+			why.Store(c.why)
+			time.Sleep(readyEvery)
+			told(fmt.Sprintf("%q", c.why), c.want)
+		}
+		why.Store("shutting down")
+		close(stopping)
+		told("when it stops", 0)
+		cancel()
+		bg.Wait()
+	})
+}
+
 // While one partition of the events is offline no export can be requested, of any
 // replica. They stay ready, as all other calls are answered.
 func TestReadyzWhileAnEventPartitionIsOffline(t *testing.T) {
@@ -228,6 +273,7 @@ func TestReadyzWhileAnEventPartitionIsOffline(t *testing.T) {
 		return resp, nil, true
 	})
 	<-y.r.ready
+	y.awaitMetrics("lockstitch_ready 1")
 	if status, body := y.admin("/readyz"); status != 200 {
 		t.Errorf("/readyz: %d %s", status, body)
 	}

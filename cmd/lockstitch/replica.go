@@ -89,6 +89,7 @@ func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica
 		return nil, err
 	}
 	r.serveAdmin()
+	r.tellReady()
 	if err := r.lockDataDir(); err != nil {
 		return nil, err
 	}

@@ -83,6 +83,7 @@ func TestShutdownFinishesADownload(t *testing.T) {
 	if status, body := y.admin("/readyz"); status != 503 || body != "shutting down\n" {
 		t.Errorf("/readyz: %d %s", status, body)
 	}
+	y.awaitMetrics("lockstitch_ready 0")
 	select {
 	case <-stopped:
 		t.Fatal("the replica did not wait for the download")
