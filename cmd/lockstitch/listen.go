@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	rungroup "github.com/oklog/run"
@@ -33,22 +34,54 @@ func (r *replica) serveAdmin() {
 	})
 }
 
+// apiServer answers on the API's address.
+type apiServer struct {
+	*http.Server
+	handler atomic.Pointer[http.Handler]
+	done    chan struct{} // closed when it takes no more connections
+	err     error         // why, once done is closed
+}
+
+// serveAPI answers on the API's address from now on: with 503 until answerWith gives the
+// handler. A connection to an address that is bound is taken by the kernel, and whoever
+// made it would wait for as long as the start takes.
+func (r *replica) serveAPI() {
+	s := &apiServer{done: make(chan struct{})}
+	s.answerWith(api.Starting())
+	s.Server = api.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		(*s.handler.Load()).ServeHTTP(w, req)
+	}), r.log)
+	s.ConnState = r.countConnections()
+	h := r.s.HTTP
+	if h.TLSCertFile != "" {
+		pair := &renewedPair{cert: h.TLSCertFile, key: h.TLSKeyFile, log: r.log}
+		s.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: pair.get}
+	}
+	go func() {
+		defer close(s.done)
+		if h.TLSCertFile != "" {
+			s.err = s.ServeTLS(r.api, "", "")
+		} else {
+			s.err = s.Serve(r.api)
+		}
+	}()
+	r.server = s
+	r.onClose(func() {
+		_ = s.Close()
+		<-s.done
+	})
+}
+
+// answerWith has h answer all calls that begin from now on.
+func (s *apiServer) answerWith(h http.Handler) { s.handler.Store(&h) }
+
 // addAPI serves the API until the group ends, then lets calls in flight finish
 // for shutdown_timeout.
 func (r *replica) addAPI(g *rungroup.Group) {
-	srv := api.NewServer(r.handler, r.log)
-	srv.ConnState = r.countConnections()
 	drained := make(chan struct{})
 	g.Add(func() error {
-		var err error
-		if h := r.s.HTTP; h.TLSCertFile != "" {
-			pair := &renewedPair{cert: h.TLSCertFile, key: h.TLSKeyFile, log: r.log}
-			srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: pair.get}
-			err = srv.ServeTLS(r.api, "", "")
-		} else {
-			err = srv.Serve(r.api)
-		}
-		if !errors.Is(err, http.ErrServerClosed) {
+		<-r.server.done
+		if err := r.server.err; !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("API listener: %w", err)
 		}
 		<-drained
@@ -60,9 +93,9 @@ func (r *replica) addAPI(g *rungroup.Group) {
 			defer close(drained)
 			ctx, cancel := context.WithTimeout(context.Background(), r.s.Replica.ShutdownTimeout)
 			defer cancel()
-			if err := srv.Shutdown(ctx); err != nil {
+			if err := r.server.Shutdown(ctx); err != nil {
 				r.log.Warn("calls in flight were cut off", "after", r.s.Replica.ShutdownTimeout)
-				_ = srv.Close()
+				_ = r.server.Close()
 			}
 		}()
 	})

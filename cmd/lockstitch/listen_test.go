@@ -8,9 +8,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/big"
 	"net"
@@ -32,6 +34,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"golang.org/x/net/http2"
+
+	"lockstitch/exporter/api"
 )
 
 // certificate writes a self-signed one for localhost and its key to the paths.
@@ -115,18 +119,92 @@ func TestAdminAnswersWhileStarting(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 }
 
+// Who calls while a replica starts, which may take minutes, is told to come again, and
+// answered on the same connection once it has started.
+func TestAPIAnswersWhileStarting(t *testing.T) {
+	t.Parallel()
+	ctx, stop := context.WithCancel(testContext(t))
+	defer stop()
+	silent, err := net.Listen("tcp", "localhost:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	s := systemSettings(t, t.TempDir())
+	s.Kafka.Brokers = []string{silent.Addr().String()}
+	reached := make(chan string, 1) // the API's address, once a broker was asked
+	go func() {
+		c, err := silent.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		_, _ = c.Read(make([]byte, 1))
+		reached <- s.HTTP.PublicURL
+		_, _ = io.Copy(io.Discard, c) // until the replica has given up
+	}()
+	failed := make(chan error, 1)
+	go func() {
+		_, err := openReplica(ctx, s, slog.New(slog.DiscardHandler))
+		failed <- err
+	}()
+	comeAgain(t, <-reached)
+	stop()
+	if err := <-failed; err == nil {
+		t.Error("it has started")
+	}
+
+	r := &replica{s: &Settings{HTTP: HTTPSettings{Listen: "localhost:0", AdminListen: "localhost:0"}}, log: slog.New(slog.DiscardHandler), reg: prometheus.NewRegistry()}
+	r.s.Replica.MemoryLimit = connectionBytes // one connection
+	defer r.close()
+	if err := r.listen(); err != nil {
+		t.Fatal(err)
+	}
+	r.serveAPI()
+	comeAgain(t, r.localURL())
+	r.server.answerWith(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "here") }))
+	resp, err := http.Get(r.localURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if said, err := io.ReadAll(resp.Body); err != nil || string(said) != "here" {
+		t.Errorf("%s, %v", said, err)
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+// comeAgain is answered as every call is that cannot be answered now.
+func comeAgain(t *testing.T, address string) {
+	t.Helper()
+	resp, err := http.Get(address + "/emails/reports")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var p api.Problem
+	if err := json.NewDecoder(resp.Body).Decode(&p); err != nil || p.Type != "/problems/unavailable" || p.Status != 503 || !strings.Contains(p.Detail, "starting") {
+		t.Errorf("%+v, %v", p, err)
+	}
+	_, _ = io.Copy(io.Discard, resp.Body)
+	h := resp.Header
+	if resp.StatusCode != 503 || h.Get("Retry-After") == "" || h.Get("Content-Type") != "application/problem+json" || h.Get("X-Content-Type-Options") != "nosniff" {
+		t.Errorf("%d %v", resp.StatusCode, h)
+	}
+}
+
 // Of all connections that the API may have, each can be held by who has shown no
 // credential. Who comes then waits for one to end, and the admin listener says so.
 func TestConnectionsAreBounded(t *testing.T) {
 	r := &replica{s: &Settings{HTTP: HTTPSettings{Listen: "localhost:0", AdminListen: "localhost:0"}}, log: slog.New(slog.DiscardHandler),
-		reg: prometheus.NewRegistry(), stopping: make(chan struct{}), ready: make(chan struct{}),
-		handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "here") })}
+		reg: prometheus.NewRegistry(), stopping: make(chan struct{}), ready: make(chan struct{})}
 	r.s.Replica.MemoryLimit, r.s.Replica.ShutdownTimeout = 2*connectionBytes, 10*time.Second
 	defer r.close()
 	if err := r.listen(); err != nil {
 		t.Fatal(err)
 	}
 	r.serveAdmin()
+	r.serveAPI()
 	stop := make(chan struct{})
 	var g rungroup.Group
 	g.Add(func() error { <-stop; return nil }, func(error) {})

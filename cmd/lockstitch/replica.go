@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"math"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -54,7 +53,7 @@ type replica struct {
 	consumer     *consumer.Consumer
 	runner       *exportrun.Runner
 	rolling      *rolling.Generator
-	handler      http.Handler
+	server       *apiServer
 
 	stopping chan struct{} // closed when the replica begins to shut down
 	ready    chan struct{} // closed when the API accepts calls
@@ -71,7 +70,8 @@ var (
 )
 
 // openReplica binds the addresses, locks the data directory, opens the views and
-// the store, and builds the parts. Nothing is consumed or answered until Run.
+// the store, and builds the parts. Calls are answered with 503 until these are there;
+// nothing is consumed until Run.
 func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica, err error) {
 	r := &replica{s: s, log: log, reg: prometheus.NewRegistry(), stopping: make(chan struct{}), ready: make(chan struct{})}
 	defer func() {
@@ -90,6 +90,7 @@ func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica
 	}
 	r.serveAdmin()
 	r.tellReady()
+	r.serveAPI()
 	if err := r.lockDataDir(); err != nil {
 		return nil, err
 	}
@@ -295,11 +296,15 @@ func (r *replica) build(opts []kgo.Opt) (err error) {
 	if err := r.buildRolling(); err != nil {
 		return err
 	}
-	r.handler, err = api.New(s.apiConfig(), api.Deps{
+	handler, err := api.New(s.apiConfig(), api.Deps{
 		Reports: r.reports, Definitions: r.definitions, Catalog: r.catalog, Store: r.store,
 		Ends: r.eventEnds, Destination: r.destinations.allows, Stopping: r.stopping, Log: r.log, Registerer: r.reg,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	r.server.answerWith(handler)
+	return nil
 }
 
 // eventEnds reads how far the input reaches: a barrier.

@@ -237,9 +237,7 @@ func (s *server) outermost(next http.Handler) http.Handler {
 			}
 			s.metrics.observe(rw, r, time.Since(begin))
 		}()
-		h := rw.Header()
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("Referrer-Policy", "no-referrer")
+		rw.always()
 		if !cleanPath(r.URL.EscapedPath()) {
 			writeProblem(rw, notFound("No call of this API has this path. /docs lists them."))
 			return
@@ -264,6 +262,12 @@ type responseWriter struct {
 	route string // for the metrics
 	code  int
 	wrote bool
+}
+
+// always sets the headers that every answer has.
+func (w *responseWriter) always() {
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Referrer-Policy", "no-referrer")
 }
 
 func (w *responseWriter) WriteHeader(code int) {

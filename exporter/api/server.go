@@ -40,3 +40,13 @@ func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }
+
+// Starting answers every call with 503: who listens before there is a handler from New
+// tells callers to try again, instead of keeping them waiting.
+func Starting() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		rw := &responseWriter{ResponseWriter: w, route: "none"}
+		rw.always()
+		writeProblem(rw, unavailable("This replica is starting. Try again."))
+	})
+}
