@@ -270,6 +270,7 @@ func TestReadyzWhenKafkaIsAway(t *testing.T) {
 	if status, out, errs := command(ctx, nil, "healthcheck", listen); status != 0 || out != "ready\n" {
 		t.Errorf("healthcheck: exit %d: %s%s", status, out, errs)
 	}
+	y.awaitMetrics("lockstitch_lane_ready") // without brokers the consumer would not have started
 	y.b.cluster.Close()
 	if status, body := y.admin("/readyz"); status != 503 || !strings.Contains(body, "catalog cannot be read") || !strings.Contains(body, y.b.addr) {
 		t.Errorf("/readyz: %d %s", status, body)
