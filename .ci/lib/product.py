@@ -39,7 +39,7 @@ class Serve:
         http, admin = free_port(), free_port()
         self.url, self.admin = f"http://127.0.0.1:{http}", f"http://127.0.0.1:{admin}"
         config = {"brokers": brokers.split(","), "store_url": store, "data_dir": str(suite.dir / f"{name}-data"), "instance_id": name,
-                  "http_listen": f"127.0.0.1:{http}", "admin_listen": f"127.0.0.1:{admin}", "public_url": public_url or self.url,
+                  "http_listen": f"127.0.0.1:{http}", "admin_listen": f"127.0.0.1:{admin}", "public_url": public_url or self.url, "shutdown_delay": "0s",
                   "clients": [{"id": i, "secret": s, "account": a} for i, s, a in credentials()],
                   "signing_keys": [{"kid": KEY.split(":")[0], "key": KEY.split(":")[1]}], **(settings or {})}
         self.config = suite.dir / f"{name}.yaml"

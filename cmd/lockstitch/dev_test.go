@@ -423,7 +423,7 @@ func TestServeSaysWhatIsMissing(t *testing.T) {
 	ctx := testContext(t)
 	b := testBroker(t, t.TempDir())
 	defer b.Close()
-	args := []string{"serve", "--brokers", b.addr, "--signing-keys", testKey, "--http-listen", "localhost:0", "--admin-listen", "localhost:0", "--data-dir", t.TempDir()}
+	args := []string{"serve", "--shutdown-delay", "0s", "--brokers", b.addr, "--signing-keys", testKey, "--http-listen", "localhost:0", "--admin-listen", "localhost:0", "--data-dir", t.TempDir()}
 	status, _, errs := command(ctx, nil, args...)
 	if status != 1 || !strings.Contains(errs, "email-events: exists is missing") || !strings.Contains(errs, "topics create") {
 		t.Errorf("exit %d: %s", status, errs)
@@ -484,7 +484,7 @@ func TestReplicaStartsWhileABrokerGoesAway(t *testing.T) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	log := newWatch("replica started", cancel)
-	args := []string{"serve", "--brokers", front.Addr().String(), "--signing-keys", testKey, "--http-listen", "localhost:0", "--admin-listen", "localhost:0",
+	args := []string{"serve", "--shutdown-delay", "0s", "--brokers", front.Addr().String(), "--signing-keys", testKey, "--http-listen", "localhost:0", "--admin-listen", "localhost:0",
 		"--store-url", "file://" + filepath.ToSlash(t.TempDir()), "--data-dir", t.TempDir()}
 	if status := run(ctx, &app{out: io.Discard, err: log}, args); status != 0 || ended.Load() != 6 || !strings.Contains(log.text(), "no broker can be used") {
 		t.Errorf("serve: exit %d after %d connections that ended: %s", status, ended.Load(), log.text())
@@ -508,7 +508,7 @@ func TestSilentBrokerIsNotWaitedFor(t *testing.T) {
 			}
 		}()
 		begun := time.Now()
-		status, _, errs := command(ctx, nil, "serve", "--brokers", silent.Addr().String(), "--start-timeout", timeout, "--signing-keys", testKey,
+		status, _, errs := command(ctx, nil, "serve", "--shutdown-delay", "0s", "--brokers", silent.Addr().String(), "--start-timeout", timeout, "--signing-keys", testKey,
 			"--http-listen", "localhost:0", "--admin-listen", "localhost:0", "--store-url", "file://"+filepath.ToSlash(t.TempDir()), "--data-dir", t.TempDir())
 		if took := time.Since(begun); took > 15*time.Second { // the library gives up after 10 s, and tries again
 			t.Errorf("with start_timeout %s it took %s", timeout, took)

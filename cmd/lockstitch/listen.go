@@ -38,6 +38,7 @@ func (r *replica) serveAdmin() {
 type apiServer struct {
 	*http.Server
 	handler atomic.Pointer[http.Handler]
+	ending  chan struct{} // closed when it is to take no more calls: those that wait end
 	done    chan struct{} // closed when it takes no more connections
 	err     error         // why, once done is closed
 }
@@ -46,7 +47,7 @@ type apiServer struct {
 // handler. A connection to an address that is bound is taken by the kernel, and whoever
 // made it would wait for as long as the start takes.
 func (r *replica) serveAPI() {
-	s := &apiServer{done: make(chan struct{})}
+	s := &apiServer{ending: make(chan struct{}), done: make(chan struct{})}
 	s.answerWith(api.Starting())
 	s.Server = api.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		(*s.handler.Load()).ServeHTTP(w, req)
@@ -75,8 +76,9 @@ func (r *replica) serveAPI() {
 // answerWith has h answer all calls that begin from now on.
 func (s *apiServer) answerWith(h http.Handler) { s.handler.Store(&h) }
 
-// addAPI serves the API until the group ends, then lets calls in flight finish
-// for shutdown_timeout.
+// addAPI serves the API until the group ends and for shutdown_delay longer, as load
+// balancers take a while to see that the replica is not ready any more. Then it lets calls
+// in flight finish for shutdown_timeout.
 func (r *replica) addAPI(g *rungroup.Group) {
 	drained := make(chan struct{})
 	g.Add(func() error {
@@ -91,6 +93,13 @@ func (r *replica) addAPI(g *rungroup.Group) {
 		// reader of a large file. drained is waited for above.
 		go func() {
 			defer close(drained)
+			delay := time.NewTimer(r.s.Replica.ShutdownDelay)
+			defer delay.Stop()
+			select {
+			case <-delay.C:
+			case <-r.server.done: // it has failed
+			}
+			close(r.server.ending)
 			ctx, cancel := context.WithTimeout(context.Background(), r.s.Replica.ShutdownTimeout)
 			defer cancel()
 			if err := r.server.Shutdown(ctx); err != nil {

@@ -197,6 +197,7 @@ func TestEveryRefusal(t *testing.T) {
 		{"--dedup-horizon=1s", "dedup_horizon", "between 1m0s and"},
 		{"--session-timeout=1s", "session_timeout", "between 6s and"},
 		{"--transaction-timeout=1h", "transaction_timeout", "and 15m0s"},
+		{"--shutdown-delay=6m", "shutdown_delay", "between 0s and 5m0s"},
 		{"--shutdown-timeout=0s", "shutdown_timeout", "between 1s and"},
 		{"--http-listen=8080", "http_listen", "host:port"},
 		{"--http-listen=:99999", "http_listen", "host:port"},
@@ -446,6 +447,23 @@ func TestDevAnswersThisMachineAlone(t *testing.T) {
 	}
 }
 
+// A load balancer has to see that a replica stops; before dev and demo there is none.
+func TestOnlyServeTakesCallsAfterASignal(t *testing.T) {
+	for in, want := range map[scope]time.Duration{serveScope: 5 * time.Second, devScope: 0} {
+		fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
+		addFlags(fs, in)
+		if in == serveScope {
+			if err := fs.Parse(least); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s, _, err := loadSettings(fs, nil, in)
+		if err != nil || s.Replica.ShutdownDelay != want {
+			t.Errorf("%d: %+v, %v; want %s", in, s, err, want)
+		}
+	}
+}
+
 // What docker-compose.yml gives the replicas is valid, and names no setting that
 // does not exist.
 func TestComposeSettingsAreValid(t *testing.T) {
@@ -467,6 +485,16 @@ func TestComposeSettingsAreValid(t *testing.T) {
 	}
 	if status, out, errs := command(t.Context(), environ, "serve", "--check-config"); status != 0 || errs != "" {
 		t.Errorf("exit %d: %s%s", status, out, errs)
+	}
+	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
+	addFlags(fs, serveScope)
+	s, _, err := loadSettings(fs, environ, serveScope)
+	if err != nil {
+		t.Fatal(err)
+	}
+	grace := p.Services["lockstitch-1"].StopGracePeriod
+	if least := s.Replica.ShutdownDelay + s.Replica.ShutdownTimeout; grace == nil || time.Duration(*grace) <= least {
+		t.Errorf("stop_grace_period %v: a replica may need %s", grace, least)
 	}
 }
 

@@ -220,7 +220,8 @@ var options = []option{
 	{"session_timeout", 10 * time.Second, "silence after which the group gives a replica's work to others", span(6*time.Second, 5*time.Minute), scopeReplica, false},
 	{"transaction_timeout", 10 * time.Second, "time after which the brokers end the transaction of a replica that died in it", span(time.Second, 15*time.Minute), scopeReplica, false},
 	{"start_timeout", 60 * time.Second, "how long a replica that starts waits for a broker, then for the answers to what it asks, and for more of the catalog to come", span(time.Second, 10*time.Minute), scopeReplica, false},
-	{"shutdown_timeout", 30 * time.Second, "longest time that downloads in flight may take after SIGTERM; the last cut has 10s of its own beside them", span(time.Second, 10*time.Minute), scopeReplica, false},
+	{"shutdown_delay", 5 * time.Second, "how long calls are still taken after SIGTERM, until load balancers that ask /readyz send no more", span(0, 5*time.Minute), scopeReplica, false},
+	{"shutdown_timeout", 30 * time.Second, "longest time that downloads in flight may take after shutdown_delay; the last cut has 10s of its own beside both", span(time.Second, 10*time.Minute), scopeReplica, false},
 
 	{"http_listen", ":8080", "address of the API, host:port", listenAddress, scopeReplica, false},
 	{"public_url", "", "URL at which clients reach the API; download URLs are built from it (default: http://localhost and the port)", httpURL, scopeReplica, false},
@@ -262,10 +263,15 @@ var options = []option{
 }
 
 // in is the option as the commands of a scope have it: dev has credentials that
-// everybody knows, and answers this machine alone unless it is told otherwise.
+// everybody knows, and answers this machine alone unless it is told otherwise. No load
+// balancer sends it calls.
 func (o option) in(in scope) option {
-	if o.key == "http_listen" && in&scopeServe == 0 {
+	switch {
+	case in&scopeServe != 0:
+	case o.key == "http_listen":
 		o.def = "localhost:8080"
+	case o.key == "shutdown_delay":
+		o.def = time.Duration(0)
 	}
 	return o
 }

@@ -298,7 +298,7 @@ func (r *replica) build(opts []kgo.Opt) (err error) {
 	}
 	handler, err := api.New(s.apiConfig(), api.Deps{
 		Reports: r.reports, Definitions: r.definitions, Catalog: r.catalog, Store: r.store,
-		Ends: r.eventEnds, Destination: r.destinations.allows, Stopping: r.stopping, Log: r.log, Registerer: r.reg,
+		Ends: r.eventEnds, Destination: r.destinations.allows, Stopping: r.server.ending, Log: r.log, Registerer: r.reg,
 	})
 	if err != nil {
 		return err
@@ -312,9 +312,10 @@ func (r *replica) eventEnds(ctx context.Context) ([]report.End, error) {
 	return barrier.Read(ctx, r.asker, r.catalog, r.s.Topics.Events)
 }
 
-// Run works until ctx ends or a part fails, then shuts down: the API stops
-// accepting and lets downloads finish, the runner hands its reports back, the
-// consumer cuts a last time and leaves the group. A clean stop returns nil.
+// Run works until ctx ends or a part fails, then shuts down: the API goes on for
+// shutdown_delay, stops accepting and lets downloads finish, the runner hands its
+// reports back, the consumer cuts a last time and leaves the group. A clean stop
+// returns nil.
 func (r *replica) Run(ctx context.Context) error {
 	defer r.close()
 	// An export may add little to what is resident, so garbage is collected twice

@@ -39,9 +39,10 @@ default; a variable that is empty counts as not set. Secrets are best given as f
 Before the first start, make the topics with "lockstitch topics create" and a
 signing key with "openssl rand -hex 32".
 
-On SIGTERM the replica stops accepting calls, lets downloads finish
-(shutdown_timeout), makes what it has read durable and leaves the group. A second
-signal kills it, which loses nothing.
+On SIGTERM the replica says that it is not ready, takes calls until load balancers
+know that (shutdown_delay) and lets downloads finish (shutdown_timeout). Meanwhile it
+makes what it has read durable and leaves the group. A second signal kills it, which
+loses nothing.
 
 Exit status 0: stopped by a signal, or the configuration is valid. 1: failed; the
 last line says why. 2: wrong usage or configuration. 130: stopped before it had

@@ -78,6 +78,7 @@ type ReplicaSettings struct {
 	SessionTimeout     time.Duration `koanf:"session_timeout"`
 	TransactionTimeout time.Duration `koanf:"transaction_timeout"`
 	StartTimeout       time.Duration `koanf:"start_timeout"`
+	ShutdownDelay      time.Duration `koanf:"shutdown_delay"`
 	ShutdownTimeout    time.Duration `koanf:"shutdown_timeout"`
 
 	writerSuffix string // set by dev; see consumer.Config

@@ -4,16 +4,113 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"sync"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	rungroup "github.com/oklog/run"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
+
+// pipes is a listener without a network, so that virtual time passes.
+type pipes struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newPipes() *pipes { return &pipes{conns: make(chan net.Conn), closed: make(chan struct{})} }
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error {
+	p.once.Do(func() { close(p.closed) })
+	return nil
+}
+
+func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+func (p *pipes) dial(context.Context, string, string) (net.Conn, error) {
+	ours, theirs := net.Pipe()
+	select {
+	case p.conns <- theirs:
+		return ours, nil
+	case <-p.closed:
+		return nil, syscall.ECONNREFUSED
+	}
+}
+
+// After a signal calls are answered until load balancers know, those that wait among
+// them, while the other parts end at once.
+func TestCallsAreAnsweredForShutdownDelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		listener := newPipes()
+		r := &replica{s: new(Settings), log: slog.New(slog.DiscardHandler), reg: prometheus.NewRegistry(), api: listener}
+		r.s.Replica.ShutdownDelay, r.s.Replica.ShutdownTimeout = 5*time.Second, 10*time.Second
+		defer r.close()
+		r.serveAPI()
+		r.server.answerWith(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if req.URL.Path == "/wait" {
+				<-r.server.ending
+			}
+		}))
+		stop, ended := make(chan struct{}), false
+		var g rungroup.Group
+		g.Add(func() error { <-stop; return nil }, func(error) {})
+		r.addAPI(&g)
+		r.addPart(&g, "consumer", func(ctx context.Context) error {
+			<-ctx.Done()
+			ended = true
+			return nil
+		})
+		stopped := make(chan error, 1)
+		go func() { stopped <- g.Run() }()
+
+		get := func(path string) error {
+			resp, err := (&http.Client{Transport: &http.Transport{DialContext: listener.dial, DisableKeepAlives: true}}).Get("http://x" + path)
+			if err != nil {
+				return err
+			}
+			return resp.Body.Close()
+		}
+		synctest.Wait()
+		begun := time.Now()
+		close(stop)
+		synctest.Wait()
+		if !ended {
+			t.Error("the consumer has not ended")
+		}
+		if err := get("/"); err != nil {
+			t.Errorf("a call within the delay: %v", err)
+		}
+		if err := get("/wait"); err != nil || time.Since(begun) != 5*time.Second {
+			t.Errorf("a call that waits: %v, after %s", err, time.Since(begun))
+		}
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+		if err := get("/"); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("a call after the delay: %v", err)
+		}
+	})
+}
 
 // A replica that is asked to stop finishes the downloads that have begun, and
 // takes on nothing else. The file is larger than what sockets hold, so that most

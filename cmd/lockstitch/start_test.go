@@ -45,7 +45,7 @@ func TestAStartReadsTheCatalogForAsLongAsItGetsOn(t *testing.T) {
 		}
 	}
 	serve := func(ctx context.Context, timeout string, log *watch) int {
-		return run(ctx, &app{out: io.Discard, err: log}, []string{"serve", "--brokers", b.addr, "--start-timeout", timeout, "--signing-keys", testKey,
+		return run(ctx, &app{out: io.Discard, err: log}, []string{"serve", "--shutdown-delay", "0s", "--brokers", b.addr, "--start-timeout", timeout, "--signing-keys", testKey,
 			"--http-listen", "localhost:0", "--admin-listen", "localhost:0", "--store-url", "file://" + filepath.ToSlash(t.TempDir()), "--data-dir", t.TempDir()})
 	}
 

@@ -84,8 +84,8 @@ type Deps struct {
 	// Destination says whether an account may have rolling exports written to a
 	// destination; nil: there is none.
 	Destination func(account, name string) bool
-	// Stopping is closed when the replica begins to shut down: calls that wait
-	// for something end.
+	// Stopping is closed when no more calls are taken: those that wait for
+	// something end.
 	Stopping   <-chan struct{}
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
