@@ -65,6 +65,9 @@ func (c *topicCheck) look(ctx context.Context) error {
 	}
 	fatal := []error{err}
 	c.wrong.Reset()
+	for _, topic := range []string{c.names.Catalog, c.names.Reports} { // so that it is told that somebody looks
+		c.wrong.WithLabelValues(topic, "cleanup.policy").Set(0)
+	}
 	for _, f := range found {
 		c.wrong.WithLabelValues(f.Topic, f.Setting).Set(1)
 		own := f.Topic == c.names.Catalog || f.Topic == c.names.Reports
