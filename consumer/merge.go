@@ -2,11 +2,7 @@ package consumer
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
 	"time"
 
@@ -152,9 +148,11 @@ func (e *segmentError) Unwrap() error { return e.error }
 func (c *Consumer) readMerged(ctx context.Context, places []*catalog.Segment) (segment.Object, error) {
 	buf := segment.NewBuffer()
 	for _, s := range places {
-		data, err := readSegment(ctx, c.deps.Store, s)
+		data, err := s.Read(ctx, c.deps.Store)
 		if err != nil {
-			return segment.Object{}, err
+			// While the store is away that leaves a few alone in vain, but one that cannot
+			// be read holds up no other.
+			return segment.Object{}, &segmentError{s, err}
 		}
 		for i := range s.Slices {
 			info := &s.Slices[i]
@@ -175,24 +173,6 @@ func (c *Consumer) readMerged(ctx context.Context, places []*catalog.Segment) (s
 		c.picker.leave(places...) // rows that two of them have
 	}
 	return o, err
-}
-
-// readSegment reads a segment whole. An error is a *segmentError: while the store is
-// away that leaves a few alone in vain, but one that cannot be read holds up no other.
-func readSegment(ctx context.Context, store objects.Store, s *catalog.Segment) ([]byte, error) {
-	r, err := store.Open(ctx, s.Object, 0, -1)
-	if err != nil {
-		return nil, &segmentError{s, fmt.Errorf("reading %s: %w", s.Object, err)}
-	}
-	defer r.Close()
-	data, err := io.ReadAll(io.LimitReader(r, s.Bytes+1))
-	if err != nil {
-		return nil, &segmentError{s, fmt.Errorf("reading %s: %w", s.Object, err)}
-	}
-	if sum := sha256.Sum256(data); int64(len(data)) != s.Bytes || hex.EncodeToString(sum[:]) != s.SHA256 {
-		return nil, &segmentError{s, &segment.CorruptError{Object: s.Object, Cause: "its bytes are not those that the catalog says"}}
-	}
-	return data, nil
 }
 
 func (c *Consumer) uploadMerged(ctx context.Context, o segment.Object, places []*catalog.Segment) (*merged, error) {

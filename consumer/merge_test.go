@@ -70,7 +70,7 @@ func TestSmallSegmentsAreMerged(t *testing.T) {
 		t.Errorf("rows:\n%s", strings.Join(rows, "\n"))
 	}
 	for _, s := range p.old(r.cat) {
-		data, err := readSegment(t.Context(), w.store, s)
+		data, err := s.Read(t.Context(), w.store)
 		if err == nil {
 			err = segment.Verify(s.Object, data, s.Slices)
 		}

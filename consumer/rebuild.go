@@ -3,8 +3,6 @@ package consumer
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -181,16 +179,9 @@ func rowsOf(info *segment.SliceInfo, within segment.OffsetRange) int {
 // most n.
 func (c *Consumer) keysOf(ctx context.Context, ref catalog.SliceRef, lacks []missing, n int) ([]local.DedupEntry, error) {
 	info := ref.Info
-	r, err := c.deps.Store.Open(ctx, ref.Object, info.Offset, info.KeysLength)
+	data, err := ref.Read(ctx, c.deps.Store, info.KeysLength)
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", ref.Object, err)
-	}
-	data, err := io.ReadAll(io.LimitReader(r, info.KeysLength))
-	if cerr := r.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", ref.Object, err)
+		return nil, err
 	}
 	s, err := segment.OpenKeys(ref.Object, info, data)
 	if err != nil {

@@ -208,7 +208,9 @@ func (s *server) activitiesOf(c *call, id string, mem *share) ([]Activity, error
 		s.log.Warn("activities cannot be read", "account", c.account, "section", section, "err", err)
 		return nil, unavailable("The stored events cannot be read at the moment.")
 	}
-	return nil, err
+	// What exactly is damaged is in the log; it says nothing to who asked.
+	s.log.Error("activities cannot be summed up", "account", c.account, "section", section, "err", err)
+	return nil, kindDamaged.problem("Stored events of the account are damaged, and a sum is never short. The damage was logged.")
 }
 
 // latestFirst orders activities: the latest event first, ties by id.

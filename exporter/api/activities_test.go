@@ -1,11 +1,16 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -131,6 +136,52 @@ func TestActivities(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.problem(r.do("GET", "/emails/sections/s1/activities", "a", ""), 503, "unavailable")
+}
+
+// TestActivitiesOfDamagedSegments: what an export ends in an error for is no failure of the
+// store either that asking again would mend: an object that is cut off, in what is read of
+// a slice that lies within the window and of one that its beginning cuts.
+func TestActivitiesOfDamagedSegments(t *testing.T) {
+	const day = 24 * time.Hour
+	for name, samples := range map[string][]sample{
+		"within": {{"s1", "x", "x", "n", event.Sent, day}},
+		"cut":    {{"s1", "x", "x", "n", event.Sent, 91 * day}, {"s1", "x", "x", "n", event.Sent, 89 * day}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log bytes.Buffer
+			r := newRig(t, func(_ *Config, d *Deps) { d.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+			r.define(definitions...)
+			r.keep("1", samples...)
+			ref := r.slices.refs[0]
+			whole, err := ref.Read(t.Context(), r.store, ref.Info.Length)
+			if err != nil {
+				t.Fatal(err)
+			}
+			needed := ref.Info.KeysLength
+			if name == "cut" {
+				needed = ref.Info.Length
+			}
+			for _, n := range []int64{needed - 1, 20, 0, -1} { // bytes of the slice that are left
+				if err := os.Truncate(filepath.Join(r.dir, ref.Object), ref.Info.Offset+n); err != nil {
+					t.Fatal(err)
+				}
+				log.Reset()
+				p := r.problem(r.do("GET", "/emails/sections/s1/activities", "a", ""), 500, "stored-data-damaged")
+				if strings.Contains(p.Detail, "segments/") {
+					t.Errorf("%s", p.Detail)
+				}
+				if want := fmt.Sprintf("segment %s is damaged at byte %d: ", ref.Object, ref.Info.Offset+max(0, n)); !strings.Contains(log.String(), want) {
+					t.Errorf("%d bytes are left: no %q in the log:\n%s", n, want, log.String())
+				}
+			}
+			flipped := slices.Concat(make([]byte, ref.Info.Offset), whole)
+			flipped[ref.Info.Offset+20] ^= 1
+			if err := errors.Join(r.store.Delete(t.Context(), ref.Object), r.store.Put(t.Context(), ref.Object, flipped)); err != nil {
+				t.Fatal(err)
+			}
+			r.problem(r.do("GET", "/emails/sections/s1/activities", "a", ""), 500, "stored-data-damaged")
+		})
+	}
 }
 
 // Ids are whatever the events say: each can be asked for, percent-encoded.

@@ -84,6 +84,10 @@ var (
 		"Kafka or the object store cannot be reached, so that no answer could be trusted, or the service is just starting. Try again after `Retry-After`."}
 )
 
+// What is said of a call, of a report and of a rolling export alike.
+var kindDamaged = kind{report.Damaged.Word, report.Damaged.Status, report.Damaged.Title,
+	"Stored events that the export would hold, or that activities are summed up from, are damaged or missing. Nothing was exported or summed up, as events would have been missing. The operator has to look into it."}
+
 // What is said of a call and of a rolling export alike.
 var kindInvalid = kind{report.Invalid.Word, report.Invalid.Status, report.Invalid.Title,
 	"The body or a parameter breaks a rule. `errors` names each place. Sending it again unchanged will fail again."}
@@ -97,7 +101,6 @@ var kindNoLongerKept = kind{report.NoLongerKept.Word, report.NoLongerKept.Status
 var (
 	kindFileTooLarge = ofReport(report.TooLarge, "The file would exceed the size limit. Request a shorter window or fewer columns. A report with `after` ends earlier instead, unless a single row is too large.")
 	kindBarrier      = ofReport(report.Barrier, "Some partitions did not pass the position that the report waits for. Nothing was exported, as the file would have been short. Request it again.")
-	kindDamaged      = ofReport(report.Damaged, "Stored events that the export would hold are damaged or missing. Nothing was exported, as the file would have been short. The operator has to look into it.")
 )
 
 func ofReport(k report.ProblemKind, about string) kind {
@@ -108,11 +111,11 @@ func ofReport(k report.ProblemKind, about string) kind {
 var answerKinds = []kind{
 	kindInvalid, kindUnauthorized, kindForbidden, kindNotFound, kindMethod, kindGone, kindPrecondition,
 	kindTooLarge, kindSections, kindActivities, kindMediaType, kindRange, kindIdempotency, kindRate, kindPending, kindReports, kindRolling,
-	kindNoLongerKept, kindInternal, kindUnavailable,
+	kindNoLongerKept, kindInternal, kindDamaged, kindUnavailable,
 }
 
 // kinds lists all of them for /docs.
-var kinds = append(answerKinds[:len(answerKinds):len(answerKinds)], kindFileTooLarge, kindBarrier, kindDamaged)
+var kinds = append(answerKinds[:len(answerKinds):len(answerKinds)], kindFileTooLarge, kindBarrier)
 
 func (k kind) problem(detail string) *Problem {
 	return &Problem{Type: k.uri(), Title: k.title, Status: k.status, Detail: detail}

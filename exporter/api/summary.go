@@ -6,8 +6,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"io"
 	"math"
 	"slices"
 	"sync"
@@ -231,7 +229,7 @@ const firstBytes = 8 << 10
 // cuts are counted row by row. The caller may change what it gets.
 func (s *server) slice(ctx context.Context, ref *catalog.SliceRef, since int64) ([]segment.Activity, error) {
 	if ref.Info.MinTime < since {
-		data, err := s.readSlice(ctx, ref, ref.Info.Length)
+		data, err := ref.Read(ctx, s.deps.Store, ref.Info.Length)
 		if err != nil {
 			return nil, err
 		}
@@ -242,7 +240,7 @@ func (s *server) slice(ctx context.Context, ref *catalog.SliceRef, since int64) 
 		return countRows(sl, since)
 	}
 	for n := min(firstBytes, ref.Info.KeysLength); ; n = ref.Info.KeysLength {
-		data, err := s.readSlice(ctx, ref, n)
+		data, err := ref.Read(ctx, s.deps.Store, n)
 		if err != nil {
 			return nil, err
 		}
@@ -254,22 +252,6 @@ func (s *server) slice(ctx context.Context, ref *catalog.SliceRef, since int64) 
 			return nil, err
 		}
 	}
-}
-
-func (s *server) readSlice(ctx context.Context, ref *catalog.SliceRef, n int64) ([]byte, error) {
-	if n < 0 || n > ref.Info.Length {
-		return nil, &segment.CorruptError{Object: ref.Object, Offset: ref.Info.Offset, Cause: "the directory gives the keys a length outside of the slice"}
-	}
-	r, err := s.deps.Store.Open(ctx, ref.Object, ref.Info.Offset, n)
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", ref.Object, err)
-	}
-	defer r.Close()
-	data := make([]byte, n)
-	if _, err := io.ReadFull(r, data); err != nil {
-		return nil, fmt.Errorf("reading %s: %w", ref.Object, err)
-	}
-	return data, nil
 }
 
 // damaged tells stored bytes that are wrong from those that cannot be read.

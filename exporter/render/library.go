@@ -2,9 +2,6 @@ package render
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io"
 	"sync"
 
 	"lockstitch/exporter/plan"
@@ -12,10 +9,6 @@ import (
 	"lockstitch/state/objects"
 	"lockstitch/state/segment"
 )
-
-// maxSliceLength is far more than a slice can have; a longer one is a damaged
-// directory.
-const maxSliceLength = 1 << 30
 
 // library holds the slices that are being rendered or will be needed again
 // soon. A slice that nobody uses stays only while pieces that need it are still
@@ -120,28 +113,13 @@ func (l *library) shed(n *loan) {
 func (l *library) close() { l.loaders.Wait() }
 
 func (l *library) load(ref *catalog.SliceRef) (*sheet, error) {
-	in := ref.Info
-	if in.Length <= 0 || in.Length > maxSliceLength {
-		return nil, &segment.CorruptError{Object: ref.Object, Offset: in.Offset, Cause: fmt.Sprintf("the catalog gives a slice %d bytes", in.Length)}
-	}
-	r, err := l.store.Open(l.ctx, ref.Object, in.Offset, in.Length)
-	if err != nil {
-		return nil, fmt.Errorf("render: read segment %s: %w", ref.Object, err)
-	}
-	data := make([]byte, in.Length)
-	n, err := io.ReadFull(r, data)
-	if closed := r.Close(); err == nil {
-		err = closed
-	}
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil, &segment.CorruptError{Object: ref.Object, Offset: in.Offset + int64(n), Cause: "the object ends within a slice"}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("render: read segment %s: %w", ref.Object, err)
-	}
-	s, err := segment.OpenSlice(ref.Object, in, data)
+	data, err := ref.Read(l.ctx, l.store, ref.Info.Length)
 	if err != nil {
 		return nil, err
 	}
-	return newSheet(ref.Object, in, s, l.columns)
+	s, err := segment.OpenSlice(ref.Object, ref.Info, data)
+	if err != nil {
+		return nil, err
+	}
+	return newSheet(ref.Object, ref.Info, s, l.columns)
 }
