@@ -201,3 +201,16 @@ func (e *fieldErrors) text(m members, at, name string, min, max int) string {
 	}
 	return s
 }
+
+// flag is a member that is true or false; false if it is missing.
+func (e *fieldErrors) flag(m members, name string) bool {
+	v, ok := m[name]
+	if !ok {
+		return false
+	}
+	b, ok := v.(bool)
+	if !ok {
+		e.add("/"+name, "must be true or false")
+	}
+	return b
+}

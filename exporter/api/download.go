@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -64,6 +65,34 @@ func (s *server) downloadOperation(schemas huma.Registry) operation {
 			d.problems(400, 403, 410, 412, 413, 416, 429, 503),
 		),
 	}}
+}
+
+// fileLink is where a file can be downloaded until a time.
+type fileLink struct {
+	url        string
+	expires    Time
+	credential string // to be sent as a header; empty: it is in the URL
+}
+
+// fileLink makes a link with a fresh credential to the file of a report, which is removed
+// at end; apart: the credential is not in the URL.
+func (s *server) fileLink(account, id string, end time.Time, apart bool) (fileLink, error) {
+	expires := s.now().Add(s.cfg.DownloadLifetime)
+	if end.Before(expires) {
+		expires = end
+	}
+	expires = expires.Truncate(time.Second) // what a JWT can say
+	credential, err := s.authority.IssueDownload(account, id, expires)
+	if err != nil {
+		return fileLink{}, err
+	}
+	l := fileLink{url: s.reportURL(id) + "/file", expires: timeOf(expires)}
+	if apart {
+		l.credential = credential
+	} else {
+		l.url += "?token=" + url.QueryEscape(credential)
+	}
+	return l, nil
 }
 
 func (s *server) download(c *call) error {

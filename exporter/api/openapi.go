@@ -58,12 +58,18 @@ func (d describe) header(name, about string, schema *huma.Schema) *huma.Param {
 }
 
 func (d describe) paging() []*huma.Param {
-	return []*huma.Param{
-		d.query("limit", "How many items a page holds at most; it may hold fewer.", &huma.Schema{
-			Type: huma.TypeInteger, Minimum: ptr(1.0), Maximum: ptr(float64(listMax)), Default: listDefault,
-		}),
-		d.query("page_token", "The `next_page_token` of the page before.", &huma.Schema{Type: huma.TypeString, MinLength: ptr(1)}),
-	}
+	return []*huma.Param{d.limit(), d.query("page_token", "The `next_page_token` of the page before.", &huma.Schema{Type: huma.TypeString, MinLength: ptr(1)})}
+}
+
+func (d describe) limit() *huma.Param {
+	return d.query("limit", "How many items a page holds at most; it may hold fewer.", &huma.Schema{
+		Type: huma.TypeInteger, Minimum: ptr(1.0), Maximum: ptr(float64(listMax)), Default: listDefault,
+	})
+}
+
+func (d describe) headerAuth() *huma.Param {
+	return d.query("header_auth", "With `true` the URL carries no credential: it is in the `"+tokenHeader+"` header of this answer and must be sent back as the same header on the download.",
+		&huma.Schema{Type: huma.TypeBoolean, Default: false})
 }
 
 func (d describe) body(byMedia map[string]any, example any) *huma.RequestBody {

@@ -36,10 +36,9 @@ func (s *server) reportOperations(schemas huma.Registry) []operation {
 		{handle: s.getReport, Operation: huma.Operation{
 			OperationID: "get-report", Method: http.MethodGet, Path: "/emails/reports/{report_id}", Tags: []string{"Exports"},
 			Summary: "The status of a report", Description: "Once `status` is `completed`, `file_download_url` is where the file is.",
-			Security: bearer,
-			Parameters: []*huma.Param{id, d.query("header_auth", "With `true` the URL carries no credential: it is in the `x-apsis-auth` header of this answer and must be sent back as the same header on the download.",
-				&huma.Schema{Type: huma.TypeBoolean, Default: false})},
-			Responses: d.responses(d.json(200, "The status.", Status{}, tokenHeader), d.problems(400, 401, 404, 429, 503)),
+			Security:   bearer,
+			Parameters: []*huma.Param{id, d.headerAuth()},
+			Responses:  d.responses(d.json(200, "The status.", Status{}, tokenHeader), d.problems(400, 401, 404, 429, 503)),
 		}},
 		{limit: s.dear, handle: s.deleteReport, Operation: huma.Operation{
 			OperationID: "delete-report", Method: http.MethodDelete, Path: "/emails/reports/{report_id}", Tags: []string{"Exports"},

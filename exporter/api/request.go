@@ -129,11 +129,7 @@ func decodeExport(body []byte, lim Limits) (*ExportRequest, error) {
 	}
 	req.Attributes = e.mappings(m, "additional_attribute_mappings", lim.Attributes)
 	req.Tags = e.mappings(m, "additional_tag_mappings", lim.Tags)
-	if v, ok := m["spreadsheet_safe"]; ok {
-		if req.SpreadsheetSafe, ok = v.(bool); !ok {
-			e.add("/spreadsheet_safe", "must be true or false")
-		}
-	}
+	req.SpreadsheetSafe = e.flag(m, "spreadsheet_safe")
 	return req, e.err()
 }
 

@@ -2,6 +2,7 @@ package api
 
 import (
 	"errors"
+	"fmt"
 	"strconv"
 
 	"lockstitch/exporter/audience"
@@ -11,6 +12,19 @@ import (
 
 // singleAudience is the name that a filter of one segment gets.
 const singleAudience = "segment"
+
+// definitionsOf are the definitions of an account, as current as Kafka has them. One with
+// too many sections for exports is refused.
+func (s *server) definitionsOf(c *call) (*definition.Account, error) {
+	if err := s.within(c, "The definitions", s.deps.Definitions.CatchUp); err != nil {
+		return nil, err
+	}
+	acc := s.deps.Definitions.Account(c.account)
+	if n := len(acc.Sections()); n > s.cfg.Limits.Sections {
+		return nil, kindSections.problem(fmt.Sprintf("The account has %d sections; exports are possible up to %d.", n, s.cfg.Limits.Sections))
+	}
+	return acc, nil
+}
 
 // resolve looks up everything a request names in the account's definitions, so
 // that no later definition changes what the export holds. What is unknown or

@@ -107,12 +107,9 @@ func (s *server) putRolling(c *call) error {
 	if req.Destination != "" && !s.mayDeliver(c.account, req.Destination) {
 		return invalid(FieldError{"/destination", noDestination(req.Destination)})
 	}
-	if err := s.within(c, "The definitions", s.deps.Definitions.CatchUp); err != nil {
+	acc, err := s.definitionsOf(c)
+	if err != nil {
 		return err
-	}
-	acc := s.deps.Definitions.Account(c.account)
-	if n := len(acc.Sections()); n > s.cfg.Limits.Sections {
-		return kindSections.problem(fmt.Sprintf("The account has %d sections; exports are possible up to %d.", n, s.cfg.Limits.Sections))
 	}
 	q, err := resolve(req.export(), acc)
 	if err != nil {

@@ -83,19 +83,6 @@ func decodeRolling(body []byte, lim Limits) (*RollingRequest, error) {
 	return req, e.err()
 }
 
-// flag is a member that is true or false; false if it is missing.
-func (e *fieldErrors) flag(m members, name string) bool {
-	v, ok := m[name]
-	if !ok {
-		return false
-	}
-	b, ok := v.(bool)
-	if !ok {
-		e.add("/"+name, "must be true or false")
-	}
-	return b
-}
-
 // ResolveRolling turns the body of a rolling export, as the API has stored it,
 // into a question by an account's definitions as they are now. A
 // *rolling.Refusal if something that it names is no longer there.

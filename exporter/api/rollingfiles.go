@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/url"
 	"strconv"
 	"time"
 
@@ -92,7 +91,7 @@ func (s *server) rollingFileOperations(d describe, name *huma.Param) []operation
 			Parameters: []*huma.Param{
 				name,
 				d.query("after", "Only files with a greater number.", &huma.Schema{Type: huma.TypeInteger, Minimum: ptr(0.0), Default: 0}),
-				d.query("limit", "How many items a page holds at most.", &huma.Schema{Type: huma.TypeInteger, Minimum: ptr(1.0), Maximum: ptr(float64(listMax)), Default: listDefault}),
+				d.limit(),
 				d.query("wait", "Seconds to wait for a file if there is none.", &huma.Schema{Type: huma.TypeInteger, Minimum: ptr(0.0), Maximum: ptr(float64(maxWait)), Default: 0}),
 			},
 			Responses: d.responses(d.json(200, "A page of files; without items if there is none.", RollingFileList{}), d.problems(400, 401, 404, 413, 429, 503)),
@@ -100,10 +99,9 @@ func (s *server) rollingFileOperations(d describe, name *huma.Param) []operation
 		{handle: s.getRollingFile, Operation: huma.Operation{
 			OperationID: "get-rolling-file", Method: http.MethodGet, Path: rollingPath + "/files/{number}", Tags: tags,
 			Summary: "One file of a rolling export", Description: "As in the list, with a fresh download URL.",
-			Security: bearer,
-			Parameters: []*huma.Param{name, number, d.query("header_auth", "With `true` the URL carries no credential: it is in the `x-apsis-auth` header of this answer and must be sent back as the same header on the download.",
-				&huma.Schema{Type: huma.TypeBoolean, Default: false})},
-			Responses: d.responses(d.json(200, "The file.", RollingFile{}, tokenHeader), d.problems(400, 401, 404, 410, 429, 503)),
+			Security:   bearer,
+			Parameters: []*huma.Param{name, number, d.headerAuth()},
+			Responses:  d.responses(d.json(200, "The file.", RollingFile{}, tokenHeader), d.problems(400, 401, 404, 410, 429, 503)),
 		}},
 	}
 }
@@ -156,19 +154,9 @@ func (s *server) rollingFile(o *report.Standing, rep *report.Report, apart bool)
 	if !about.CompleteThrough.IsZero() {
 		f.CompleteThrough = ptr(timeOf(about.CompleteThrough))
 	}
-	expires := s.now().Add(s.cfg.DownloadLifetime)
-	if end.Before(expires) {
-		expires = end
-	}
-	expires = expires.Truncate(time.Second) // what a JWT can say
-	f.FileDownloadURLExpiresAt = timeOf(expires)
-	f.FileDownloadURL = s.reportURL(rep.Request.ID) + "/file"
-	credential, err = s.authority.IssueDownload(o.Order.Account, rep.Request.ID, expires)
-	if err != nil || apart {
-		return f, credential, err
-	}
-	f.FileDownloadURL += "?token=" + url.QueryEscape(credential)
-	return f, "", nil
+	l, err := s.fileLink(o.Order.Account, rep.Request.ID, end, apart)
+	f.FileDownloadURL, f.FileDownloadURLExpiresAt = l.url, l.expires
+	return f, l.credential, err
 }
 
 // number is a query parameter from 0 to max.

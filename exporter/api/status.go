@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/url"
 	"strconv"
 	"time"
 
@@ -96,22 +95,12 @@ func (s *server) link(st *Status, account string, apart bool) (credential string
 	if st.Status != string(report.StatusCompleted) {
 		return "", nil
 	}
-	expires := s.now().Add(s.cfg.DownloadLifetime)
-	if end := time.UnixMilli(int64(*st.FileExpiresAt)); end.Before(expires) {
-		expires = end
-	}
-	expires = expires.Truncate(time.Second) // what a JWT can say
-	credential, err = s.authority.IssueDownload(account, st.ReportID, expires)
+	l, err := s.fileLink(account, st.ReportID, time.UnixMilli(int64(*st.FileExpiresAt)), apart)
 	if err != nil {
 		return "", err
 	}
-	st.FileDownloadURL = s.reportURL(st.ReportID) + "/file"
-	st.FileDownloadURLExpiresAt = ptr(timeOf(expires))
-	if apart {
-		return credential, nil
-	}
-	st.FileDownloadURL += "?token=" + url.QueryEscape(credential)
-	return "", nil
+	st.FileDownloadURL, st.FileDownloadURLExpiresAt = l.url, &l.expires
+	return l.credential, nil
 }
 
 func (s *server) reportURL(id string) string { return s.cfg.PublicURL + "/emails/reports/" + id }

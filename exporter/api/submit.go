@@ -157,12 +157,9 @@ func (s *server) question(c *call, wire *ExportRequest, now time.Time) (q report
 	if err != nil {
 		return q, err
 	}
-	if err := s.within(c, "The definitions", s.deps.Definitions.CatchUp); err != nil {
+	acc, err := s.definitionsOf(c)
+	if err != nil {
 		return q, err
-	}
-	acc := s.deps.Definitions.Account(c.account)
-	if n := len(acc.Sections()); n > s.cfg.Limits.Sections {
-		return q, kindSections.problem(fmt.Sprintf("The account has %d sections; exports are possible up to %d.", n, s.cfg.Limits.Sections))
 	}
 	q, err = resolve(wire, acc)
 	q.After = after
