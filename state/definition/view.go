@@ -89,13 +89,6 @@ func (v *View) Load(ctx context.Context, patience time.Duration) error {
 	return v.tail.Load(ctx, patience)
 }
 
-// Changed returns a channel that is closed when records have been applied. Take
-// it before looking.
-func (v *View) Changed() <-chan struct{} { return v.tail.Changed() }
-
-// Position is the offset below which everything was applied.
-func (v *View) Position() int64 { return v.tail.Position(0) }
-
 // Account is what exists on an account as far as it was applied; never nil.
 func (v *View) Account(id string) *Account { return v.table.account(id) }
 

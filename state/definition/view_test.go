@@ -82,7 +82,7 @@ func TestViewCatchesUp(t *testing.T) {
 	}
 	for i := range 20 {
 		name := fmt.Sprint("name ", i)
-		changed := v.Changed()
+		changed := v.tail.Changed()
 		produce(t, opts, "", true, record("1", sectionJSON("s1", name)), record("2", ""))
 		if err := v.CatchUp(t.Context()); err != nil {
 			t.Fatal(err)
@@ -92,7 +92,7 @@ func TestViewCatchesUp(t *testing.T) {
 			t.Fatalf("after an acknowledged change: %s", got)
 		}
 	}
-	if got := v.Position(); got != 43 {
+	if got := v.tail.Position(0); got != 43 {
 		t.Errorf("position %d, want 43", got)
 	}
 }
@@ -113,7 +113,7 @@ func TestViewPassesTransactions(t *testing.T) {
 	if err := v.CatchUp(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got := v.Position(); got != 9 {
+	if got := v.tail.Position(0); got != 9 {
 		t.Errorf("position %d, want 9: 2 records, a marker, 3 aborted, a marker, 1 aborted, a marker", got)
 	}
 }

@@ -31,14 +31,6 @@ func BenchmarkRead(b *testing.B) {
 			}
 		}
 	})
-	b.Run("Attribute", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			if _, ok := snap.Attribute("usercreated.sections.europe-r6tz73a27t", "9820534"); !ok {
-				b.Fatal("absent")
-			}
-		}
-	})
 	b.Run("All", func(b *testing.B) {
 		n := 0
 		b.ReportAllocs()

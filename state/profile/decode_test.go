@@ -77,9 +77,6 @@ func TestDecodeDeletion(t *testing.T) {
 	if got := show(snap); got != "deleted" || snap.Account() != nil {
 		t.Error(got)
 	}
-	if _, ok := snap.Attribute("s", "1"); ok {
-		t.Error("a deleted profile has an attribute")
-	}
 	snap.Attributes(func(_, _ []byte, _ Value) { t.Error("a deleted profile has attributes") })
 	snap.Tags(func(_, _ []byte) { t.Error("a deleted profile has tags") })
 	snap.Segments(func([]byte) { t.Error("a deleted profile has segments") })
@@ -161,21 +158,5 @@ func TestEqualProfilesHaveEqualBytes(t *testing.T) {
 	}
 	if string(a) != string(b) {
 		t.Errorf("% x\n% x", a, b)
-	}
-}
-
-func TestAttribute(t *testing.T) {
-	s, _, err := Decode(nil, []byte(`{"account_id":"a","sections":{"x":{"attributes":{"1":"one","20":2.50}},"y":{"attributes":{"1":true}}}}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct {
-		section, id string
-		want        string
-	}{{"x", "1", "{0 one} true"}, {"x", "20", "{1 2.50} true"}, {"y", "1", "{2 } true"}, {"y", "20", "{0 } false"}, {"z", "1", "{0 } false"}, {"x", "2", "{0 } false"}} {
-		v, ok := s.Attribute(c.section, c.id)
-		if got := fmt.Sprintf("{%d %s} %v", v.Kind, v.Raw, ok); got != c.want {
-			t.Errorf("%s %s: %s, want %s", c.section, c.id, got, c.want)
-		}
 	}
 }

@@ -8,27 +8,6 @@ func (s Snapshot) Account() []byte {
 	return r.account
 }
 
-// Attribute is the value of an attribute in a section; versionID is canonical
-// (VersionID).
-func (s Snapshot) Attribute(section, versionID string) (Value, bool) {
-	r := open(s)
-	for range r.sections {
-		name, body := r.text(), r.text()
-		if string(name) != section {
-			continue
-		}
-		in := reader{b: body}
-		for range in.count() {
-			id, v := in.attribute()
-			if string(id) == versionID {
-				return v, true
-			}
-		}
-		break
-	}
-	return Value{}, false
-}
-
 // Attributes calls f for every attribute, sorted by section and version id.
 func (s Snapshot) Attributes(f func(section, versionID []byte, v Value)) {
 	r := open(s)

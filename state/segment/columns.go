@@ -338,9 +338,6 @@ func (s *Slice) Cells(c event.Cell) (*Column, error) {
 // Sections is the column of the events' section discriminators.
 func (s *Slice) Sections() (*Column, error) { return s.column(columnSection) }
 
-// ProfileIDs is the column of the events' profile ids.
-func (s *Slice) ProfileIDs() (*Column, error) { return s.column(columnProfile) }
-
 // SnapshotCodes say for each row with which profile snapshot it was decorated:
 // 0 for none, else 1 + the index of the snapshot.
 func (s *Slice) SnapshotCodes() ([]uint32, error) {

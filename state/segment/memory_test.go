@@ -13,8 +13,8 @@ func heap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// The estimates bound the memory of the process: they may not be much below
-// what is held, nor so far above that budgets are wasted.
+// The estimate bounds the memory of the process: it may not be much below what is held, nor
+// so far above that budgets are wasted.
 func TestBytesAreHonest(t *testing.T) {
 	if testing.Short() {
 		t.Skip("one goroutine, much to compute")
@@ -27,24 +27,8 @@ func TestBytesAreHonest(t *testing.T) {
 	if said < held || said > 2*held {
 		t.Errorf("a buffer holds %d bytes and says %d", held, said)
 	}
-	o := seal(t, b)[0]
-	info := &o.Slices[0]
-	before = heap()
-	s, err := OpenSlice("test", info, append([]byte(nil), o.Data[info.Offset:info.Offset+info.Length]...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := readExport(s); err != nil {
-		t.Fatal(err)
-	}
-	held, said = heap()-before, s.Bytes()
-	if said < held || said > 2*held {
-		t.Errorf("a slice holds %d bytes and says %d", held, said)
-	}
 	runtime.KeepAlive(d)
 	runtime.KeepAlive(b)
-	runtime.KeepAlive(s)
-	runtime.KeepAlive(o)
 }
 
 func TestAddAllocatesNothingForWhatWasSeen(t *testing.T) {

@@ -245,7 +245,7 @@ func (s *Slice) readRows(t testing.TB) []testRow {
 	check(err)
 	section, err := s.Sections()
 	check(err)
-	profiles, err := s.ProfileIDs()
+	profiles, err := s.column(columnProfile)
 	check(err)
 	var cells [event.NumCells]*Column
 	for c := range cells {
@@ -256,7 +256,7 @@ func (s *Slice) readRows(t testing.TB) []testRow {
 	for i := range out {
 		r := &out[i]
 		r.source, r.offset, r.log = s.Sources()[src[i]], off[i], log[i]
-		r.ev = event.Event{Type: types[i], AccountID: []byte(s.Account()), Section: section.Dict[section.Codes[i]],
+		r.ev = event.Event{Type: types[i], AccountID: []byte(s.info.Account), Section: section.Dict[section.Codes[i]],
 			ProfileID: profiles.Dict[profiles.Codes[i]], EventTime: evt[i], ServerTime: server[i]}
 		r.ev.CorrelationID, err = s.AppendCorrelation(nil, i)
 		check(err)

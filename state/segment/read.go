@@ -25,7 +25,6 @@ type Slice struct {
 	shape   snapShape
 	blocks  []block
 	only    int // so many blocks are there, the first ones; 0: all
-	bytes   int64
 
 	activities   once[[]Activity]
 	types        once[[]event.Type]
@@ -221,7 +220,6 @@ func (s *Slice) place(data []byte, body int, want *SliceInfo) error {
 	if n := len(s.blocks) - blockPages; n > 0 {
 		s.pages = make([]once[[]byte], n)
 	}
-	s.bytes = s.estimate()
 	return nil
 }
 
@@ -320,44 +318,6 @@ func (s *Slice) unpack(i int) ([]byte, error) {
 	return p, nil
 }
 
-// columnsKept is how many snapshot columns the estimate of Bytes counts: as
-// many as an export may ask for (contract 3).
-const columnsKept = 100
-
-// estimate is what the slice holds when every row column, every page and
-// columnsKept snapshot columns are decoded.
-func (s *Slice) estimate() int64 {
-	total := int64(len(s.data)) + int64(len(s.blocks))*40 + int64(len(s.info.Sources))*160 + 2048
-	for _, b := range s.blocks {
-		if b.codec == codecZstd {
-			total += int64(b.raw)
-		}
-	}
-	rows := int64(s.info.Rows)
-	total += rows * (4*8 + 1 + 2 + 4)
-	if s.only > 0 {
-		return total
-	}
-	// A dictionary has at most as many entries as rows and bytes.
-	for c := range numColumns {
-		dict, codes := s.blocks[blockColumns+2*c], s.blocks[blockColumns+2*c+1]
-		total += 24 * min(rows, int64(dict.raw)+1)
-		if codes.raw > 2 {
-			total += 4 * rows
-		}
-	}
-	total += 4 * rows
-	columns := min(columnsKept, int64(s.shape.columns))
-	total += columns*int64(s.shape.snapshots)*4 + min(int64(s.shape.values), columns*int64(s.shape.snapshots))*32 + int64(s.shape.columns)*64
-	return total
-}
-
-// Info is the slice's directory entry.
-func (s *Slice) Info() *SliceInfo { return &s.info }
-
-// Account is the account that all rows belong to.
-func (s *Slice) Account() string { return s.info.Account }
-
 // Rows is the number of rows, at least 1.
 func (s *Slice) Rows() int { return s.info.Rows }
 
@@ -366,7 +326,3 @@ func (s *Slice) Snapshots() int { return s.shape.snapshots }
 
 // Sources is the table of sources that SourceCodes speaks of, in order.
 func (s *Slice) Sources() []Source { return s.sources }
-
-// Bytes is the memory held once every row column and as many snapshot columns
-// as an export may have are decoded, for the budgets of caches.
-func (s *Slice) Bytes() int64 { return s.bytes }

@@ -62,20 +62,20 @@ func checkRows(t *testing.T, objects []Object, want []testRow) {
 		byAccount[string(r.ev.AccountID)] = append(byAccount[string(r.ev.AccountID)], r)
 	}
 	for _, s := range openAll(t, objects) {
-		left := byAccount[s.Account()]
+		left := byAccount[s.info.Account]
 		got := s.readRows(t)
 		if len(got) > len(left) {
-			t.Fatalf("too many rows of %s", s.Account())
+			t.Fatalf("too many rows of %s", s.info.Account)
 		}
 		for i := range got {
 			if d := got[i].same(&left[i]); d != "" {
-				t.Fatalf("row %d of %s: %s", i, s.Account(), d)
+				t.Fatalf("row %d of %s: %s", i, s.info.Account, d)
 			}
 		}
 		checkSnapshots(t, s, left[:len(got)])
 		checkActivities(t, s, left[:len(got)])
 		checkKeys(t, s, got)
-		byAccount[s.Account()] = left[len(got):]
+		byAccount[s.info.Account] = left[len(got):]
 	}
 	for a, left := range byAccount {
 		if len(left) > 0 {
@@ -186,7 +186,7 @@ func checkActivities(t *testing.T, s *Slice, rows []testRow) {
 // checkKeys opens the prefix of the slice alone.
 func checkKeys(t *testing.T, s *Slice, rows []testRow) {
 	t.Helper()
-	k, err := OpenKeys("test", s.Info(), s.data[:s.Info().KeysLength])
+	k, err := OpenKeys("test", &s.info, s.data[:s.info.KeysLength])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +220,7 @@ func checkKeys(t *testing.T, s *Slice, rows []testRow) {
 	if err != nil || len(a) == 0 {
 		t.Fatal(a, err)
 	}
-	short, err := OpenActivities("test", s.Info(), s.data[:s.blocks[blockActivities].off+s.blocks[blockActivities].stored])
+	short, err := OpenActivities("test", &s.info, s.data[:s.blocks[blockActivities].off+s.blocks[blockActivities].stored])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,7 +234,7 @@ func checkKeys(t *testing.T, s *Slice, rows []testRow) {
 		"EventTimes":    func() error { _, err := k.EventTimes(); return err },
 		"Cells":         func() error { _, err := k.Cells(event.Subject); return err },
 		"Sections":      func() error { _, err := k.Sections(); return err },
-		"ProfileIDs":    func() error { _, err := k.ProfileIDs(); return err },
+		"the profiles":  func() error { _, err := k.column(columnProfile); return err },
 		"SnapshotCodes": func() error { _, err := k.SnapshotCodes(); return err },
 		"Attribute":     func() error { _, err := k.Attribute("a", "1"); return err },
 		"Tag":           func() error { _, err := k.Tag("a", "1"); return err },
