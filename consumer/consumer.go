@@ -168,7 +168,7 @@ func New(cfg Config, deps Deps) (*Consumer, error) {
 	}
 	c := &Consumer{
 		cfg: cfg, deps: deps, log: deps.Log.With("component", "consumer"),
-		metrics:    newMetrics(deps.Registerer, cfg.Topics),
+		metrics:    newMetrics(deps.Registerer, cfg.Topics, func() int64 { return deps.Catalog.Retention().Refused.OldestAvailable }),
 		lanes:      make(map[int32]*lane),
 		barriers:   make(map[partitionOf]int64),
 		noEnds:     rate.Sometimes{First: 1, Interval: 10 * time.Second},
@@ -180,11 +180,6 @@ func New(cfg Config, deps Deps) (*Consumer, error) {
 	c.picker = newPicker(&c.cfg)
 	c.blooms.left.Store(cfg.MemoryBytes / 4)
 	c.lag = newLagTable(deps.Registerer)
-	if deps.Registerer != nil {
-		deps.Registerer.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "lockstitch_oldest_available_timestamp_seconds",
-			Help: "server_time, in seconds since the Unix epoch, from which on everything is kept; 0: retention has removed nothing yet."},
-			func() float64 { return float64(deps.Catalog.Retention().Refused.OldestAvailable) / 1000 }))
-	}
 	return c, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"lockstitch/state/kafka"
 	"lockstitch/state/poison"
@@ -28,14 +29,18 @@ type metrics struct {
 	retiredBytes prometheus.Counter
 
 	mergedSegments prometheus.Counter
+	oldest         prometheus.GaugeFunc
 }
 
-func newMetrics(reg prometheus.Registerer, topics kafka.Topics) *metrics {
+// newMetrics registers the metrics; oldest is the server_time (ms) from which on everything
+// is kept, and is asked whenever the metrics are read.
+func newMetrics(reg prometheus.Registerer, topics kafka.Topics, oldest func() int64) *metrics {
+	f := promauto.With(reg)
 	counter := func(name, help string) prometheus.Counter {
-		return prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstitch_" + name, Help: help})
+		return f.NewCounter(prometheus.CounterOpts{Name: "lockstitch_" + name, Help: help})
 	}
 	m := &metrics{
-		ready: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "lockstitch_lane_ready",
+		ready: f.NewGaugeVec(prometheus.GaugeOpts{Name: "lockstitch_lane_ready",
 			Help: "1 when the lane's events are read; 0 while it is taken over, catches up or is stopped."}, []string{"partition"}),
 		kept:       counter("events_kept_total", "Events that became a row."),
 		duplicates: counter("duplicates_dropped_total", "Events dropped because they repeat an earlier kept one."),
@@ -43,12 +48,12 @@ func newMetrics(reg prometheus.Registerer, topics kafka.Topics) *metrics {
 		misrouted:  counter("misrouted_total", "Events whose profile_id belongs to another partition than theirs."),
 		left:       counter("profile_attributes_left_out_total", "Profile attributes left out because their value is an array or an object."),
 		late:       counter("profile_versions_late_total", "Profile versions that came when an event of their time or later had been processed; those of their own profile were decorated without them."),
-		dead: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lockstitch_dead_letters_total",
+		dead: f.NewCounterVec(prometheus.CounterOpts{Name: "lockstitch_dead_letters_total",
 			Help: "Records set aside in the dead-letter topic."}, []string{"topic", "reason"}),
 		cuts: counter("cuts_total", "Cuts committed."),
-		cutFailures: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lockstitch_cut_failures_total",
+		cutFailures: f.NewCounterVec(prometheus.CounterOpts{Name: "lockstitch_cut_failures_total",
 			Help: "Cuts that failed and were tried again, by the stage that failed."}, []string{"stage"}),
-		cutSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "lockstitch_cut_duration_seconds",
+		cutSeconds: f.NewHistogram(prometheus.HistogramOpts{Name: "lockstitch_cut_duration_seconds",
 			Help: "Time from the start of a cut to its commit.", Buckets: prometheus.ExponentialBuckets(0.005, 2, 14)}),
 		segmentBytes: counter("segment_bytes_total", "Bytes of segment objects uploaded."),
 		swept:        counter("objects_swept_total", "Orphaned segment objects removed, those of expired segments included."),
@@ -56,18 +61,17 @@ func newMetrics(reg prometheus.Registerer, topics kafka.Topics) *metrics {
 		retiredBytes: counter("segments_expired_bytes_total", "Bytes of the segments removed by retention."),
 
 		mergedSegments: counter("segments_merged_total", "Small segments that another one has taken the place of."),
+		oldest: f.NewGaugeFunc(prometheus.GaugeOpts{Name: "lockstitch_oldest_available_timestamp_seconds",
+			Help: "server_time, in seconds since the Unix epoch, from which on everything is kept; 0: retention has removed nothing yet."},
+			func() float64 { return float64(oldest()) / 1000 }),
 	}
 	for _, t := range append(append([]string{}, topics.Events...), topics.Profiles) {
-		for _, r := range []poison.Reason{poison.NullValue, poison.TooLarge, poison.NotJSON, poison.NotObject, poison.TooDeep,
-			poison.MissingField, poison.WrongType, poison.OutOfRange, poison.UnknownType, poison.ProfileMismatch} {
+		for _, r := range poison.Reasons {
 			m.dead.WithLabelValues(t, string(r))
 		}
 	}
 	m.cutFailures.WithLabelValues("upload")
 	m.cutFailures.WithLabelValues("transaction")
-	if reg != nil {
-		reg.MustRegister(m.ready, m.kept, m.duplicates, m.lookups, m.misrouted, m.left, m.late, m.dead, m.cuts, m.cutFailures, m.cutSeconds, m.segmentBytes, m.swept, m.retired, m.retiredBytes, m.mergedSegments)
-	}
 	return m
 }
 

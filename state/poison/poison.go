@@ -23,6 +23,9 @@ const (
 	ProfileMismatch Reason = "profile_mismatch" // a profile names another profile_id than its key
 )
 
+// Reasons are all of them, in that order.
+var Reasons = []Reason{NullValue, TooLarge, NotJSON, NotObject, TooDeep, MissingField, WrongType, OutOfRange, UnknownType, ProfileMismatch}
+
 // Error says why a record is poison. Detail names the field and what was found
 // there, in at most a few hundred bytes; it never repeats the whole value.
 type Error struct {

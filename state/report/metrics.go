@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
 // metrics counts what the table ignores; its collector counts the reports when
@@ -17,7 +18,7 @@ type metrics struct {
 func newMetrics(reg prometheus.Registerer, v *view) *metrics {
 	m := &metrics{
 		reg: reg,
-		ignored: prometheus.NewCounter(prometheus.CounterOpts{
+		ignored: promauto.With(reg).NewCounter(prometheus.CounterOpts{
 			Name: "lockstitch_report_records_ignored_total",
 			Help: "Records of the reports topic that were ignored: the request or standing order was there already.",
 		}),
@@ -30,7 +31,7 @@ func newMetrics(reg prometheus.Registerer, v *view) *metrics {
 		},
 	}
 	if reg != nil {
-		reg.MustRegister(m.ignored, m.reports)
+		reg.MustRegister(m.reports)
 	}
 	return m
 }
