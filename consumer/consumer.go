@@ -41,7 +41,7 @@ type Config struct {
 	DedupHorizon       time.Duration   // 7 days
 	SessionTimeout     time.Duration   // of the group; 10 s
 	TransactionTimeout time.Duration   // 10 s
-	ProfileStale       time.Duration   // local profiles not current for this long are read anew; 84 h
+	ProfileStale       time.Duration   // local profiles not current for this long are read anew; half of kafka.KeepTombstone, 84 h
 	SweepAge           time.Duration   // orphaned objects are removed when this old; 24 h
 	SweepEvery         time.Duration   // how often is looked for them; they go at the second look; 1 h
 	Retention          time.Duration   // segments are removed when this old, more than DedupHorizon; 400 days
@@ -91,7 +91,7 @@ func (c *Config) setDefaults() {
 	def(&c.DedupHorizon, 7*24*time.Hour)
 	def(&c.SessionTimeout, 10*time.Second)
 	def(&c.TransactionTimeout, 10*time.Second)
-	def(&c.ProfileStale, 84*time.Hour)
+	def(&c.ProfileStale, kafka.KeepTombstone/2)
 	def(&c.SweepAge, 24*time.Hour)
 	def(&c.SweepEvery, time.Hour)
 	def(&c.Retention, 400*24*time.Hour)

@@ -2,9 +2,9 @@ package consumer
 
 import "time"
 
-// held is what the lanes hold in memory until the next cut. What one without anything to
+// bufferedBytes is what the lanes hold in memory until the next cut. What one without anything to
 // be cut keeps for later is not of that: no cut would make room.
-func (c *Consumer) held() int64 {
+func (c *Consumer) bufferedBytes() int64 {
 	var n int64
 	for _, l := range c.lanes {
 		if l.dirty {
@@ -30,7 +30,7 @@ func (c *Consumer) full() bool {
 			return true
 		}
 	}
-	return c.held() >= c.bufferLimit() || c.deadBytes() >= deadPerCut
+	return c.bufferedBytes() >= c.bufferLimit() || c.deadBytes() >= deadPerCut
 }
 
 // deadPerCut is how many bytes of dead letters make a cut due: their topic may have

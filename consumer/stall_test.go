@@ -134,10 +134,10 @@ func TestMalformedProfilesAreReadWithinTheMemory(t *testing.T) {
 		time.Sleep(time.Second) // virtual: all that can be read is
 		r.await(t, "nothing is held", func(c *Consumer) bool {
 			// What came with one poll comes on top.
-			if held, limit := c.held(), c.bufferLimit(); held > 2*limit+1<<20 {
+			if held, limit := c.bufferedBytes(), c.bufferLimit(); held > 2*limit+1<<20 {
 				t.Errorf("%d bytes are held, %d are allowed", held, limit)
 			}
-			return c.held() > 0
+			return c.bufferedBytes() > 0
 		})
 		flaky.fail(false)
 		w.settle(r.cat)

@@ -74,14 +74,14 @@ func (s *server) activityOperations(schemas huma.Registry) []operation {
 		ops = append(ops,
 			operation{limit: s.dear, handle: s.listActivities, Operation: huma.Operation{
 				OperationID: "list-activities" + v.suffix, Method: http.MethodGet, Path: "/emails/" + v.word + "/{section_discriminator}/activities", Tags: []string{"Activities"},
-				Summary: "List recent activities", Description: "The activities of a section with events in the last 90 days, by server time; the latest event first.",
+				Summary: "List recent activities", Description: fmt.Sprintf("The activities of a section with events in the last %d days, by server time; the latest event first.", activityDays),
 				Security:   bearer,
 				Parameters: append([]*huma.Param{section}, d.paging()...),
 				Responses:  d.responses(d.json(200, "A page of activities.", ActivityList{}), d.problems(400, 401, 404, 413, 429, 503)),
 			}},
 			operation{limit: s.dear, handle: s.getActivity, Operation: huma.Operation{
 				OperationID: "get-activity" + v.suffix, Method: http.MethodGet, Path: "/emails/" + v.word + "/{section_discriminator}/activities/{activity_id}", Tags: []string{"Activities"},
-				Summary: "A recent activity", Description: "An activity of a section with events in the last 90 days.",
+				Summary: "A recent activity", Description: fmt.Sprintf("An activity of a section with events in the last %d days.", activityDays),
 				Security:   bearer,
 				Parameters: []*huma.Param{section, activity},
 				Responses:  d.responses(d.json(200, "The activity.", Activity{}), d.problems(400, 401, 404, 413, 429, 503)),
@@ -147,7 +147,7 @@ func (s *server) getActivity(c *call) error {
 		return err
 	}
 	if len(all) == 0 {
-		return notFound("The section has no such activity in the last 90 days.")
+		return notFound(fmt.Sprintf("The section has no such activity in the last %d days.", activityDays))
 	}
 	if err := mem.take(answerBytes(&all[0])); err != nil {
 		return err

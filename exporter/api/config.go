@@ -28,7 +28,7 @@ type Config struct {
 	DownloadLifetime   time.Duration // of the credential in a download URL; 15m
 	BarrierTimeout     time.Duration // a report waits this long for its barrier; 20m
 	KafkaTimeout       time.Duration // a question to Kafka may take this long, then 503; 5s
-	ActivityWindow     time.Duration // how far back activities are looked for; 90 days
+	ActivityWindow     time.Duration // how far back activities are looked for; activityDays
 	ActivityTimeout    time.Duration // reading them may take this long, then 503; 15s
 	ActivityCacheBytes int64         // memory for summaries of what is stored; 32 MiB
 	ActivitySumBytes   int64         // memory for what is summed up for activities, for all calls together; 16 MiB
@@ -70,12 +70,15 @@ type Limits struct {
 	BodyBytes          int64 // of a request's body; 100,000
 }
 
+// activityDays is how far back activities are looked for, in days, as answers say it.
+const activityDays = 90
+
 func (c Config) withDefaults() Config {
 	def(&c.FileLifetime, 7*24*time.Hour)
 	def(&c.DownloadLifetime, 15*time.Minute)
 	def(&c.BarrierTimeout, 20*time.Minute)
 	def(&c.KafkaTimeout, 5*time.Second)
-	def(&c.ActivityWindow, 90*24*time.Hour)
+	def(&c.ActivityWindow, activityDays*24*time.Hour)
 	def(&c.ActivityTimeout, 15*time.Second)
 	def(&c.ActivityCacheBytes, 32<<20)
 	def(&c.ActivitySumBytes, 16<<20)

@@ -61,7 +61,7 @@ var (
 	kindSections = kind{"too-many-sections", 413, "The account has too many sections",
 		"Exports are limited to accounts with few sections, by default at most 25."}
 	kindActivities = kind{"too-many-activities", 413, "There are too many activities",
-		"The activities of the section in the last 90 days, or the splits of one, do not fit into the memory for them, by default those of some 15,000. An `activity_id` is meant to name a mailing, not a message. One activity that is asked for by its id may still fit."}
+		fmt.Sprintf("The activities of the section in the last %d days, or the splits of one, do not fit into the memory for them, by default those of some 15,000. An `activity_id` is meant to name a mailing, not a message. One activity that is asked for by its id may still fit.", activityDays)}
 	kindMediaType = kind{"unsupported-media-type", 415, "The body's media type is not supported",
 		"Send `Content-Type: application/json` (at `/oauth/token` also `application/x-www-form-urlencoded`), without Content-Encoding."}
 	kindRange = kind{"range-not-satisfiable", 416, "The range lies outside of the file",

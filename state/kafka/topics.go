@@ -49,6 +49,10 @@ const (
 	DefaultReportPartitions = 48
 )
 
+// KeepTombstone is for how long compacted topics keep tombstones at least: who was not
+// current for longer may have missed a deletion.
+const KeepTombstone = keepTombstone * time.Millisecond
+
 // setting is one topic setting: what Create sets, what Check accepts, and what
 // it costs to have it otherwise.
 type setting struct {
