@@ -24,7 +24,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		seconds: f.NewHistogram(prometheus.HistogramOpts{Name: "lockstitch_export_duration_seconds",
 			Help: "Time from taking up a report to its result.", Buckets: prometheus.ExponentialBuckets(0.01, 2, 18)}),
 		failed: f.NewCounterVec(prometheus.CounterOpts{Name: "lockstitch_exports_failed_total",
-			Help: "Reports and files of standing orders that ended in an error, by the last word of the problem's type."}, []string{"problem"}),
+			Help: "Reports and files of rolling exports that ended in an error, by the last word of the problem's type."}, []string{"problem"}),
 	}
 	for _, k := range report.ProblemKinds {
 		m.failed.WithLabelValues(k.Word)

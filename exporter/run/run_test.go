@@ -407,7 +407,7 @@ func TestDamagedSegmentsEndInErrors(t *testing.T) {
 		t.Errorf("the log tells of %d of %d", n, failed)
 	}
 	if err := testutil.GatherAndCompare(reg, strings.NewReader(fmt.Sprintf(`
-# HELP lockstitch_exports_failed_total Reports and files of standing orders that ended in an error, by the last word of the problem's type.
+# HELP lockstitch_exports_failed_total Reports and files of rolling exports that ended in an error, by the last word of the problem's type.
 # TYPE lockstitch_exports_failed_total counter
 lockstitch_exports_failed_total{problem="barrier-timeout"} 0
 lockstitch_exports_failed_total{problem="file-too-large"} 0
