@@ -20,13 +20,14 @@ import (
 
 // Two catalogs in one group share the lanes, and each lacks those that the other has:
 // while staging runs, a part of production stands still. So a replica does not join a
-// group in which it finds another one's (OtherSystem), and of such as came together no
+// group in which another one runs the lanes (OtherSystem), and of such as came together no
 // lanes are given to (laneBalancer).
 
 // OtherSystem names a member of a group whose catalog is another one than that with the
-// topic id own, by its client's id and host; it is "" where there is none. Members that do
-// not say are passed over. It is an error also while the group is being joined: what its
-// members say of themselves Kafka tells only behind that.
+// topic id own, and runs more of the group's lanes than own does: its client's id and host.
+// It is "" where there is none: what has no lanes gets none, and keeps nobody from coming
+// back. Members that do not say count as own. It is an error also while the group is being
+// joined: what its members say of themselves Kafka tells only behind that.
 func OtherSystem(ctx context.Context, cl *kgo.Client, group string, own segment.TopicID) (string, error) {
 	groups, err := kadm.NewClient(cl).DescribeGroups(ctx, group)
 	if err == nil {
@@ -38,13 +39,24 @@ func OtherSystem(ctx context.Context, cl *kgo.Client, group string, own segment.
 	if err != nil {
 		return "", fmt.Errorf("who is in consumer group %q: %w", group, err)
 	}
+	runs, names := make(map[segment.TopicID]int), make(map[segment.TopicID]string)
 	for _, m := range groups[group].Members {
-		meta, ok := m.Join.AsConsumer()
-		if !ok {
-			continue
+		of := own
+		if meta, ok := m.Join.AsConsumer(); ok {
+			if said, _ := readUserData(meta.UserData); said != (segment.TopicID{}) {
+				of = said
+			}
 		}
-		if of, _ := readUserData(meta.UserData); of != own && of != (segment.TopicID{}) {
-			return fmt.Sprintf("%s at %s, whose catalog has the topic id %s", m.ClientID, m.ClientHost, of), nil
+		names[of] = fmt.Sprintf("%s at %s, whose catalog has the topic id %s", m.ClientID, m.ClientHost, of)
+		if assigned, ok := m.Assigned.AsConsumer(); ok {
+			for _, t := range assigned.Topics {
+				runs[of] += len(t.Partitions)
+			}
+		}
+	}
+	for of, n := range runs {
+		if of != own && n > runs[own] {
+			return names[of], nil
 		}
 	}
 	switch g := groups[group]; g.State {

@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -16,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"lockstitch/state/catalog"
+	"lockstitch/state/kafka"
 	"lockstitch/state/segment"
 )
 
@@ -214,5 +216,44 @@ func TestAnotherSystemInTheGroupGetsNoLanes(t *testing.T) {
 		if told := strings.Contains(log.String(), "another system"); told != (len(with) < len(c.members)) {
 			t.Errorf("%s: told: %v", c.name, told)
 		}
+	}
+}
+
+// What came into the group of another system and got no lanes does not keep that one's
+// replicas from starting again.
+func TestAMemberWithoutLanesIsNoOtherSystem(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a := w.start(filepath.Join(t.TempDir(), "a"), nil)
+	a.awaitLanes(t, func(ready, all int) bool { return ready == lanes })
+	infos, err := kafka.Describe(t.Context(), w.prod, w.topics.Catalog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := infos[w.topics.Catalog].ID, segment.TopicID{2}
+	joined := make(chan struct{})
+	w.client(kgo.ConsumerGroup("lockstitch"), kgo.ConsumeTopics(a.c.inputs()...), kgo.DisableAutoCommit(),
+		kgo.Balancers(&laneBalancer{catalog: theirs, inputs: a.c.inputs(), local: func() []int32 { return nil }, log: slog.New(slog.DiscardHandler)}),
+		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, m map[string][]int32) {
+			if len(m) > 0 {
+				t.Errorf("it was given %v", m)
+			}
+			close(joined)
+		}))
+	<-joined
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		other, err := OtherSystem(t.Context(), w.prod, "lockstitch", ours)
+		if other != "" {
+			t.Fatalf("ours may not start: %s", other)
+		}
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	if other, err := OtherSystem(t.Context(), w.prod, "lockstitch", theirs); other == "" {
+		t.Errorf("theirs may start: %v", err)
 	}
 }

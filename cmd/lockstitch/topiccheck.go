@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,7 +67,12 @@ func (c *topicCheck) look(ctx context.Context) error {
 	fatal := []error{err}
 	c.wrong.Reset()
 	for _, topic := range []string{c.names.Catalog, c.names.Reports} { // so that it is told that somebody looks
-		c.wrong.WithLabelValues(topic, "cleanup.policy").Set(0)
+		unseen := slices.ContainsFunc(found, func(f kafka.Finding) bool {
+			return f.Topic == topic && (f.Setting == "permission" || f.Setting == "exists")
+		})
+		if !unseen {
+			c.wrong.WithLabelValues(topic, "cleanup.policy").Set(0)
+		}
 	}
 	for _, f := range found {
 		c.wrong.WithLabelValues(f.Topic, f.Setting).Set(1)

@@ -120,7 +120,7 @@ func (s *server) rollingStatus(o *report.Standing) (*RollingExport, error) {
 	if o.Settings.Destination != "" {
 		st.Delivered = &o.Delivered.Number
 		if !s.mayDeliver(o.Order.Account, o.Settings.Destination) {
-			st.HeldUp = noDestination(o.Settings.Destination) + "; a file waits for it until the operator has configured it again, or until the rolling export is changed to have another destination or none"
+			st.HeldUp = noDestination(o.Settings.Destination) + "; files wait until the operator has configured it again, or the rolling export is changed to have another destination or none"
 		}
 	}
 	if o.Paused {
