@@ -59,7 +59,7 @@ func (r *replica) ownStore(ctx context.Context) error {
 	return nil
 }
 
-// ownGroup refuses to join a consumer group that replicas of another catalog are in.
+// ownGroup refuses to join a consumer group whose lanes run for another catalog.
 func (r *replica) ownGroup(ctx context.Context) error {
 	group := r.s.Replica.Group
 	err := refusedBy(ctx, func(ctx context.Context) error {
