@@ -15,10 +15,6 @@ import (
 	"lockstitch/cmd/lockstitch/model/reference"
 )
 
-// barrierTimeout is shorter than tests wait for a report at rest: one whose barrier
-// was lost with its topic ends then.
-const barrierTimeout = settleTime - time.Minute
-
 // export is a request and what is known about it.
 type export struct {
 	q             reference.Question

@@ -25,7 +25,12 @@ import (
 const (
 	publicURL  = "http://model.example"
 	brokerPort = 9092
-	settleTime = 4 * time.Minute // virtual; far more than any back-off adds up to
+	// barrierTimeout ends a report whose barrier was lost with its topic.
+	barrierTimeout = 3 * time.Minute
+	// settleTime, virtual, is waited for at rest: far more than any back-off adds up to,
+	// and more than a barrier timeout. A replica's clock may be behind that of the one
+	// that took the report.
+	settleTime = barrierTimeout + 2*mostAhead + time.Minute
 )
 
 // world is everything of one seed: one broker or three, an object store, some replicas and
