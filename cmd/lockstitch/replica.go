@@ -117,7 +117,7 @@ func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica
 	}
 	r.onClose(r.asker.Close)
 	r.topics = newTopicCheck(r.asker, s.Topics.TopicNames(), log, r.reg)
-	if err := r.topics.look(limit); err != nil {
+	if err := errors.Join(r.topics.look(limit)); err != nil {
 		return nil, err
 	}
 	if err := r.openViews(limit, asking); err != nil {

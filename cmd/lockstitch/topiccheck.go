@@ -26,11 +26,12 @@ type topicCheck struct {
 	asker *kgo.Client
 	names kafka.Topics
 	log   *slog.Logger
+	every time.Duration
 	wrong *prometheus.GaugeVec // 1 for each finding of the last look
 }
 
 func newTopicCheck(asker *kgo.Client, names kafka.Topics, log *slog.Logger, reg prometheus.Registerer) *topicCheck {
-	return &topicCheck{asker, names, log, promauto.With(reg).NewGaugeVec(prometheus.GaugeOpts{
+	return &topicCheck{asker, names, log, topicsEvery, promauto.With(reg).NewGaugeVec(prometheus.GaugeOpts{
 		Name: "lockstitch_topic_findings",
 		Help: "1 for what is not as it should be with a topic; `lockstitch topics check` says what it should be, and what it costs.",
 	}, []string{"topic", "setting"})}
@@ -39,7 +40,7 @@ func newTopicCheck(asker *kgo.Client, names kafka.Topics, log *slog.Logger, reg 
 // Run looks until ctx ends. What no replica would start with is an error in the log only:
 // this one works on, and what it knows may be needed to put it right.
 func (c *topicCheck) Run(ctx context.Context) error {
-	tick := time.NewTicker(topicsEvery)
+	tick := time.NewTicker(c.every)
 	defer tick.Stop()
 	for {
 		select {
@@ -47,24 +48,28 @@ func (c *topicCheck) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		if err := c.look(ctx); err != nil && ctx.Err() == nil {
-			c.log.Error("no replica would start with the topics as they are", "err", err)
+		wrong, err := c.look(ctx)
+		if err != nil && ctx.Err() == nil {
+			c.log.Warn("the topics cannot be looked at", "err", err)
+		}
+		if wrong != nil {
+			c.log.Error("no replica would start with the topics as they are", "err", wrong)
 		}
 	}
 }
 
-// look warns of what will cost something. It is an error if the topics cannot work, or
-// cannot be looked at.
-func (c *topicCheck) look(ctx context.Context) error {
+// look warns of what will cost something. wrong is with what the topics cannot work, err
+// why some of it could not be looked at.
+func (c *topicCheck) look(ctx context.Context) (wrong, err error) {
 	found, err := kafka.Check(ctx, c.asker, c.names)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	ends, err := kafka.Ends(ctx, c.asker, c.names.Catalog)
 	if err == nil && ends[c.names.Catalog][0].Start > 0 { // compaction does not move where a log begins
 		found = append(found, lostRecords(c.names.Catalog, ends[c.names.Catalog][0].Start))
 	}
-	fatal := []error{err}
+	var fatal []error
 	c.wrong.Reset()
 	for _, topic := range []string{c.names.Catalog, c.names.Reports} { // so that it is told that somebody looks
 		unseen := slices.ContainsFunc(found, func(f kafka.Finding) bool {
@@ -84,7 +89,7 @@ func (c *topicCheck) look(ctx context.Context) error {
 		}
 		c.log.Warn("a topic is not as it should be", "topic", f.Topic, "setting", f.Setting, "have", f.Have, "want", f.Want, "cost", f.Cost)
 	}
-	return errors.Join(fatal...)
+	return errors.Join(fatal...), err
 }
 
 // lostRecords is a catalog that begins behind its first record.

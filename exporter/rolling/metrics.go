@@ -24,6 +24,9 @@ func newCollector(deps Deps) *collector {
 func (c *collector) Describe(ch chan<- *prometheus.Desc) { ch <- c.files; ch <- c.seconds }
 
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	if !c.deps.Reports.Current() {
+		return
+	}
 	now := c.deps.Clock.Now()
 	for _, s := range c.deps.Reports.Orders(func(string) bool { return true }) {
 		if s.Paused {

@@ -27,7 +27,7 @@ func newMetrics(reg prometheus.Registerer, v *view) *metrics {
 			counts: prometheus.NewDesc("lockstitch_reports", "Reports known to this replica, by status.", []string{"status"}, nil),
 			bytes:  prometheus.NewDesc("lockstitch_reports_memory_bytes", "What reports and files of rolling exports take of this replica's memory.", nil, nil),
 			oldest: prometheus.NewDesc("lockstitch_reports_oldest_pending_seconds",
-				"Age of the oldest report, or step of a standing order, without a result; 0 if there is none. Every replica tells it of all.", nil, nil),
+				"Age of the oldest report, or step of a standing order, without a result; 0 if there is none. Every replica tells it of all, while it is ready.", nil, nil),
 		},
 	}
 	if reg != nil {
@@ -63,14 +63,16 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			counts[e.report.Status(now)]++
 		}
 	}
-	bytes := c.view.size
+	bytes, current := c.view.size, c.view.current(now)
 	var age time.Duration
 	for _, e := range c.view.pending {
 		age = max(age, now.Sub(e.report.Request.CreatedAt))
 	}
 	c.view.mu.RUnlock()
 	ch <- prometheus.MustNewConstMetric(c.bytes, prometheus.GaugeValue, float64(bytes))
-	ch <- prometheus.MustNewConstMetric(c.oldest, prometheus.GaugeValue, age.Seconds())
+	if current {
+		ch <- prometheus.MustNewConstMetric(c.oldest, prometheus.GaugeValue, age.Seconds())
+	}
 	for _, s := range Statuses {
 		ch <- prometheus.MustNewConstMetric(c.counts, prometheus.GaugeValue, float64(counts[s]), string(s))
 	}

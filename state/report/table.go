@@ -146,7 +146,27 @@ func (t *Table) CatchUp(ctx context.Context, account string) error {
 }
 
 // CatchUpAll is CatchUp for all accounts.
-func (t *Table) CatchUpAll(ctx context.Context) error { return t.tail.CatchUp(ctx) }
+func (t *Table) CatchUpAll(ctx context.Context) error {
+	asked := time.Now()
+	if err := t.tail.CatchUp(ctx); err != nil {
+		return err
+	}
+	t.view.mu.Lock()
+	defer t.view.mu.Unlock()
+	if asked.After(t.view.caughtUp) {
+		t.view.caughtUp = asked
+	}
+	return nil
+}
+
+// Current tells whether CatchUpAll has succeeded within the last minute. A table that is
+// not read yet, or stands still because the brokers cannot be reached, shows as waiting
+// what others have long done: metrics of it would raise an alarm about them.
+func (t *Table) Current() bool {
+	t.view.mu.RLock()
+	defer t.view.mu.RUnlock()
+	return t.view.current(time.Now())
+}
 
 // produce writes records to one partition and returns the offset behind the
 // last of them. On an error the records may still have been written or be

@@ -532,7 +532,7 @@ func TestOldestPending(t *testing.T) {
 	}
 	reg := prometheus.NewRegistry()
 	newMetrics(reg, v)
-	age := func() time.Duration {
+	told := func() (age time.Duration, ok bool) {
 		t.Helper()
 		all, err := reg.Gather()
 		if err != nil {
@@ -540,11 +540,22 @@ func TestOldestPending(t *testing.T) {
 		}
 		for _, m := range all {
 			if m.GetName() == "lockstitch_reports_oldest_pending_seconds" {
-				return time.Duration(m.GetMetric()[0].GetGauge().GetValue() * float64(time.Second))
+				return time.Duration(m.GetMetric()[0].GetGauge().GetValue() * float64(time.Second)), true
 			}
 		}
-		t.Fatal("there is no such metric")
-		return 0
+		return 0, false
+	}
+	age := func() time.Duration {
+		t.Helper()
+		v.caughtUp = time.Now()
+		age, ok := told()
+		if !ok {
+			t.Fatal("there is no such metric")
+		}
+		return age
+	}
+	if got, ok := told(); ok {
+		t.Errorf("a table that was not read tells %s", got)
 	}
 	if got := age(); got != 0 {
 		t.Errorf("without reports %s", got)
@@ -568,5 +579,9 @@ func TestOldestPending(t *testing.T) {
 	apply(KeyResult+young.ID+"/1", &Result{Version: Version, Attempt: "1", Object: "o"})
 	if got := age(); got != 0 {
 		t.Errorf("with one of the future %s", got)
+	}
+	v.caughtUp = time.Now().Add(-currentFor)
+	if got, ok := told(); ok {
+		t.Errorf("a table that stands still tells %s", got)
 	}
 }

@@ -54,7 +54,8 @@ type account struct {
 // partition are applied in offset order.
 type view struct {
 	mu       sync.RWMutex
-	unusable error // what could not be read; see Table.Err
+	unusable error     // what could not be read; see Table.Err
+	caughtUp time.Time // everything written before it is in the view
 	byID     map[string]*entry
 	accounts map[string]*account
 	pending  map[string]*entry
@@ -70,6 +71,13 @@ type orphan struct {
 	partition int32
 	written   time.Time
 }
+
+// currentFor is how long a view is taken for current after it has caught up. A replica
+// asks whether it is ready four times within it.
+const currentFor = time.Minute
+
+// current is Table.Current; mu is held.
+func (v *view) current(now time.Time) bool { return now.Sub(v.caughtUp) < currentFor }
 
 func newView() *view {
 	return &view{

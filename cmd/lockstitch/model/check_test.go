@@ -348,7 +348,7 @@ func (w *world) checkLags() {
 }
 
 func (w *world) wrongLags() (wrong string) {
-	seen := make(map[string]int)
+	seen, living := make(map[string]int), 0
 	slowest := time.Duration(math.MaxInt64)
 	for _, r := range w.replicas {
 		if r.living() != nil {
@@ -361,8 +361,15 @@ func (w *world) wrongLags() (wrong string) {
 			continue
 		}
 		p.mu.Lock()
-		reg := p.reg
+		reg, catchUp := p.reg, p.catchUp
 		p.mu.Unlock()
+		if catchUp == nil {
+			return p.r.name + " is not open"
+		}
+		if err := catchUp(w.context()); err != nil {
+			return fmt.Sprintf("%s cannot read the reports: %v", p.r.name, err)
+		}
+		living++
 		families, err := reg.Gather()
 		if err != nil {
 			w.failf("metrics: %v", err)
@@ -387,6 +394,17 @@ func (w *world) wrongLags() (wrong string) {
 	}
 	for _, name := range []string{"processing_lag_records", "processing_lag_seconds", "durable_lag_records", "durable_lag_seconds"} {
 		if n, all := seen["lockstitch_"+name], int(w.partitions)*(len(w.topics.Events)+1); n != all {
+			wrong += fmt.Sprintf("%s has %d series, want %d; ", name, n, all)
+		}
+	}
+	at := make(map[string]bool) // the orders that are worked on
+	for _, o := range w.orders {
+		if o.exists && !o.paused {
+			at[o.account+"/"+o.name] = true
+		}
+	}
+	for _, name := range []string{"rolling_lag_files", "rolling_lag_seconds"} {
+		if n, all := seen["lockstitch_"+name], living*len(at); n != all {
 			wrong += fmt.Sprintf("%s has %d series, want %d; ", name, n, all)
 		}
 	}

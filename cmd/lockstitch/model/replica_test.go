@@ -59,7 +59,8 @@ type process struct {
 	stall   time.Duration
 
 	mu      sync.Mutex
-	handler http.Handler // nil until it is open
+	handler http.Handler                // nil until it is open
+	catchUp func(context.Context) error // with all reports, as asking whether it is ready does
 	dead    bool
 }
 
@@ -259,7 +260,7 @@ func (p *process) run(ctx context.Context) error {
 		return err
 	}
 	p.mu.Lock()
-	p.handler = handler
+	p.handler, p.catchUp = handler, reports.CatchUpAll
 	p.mu.Unlock()
 
 	rctx, rcancel := context.WithCancel(ctx)
