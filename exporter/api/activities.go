@@ -16,7 +16,6 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"lockstitch/state/event"
-	"lockstitch/state/objects"
 	"lockstitch/state/report"
 )
 
@@ -204,13 +203,13 @@ func (s *server) activitiesOf(c *call, id string, mem *share) ([]Activity, error
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		s.log.Warn("activities were not summed up in time", "account", c.account, "section", section, "limit", s.cfg.ActivityTimeout, "err", err)
 		return nil, unavailable(fmt.Sprintf("The stored events were not summed up within %s. What was read by then is remembered for a while: ask again, the answer comes nearer each time.", s.cfg.ActivityTimeout))
-	case errors.Is(err, objects.ErrNotExist) || ctx.Err() != nil || !damaged(err):
+	case ctx.Err() != nil || !damaged(err):
 		s.log.Warn("activities cannot be read", "account", c.account, "section", section, "err", err)
 		return nil, unavailable("The stored events cannot be read at the moment.")
 	}
 	// What exactly is damaged is in the log; it says nothing to who asked.
 	s.log.Error("activities cannot be summed up", "account", c.account, "section", section, "err", err)
-	return nil, kindDamaged.problem("Stored events of the account are damaged, and a sum is never short. The damage was logged.")
+	return nil, kindDamaged.problem("Stored events of the account are damaged or missing, and a sum is never short. The damage was logged.")
 }
 
 // latestFirst orders activities: the latest event first, ties by id.

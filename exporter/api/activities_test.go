@@ -122,13 +122,17 @@ func TestActivities(t *testing.T) {
 	for _, q := range []string{"limit=0", "page_token=x", "page_token=", "page_token=e30"} {
 		r.problem(r.do("GET", "/emails/sections/s1/activities?"+q, "a", ""), 400, "invalid-request")
 	}
-	// A store without the segment is not an answer without its events.
+	// A store without the segment is not an answer without its events. Where it counts no
+	// more since it was listed, it was removed in time.
 	r.keep("4", sample{"s1", "x", "x", "n", event.Sent, time.Minute})
 	ref := r.slices.refs[len(r.slices.refs)-1]
 	if err := r.store.Delete(t.Context(), ref.Object); err != nil {
 		t.Fatal(err)
 	}
+	r.problem(r.do("GET", "/emails/sections/s1/activities", "a", ""), 500, "stored-data-damaged")
+	r.slices.removed = ref.SegmentID
 	r.problem(r.do("GET", "/emails/sections/s1/activities", "a", ""), 503, "unavailable")
+	r.slices.removed = ""
 	// Nor is one in which it is of a newer version: upgraded replicas can read it.
 	newer := make([]byte, ref.Info.Offset+ref.Info.Length)
 	copy(newer[ref.Info.Offset:], "LSSL\x02")

@@ -68,6 +68,8 @@ type Definitions interface {
 type Slices interface {
 	CatchUp(ctx context.Context) error
 	Slices(account string, start, end int64) []catalog.SliceRef
+	// Live tells whether a segment is one of those that count.
+	Live(segmentID string) bool
 	// Retention is what retention has removed and is about to.
 	Retention() catalog.Retention
 }

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -58,11 +59,15 @@ type rig struct {
 // sliceList is a catalog of segments that the test has stored.
 type sliceList struct {
 	refs      []catalog.SliceRef
+	removed   string // a segment that counts no more once somebody has listed it
 	retention catalog.Retention
 }
 
 func (l *sliceList) CatchUp(context.Context) error { return nil }
 func (l *sliceList) Retention() catalog.Retention  { return l.retention }
+func (l *sliceList) Live(id string) bool {
+	return id != l.removed && slices.ContainsFunc(l.refs, func(r catalog.SliceRef) bool { return r.SegmentID == id })
+}
 func (l *sliceList) Slices(account string, start, _ int64) (out []catalog.SliceRef) {
 	for _, r := range l.refs {
 		if r.Info.Account == account && r.Info.MaxTime >= start {

@@ -27,6 +27,7 @@ type panicky struct{}
 
 func (panicky) CatchUp(context.Context) error                  { return nil }
 func (panicky) Retention() catalog.Retention                   { panic("defect") }
+func (panicky) Live(string) bool                               { panic("defect") }
 func (panicky) Slices(string, int64, int64) []catalog.SliceRef { panic("defect") }
 
 func TestPanicsAreAnsweredAndCounted(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 
 	"lockstitch/state/catalog"
 	"lockstitch/state/event"
+	"lockstitch/state/objects"
 	"lockstitch/state/segment"
 )
 
@@ -66,6 +67,9 @@ func (s *server) summarise(ctx context.Context, q activityQuestion, now time.Tim
 					return gctx.Err()
 				}
 				parts, err := s.slice(gctx, ref, since)
+				if errors.Is(err, objects.ErrNotExist) {
+					err = s.missing(gctx, ref, err)
+				}
 				if err != nil {
 					return err
 				}
@@ -128,6 +132,18 @@ func (s *server) slice(ctx context.Context, ref *catalog.SliceRef, since int64) 
 			return nil, err
 		}
 	}
+}
+
+// missing says what it means that the store does not have the object of a slice: damage, if
+// it counts still by the newest catalog. Else it was removed while slices were read.
+func (s *server) missing(ctx context.Context, ref *catalog.SliceRef, err error) error {
+	if err := s.deps.Catalog.CatchUp(ctx); err != nil {
+		return err
+	}
+	if s.deps.Catalog.Live(ref.SegmentID) {
+		return &segment.CorruptError{Object: ref.Object, Offset: ref.Info.Offset, Cause: "the store does not have the object"}
+	}
+	return err
 }
 
 // damaged tells stored bytes that are wrong from those that cannot be read.
