@@ -121,12 +121,8 @@ func (b *laneBalancer) ofOneCatalog(wants []laneWants) []laneWants {
 	for _, w := range wants {
 		runs[w.catalog] += len(w.owned)
 	}
-	first := b.catalog
-	for id, n := range runs {
-		if id != (segment.TopicID{}) && n > runs[first] {
-			first = id
-		}
-	}
+	delete(runs, segment.TopicID{})
+	first := runsMost(runs, b.catalog)
 	return slices.DeleteFunc(wants, func(w laneWants) bool {
 		other := w.catalog != first && w.catalog != (segment.TopicID{})
 		if other {
@@ -135,6 +131,17 @@ func (b *laneBalancer) ofOneCatalog(wants []laneWants) []laneWants {
 		}
 		return other
 	})
+}
+
+// runsMost is the catalog whose members run the most lanes; own, unless another runs more.
+func runsMost(runs map[segment.TopicID]int, own segment.TopicID) segment.TopicID {
+	most := own
+	for id, n := range runs {
+		if n > runs[most] {
+			most = id
+		}
+	}
+	return most
 }
 
 // readUserData reads a member's user data. The catalog is zero where it is not known.

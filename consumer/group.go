@@ -54,10 +54,8 @@ func OtherSystem(ctx context.Context, cl *kgo.Client, group string, own segment.
 			}
 		}
 	}
-	for of, n := range runs {
-		if of != own && n > runs[own] {
-			return names[of], nil
-		}
+	if of := runsMost(runs, own); of != own {
+		return names[of], nil
 	}
 	switch g := groups[group]; g.State {
 	case "Stable", "Empty", "Dead":

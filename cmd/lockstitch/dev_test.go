@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/sha256"
 	"encoding/csv"
 	"fmt"
 	"io"
@@ -307,7 +308,7 @@ func TestSegmentsVerifyFindsDamage(t *testing.T) {
 	// What an upgraded replica has stored is not damaged.
 	newer := []byte("LSOB\x02 and all else as that version has it, in more than 24 bytes")
 	id := ulid.Make().String()
-	seg := catalog.Segment{ID: id, Object: "segments/" + id, Bytes: int64(len(newer)), SHA256: hexSHA256(newer)}
+	seg := catalog.Segment{ID: id, Object: "segments/" + id, Bytes: int64(len(newer)), SHA256: fmt.Sprintf("%x", sha256.Sum256(newer))}
 	if err := y.r.store.Put(ctx, seg.Object, newer); err != nil {
 		t.Fatal(err)
 	}
