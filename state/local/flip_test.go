@@ -86,7 +86,7 @@ func makeHistory(t *testing.T, openLogs bool, flushes int) history {
 		}
 		return n
 	}
-	newest := 0 // writes to the third log, so many that some of them leave the memory
+	newest := 0 // writes to the third log
 	for ; h.n < 600 || openLogs && newest < 50; h.n++ {
 		if openLogs && logs() == 3 {
 			newest++
@@ -138,6 +138,10 @@ func makeHistory(t *testing.T, openLogs bool, flushes int) history {
 		}
 	}
 	if openLogs {
+		// Else how many of the writes to the newest log have left the memory is chance.
+		if err := db.p.LogData(nil, pebble.Sync); err != nil {
+			t.Fatal(err)
+		}
 		// The process is killed: everything written is there.
 		h.disk = disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))})
 		held.Store(false)
