@@ -26,6 +26,7 @@ import (
 	"lockstitch/state/local"
 	"lockstitch/state/objects"
 	"lockstitch/state/report"
+	"lockstitch/state/segment"
 )
 
 // Config are the settings of a Consumer. Zero values take the defaults.
@@ -131,10 +132,10 @@ type Consumer struct {
 	packed   sync.Map        // lane (int32) → *kgo.ErrDecompressTooLarge that stops it
 	as       membership      // as whom the lanes are held
 	lanes    map[int32]*lane
-	barriers map[partitionOf]int64 // ends that pending requests wait for
-	failing  bool                  // some could not in this turn
-	endless  bool                  // the end of some profile partition was not told last
-	noEnds   rate.Sometimes        // logs that
+	barriers map[segment.Partition]int64 // ends that pending requests wait for
+	failing  bool                        // some could not in this turn
+	endless  bool                        // the end of some profile partition was not told last
+	noEnds   rate.Sometimes              // logs that
 	lastCut  time.Time
 	retainAt time.Time // when retention is looked after next
 	merging  *merging  // the segment that is being prepared; nil: none
@@ -170,7 +171,7 @@ func New(cfg Config, deps Deps) (*Consumer, error) {
 		cfg: cfg, deps: deps, log: deps.Log.With("component", "consumer"),
 		metrics:    newMetrics(deps.Registerer, cfg.Topics, func() int64 { return deps.Catalog.Retention().Refused.OldestAvailable }),
 		lanes:      make(map[int32]*lane),
-		barriers:   make(map[partitionOf]int64),
+		barriers:   make(map[segment.Partition]int64),
 		noEnds:     rate.Sometimes{First: 1, Interval: 10 * time.Second},
 		mail:       newMailbox(),
 		quit:       make(chan struct{}),
@@ -184,9 +185,7 @@ func New(cfg Config, deps Deps) (*Consumer, error) {
 }
 
 // inputs are all topics that a lane has a partition of.
-func (c *Consumer) inputs() []string {
-	return append(append([]string{}, c.cfg.Topics.Events...), c.cfg.Topics.Profiles)
-}
+func (c *Consumer) inputs() []string { return c.cfg.Topics.Inputs() }
 
 // Run consumes until ctx ends, then cuts a last time, leaves the group and
 // returns nil. An error means that this replica cannot go on as it is:

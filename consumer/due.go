@@ -1,6 +1,10 @@
 package consumer
 
-import "time"
+import (
+	"time"
+
+	"lockstitch/state/segment"
+)
 
 // bufferedBytes is what the lanes hold in memory until the next cut. What one without anything to
 // be cut keeps for later is not of that: no cut would make room.
@@ -82,12 +86,7 @@ const barrierPatience = 100 * time.Millisecond
 // barrier is the greatest end below which a pending request needs in to be
 // committed.
 func (c *Consumer) barrier(in *input) int64 {
-	return c.barriers[partitionOf{in.stream.ID, in.partition}]
-}
-
-type partitionOf struct {
-	topic     [16]byte
-	partition int32
+	return c.barriers[segment.Partition{Topic: in.stream.ID, N: in.partition}]
 }
 
 // readBarriers takes the ends of the pending requests.
@@ -95,7 +94,7 @@ func (c *Consumer) readBarriers() {
 	clear(c.barriers)
 	for _, r := range c.deps.Reports.Pending() {
 		for _, e := range r.Request.Question.Barrier {
-			k := partitionOf{e.TopicID, e.Partition}
+			k := e.At()
 			c.barriers[k] = max(c.barriers[k], e.Offset)
 		}
 	}

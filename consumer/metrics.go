@@ -65,7 +65,7 @@ func newMetrics(reg prometheus.Registerer, topics kafka.Topics, oldest func() in
 			Help: "server_time, in seconds since the Unix epoch, from which on everything is kept; 0: retention has removed nothing yet."},
 			func() float64 { return float64(oldest()) / 1000 }),
 	}
-	for _, t := range append(append([]string{}, topics.Events...), topics.Profiles) {
+	for _, t := range topics.Inputs() {
 		for _, r := range poison.Reasons {
 			m.dead.WithLabelValues(t, string(r))
 		}

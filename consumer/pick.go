@@ -151,7 +151,7 @@ type directorySize struct {
 
 type accountSize struct {
 	rows, slices int
-	sources      map[partitionOf]struct{}
+	sources      map[segment.Partition]struct{}
 	streams      map[segment.TopicID]int // bytes, about
 }
 
@@ -169,7 +169,7 @@ func (d *directorySize) add(s *catalog.Segment) bool {
 		in := &s.Slices[i]
 		a := d.accounts[in.Account]
 		if a == nil {
-			a = &accountSize{sources: make(map[partitionOf]struct{}), streams: make(map[segment.TopicID]int)}
+			a = &accountSize{sources: make(map[segment.Partition]struct{}), streams: make(map[segment.TopicID]int)}
 			d.accounts[in.Account] = a
 		}
 		d.bytes -= a.size(in.Account)
@@ -177,7 +177,7 @@ func (d *directorySize) add(s *catalog.Segment) bool {
 		a.slices = 1 + a.rows/(segment.MaxSliceRows/2)
 		for _, r := range in.Sources {
 			src := r.Source()
-			a.sources[partitionOf{src.ID, src.Partition}] = struct{}{}
+			a.sources[src.At()] = struct{}{}
 			a.streams[src.ID] = streamJSON + len(src.Topic)
 		}
 		d.bytes += a.size(in.Account)

@@ -162,13 +162,10 @@ func (c *Consumer) firstSince(ctx context.Context, in *input, t int64) (int64, e
 	return f, nil
 }
 
-// place is what tells sources apart; a topic's name does not count.
-func place(s segment.Source) partitionOf { return partitionOf{s.ID, s.Partition} }
-
 // rowsOf is how many rows with offsets within a range a slice has at most.
 func rowsOf(info *segment.SliceInfo, within segment.OffsetRange) int {
 	for _, r := range info.Sources {
-		if place(r.Source()) == place(within.Source()) {
+		if r.Source().At() == within.Source().At() {
 			return int(min(int64(info.Rows), max(0, min(r.Next, within.Next)-max(r.Min, within.Min))))
 		}
 	}
@@ -206,7 +203,7 @@ func (c *Consumer) keysOf(ctx context.Context, ref catalog.SliceRef, lacks []mis
 	wanted := make([]*missing, len(s.Sources())) // by source; nil: nothing is
 	for i, src := range s.Sources() {
 		for j := range lacks {
-			if place(lacks[j].within.Source()) == place(src) {
+			if lacks[j].within.Source().At() == src.At() {
 				wanted[i] = &lacks[j]
 			}
 		}

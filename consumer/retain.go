@@ -146,8 +146,8 @@ func nextRetention(at catalog.Retention, expired []*catalog.Segment, now, notice
 // ages say what time it is (ms) in each partition that segments have rows of.
 type ages struct {
 	retention int64
-	now       int64                 // Kafka's
-	behind    map[partitionOf]int64 // log times of the partitions that are not read to their end
+	now       int64                       // Kafka's
+	behind    map[segment.Partition]int64 // log times of the partitions that are not read to their end
 }
 
 // kafkaTime is the greatest log time (ms) of all partitions, and never later than
@@ -160,12 +160,12 @@ func (c *Consumer) kafkaTime(now time.Time) int64 {
 func (c *Consumer) newAges(ends map[string][]kafka.PartitionEnd, now time.Time) ages {
 	a := ages{
 		retention: c.cfg.Retention.Milliseconds(), now: c.kafkaTime(now),
-		behind: make(map[partitionOf]int64),
+		behind: make(map[segment.Partition]int64),
 	}
 	for _, parts := range ends {
 		for _, e := range parts {
 			if pos, _ := c.deps.Catalog.Position(segment.TopicID(e.TopicID), e.Partition); pos.Next < e.End {
-				a.behind[partitionOf{e.TopicID, e.Partition}] = pos.LogTime
+				a.behind[segment.Partition{Topic: e.TopicID, N: e.Partition}] = pos.LogTime
 			}
 		}
 	}
@@ -198,7 +198,7 @@ func (a ages) old(s *catalog.Segment) bool {
 		}
 		for _, r := range in.Sources {
 			src := r.Source()
-			if at, ok := a.behind[partitionOf{src.ID, src.Partition}]; ok && newest >= at-a.retention {
+			if at, ok := a.behind[src.At()]; ok && newest >= at-a.retention {
 				return false
 			}
 		}

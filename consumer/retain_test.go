@@ -476,7 +476,7 @@ func TestCrashWhileSegmentsAreRemoved(t *testing.T) {
 func TestWhenASegmentIsOld(t *testing.T) {
 	const now, keep = int64(1_000_000), int64(1_000)
 	topic := segment.TopicID{1}
-	p0, p1 := partitionOf{topic, 0}, partitionOf{topic, 1}
+	p0, p1 := segment.Partition{Topic: topic, N: 0}, segment.Partition{Topic: topic, N: 1}
 	seg := func(logTime, server int64) *catalog.Segment {
 		return &catalog.Segment{LogTime: logTime, Slices: []segment.SliceInfo{
 			{MaxTime: server, Sources: []segment.OffsetRange{segment.Stream{ID: topic}.Range(0, 0, 1)}},
@@ -485,18 +485,18 @@ func TestWhenASegmentIsOld(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		seg    *catalog.Segment
-		behind map[partitionOf]int64
+		behind map[segment.Partition]int64
 		want   bool
 	}{
 		"just old":                        {seg(now-keep-1, now-keep-1), nil, true},
 		"not yet, by Kafka's time":        {seg(now-keep, 0), nil, false},
 		"not yet, by server_time":         {seg(0+1, now-keep), nil, false},
 		"a row of the future":             {seg(1, now*1000), nil, false},
-		"old in a partition behind":       {seg(400, 0), map[partitionOf]int64{p1: 1401}, true},
-		"not yet in a partition behind":   {seg(400, 0), map[partitionOf]int64{p1: 1400}, false},
-		"not yet in one of two behind":    {seg(400, 0), map[partitionOf]int64{p0: 1400, p1: 9000}, false},
-		"another partition is behind":     {seg(400, 0), map[partitionOf]int64{{topic, 2}: 1}, true},
-		"a log that was never read":       {seg(400, 0), map[partitionOf]int64{p0: 0}, false},
+		"old in a partition behind":       {seg(400, 0), map[segment.Partition]int64{p1: 1401}, true},
+		"not yet in a partition behind":   {seg(400, 0), map[segment.Partition]int64{p1: 1400}, false},
+		"not yet in one of two behind":    {seg(400, 0), map[segment.Partition]int64{p0: 1400, p1: 9000}, false},
+		"another partition is behind":     {seg(400, 0), map[segment.Partition]int64{{Topic: topic, N: 2}: 1}, true},
+		"a log that was never read":       {seg(400, 0), map[segment.Partition]int64{p0: 0}, false},
 		"sealed long ago, time not known": {&catalog.Segment{ID: "00000000010000000000000000"}, nil, true},
 		"sealed now, time not known":      {&catalog.Segment{ID: "000000ZZZZ0000000000000000"}, nil, false},
 		"neither known":                   {&catalog.Segment{ID: "x"}, nil, false},

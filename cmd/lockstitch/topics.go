@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -136,7 +135,7 @@ Exit status 0: all topics exist now. 1: failed. 2: wrong usage or configuration.
 // sayOtherCounts says which input topics were there with another number of
 // partitions than n.
 func (a *app) sayOtherCounts(ctx context.Context, cl *kgo.Client, t TopicSettings, n int32) error {
-	inputs := append(slices.Clone(t.Events), t.Profiles)
+	inputs := t.TopicNames().Inputs()
 	infos, err := kafka.Describe(ctx, cl, inputs...)
 	if err != nil {
 		return err

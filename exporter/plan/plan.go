@@ -55,11 +55,6 @@ func (p *Plan) Part(piece *Piece, part float64) float64 {
 	return min(1, max(0, before/all))
 }
 
-type partition struct {
-	topic segment.TopicID
-	n     int32
-}
-
 // Make plans the export of the slices for the question. rows is the wanted size
 // of a piece (<= 0: DefaultRows). Slices that cannot contribute a row (outside of
 // the window, at or above the barrier, or below the cursor throughout) are left
@@ -86,10 +81,10 @@ func Make(refs []catalog.SliceRef, q *report.Question, rows int) Plan {
 	return p
 }
 
-func offsets(ends []report.End) map[partition]int64 {
-	m := make(map[partition]int64, len(ends))
+func offsets(ends []report.End) map[segment.Partition]int64 {
+	m := make(map[segment.Partition]int64, len(ends))
 	for _, e := range ends {
-		m[partition{e.TopicID, e.Partition}] = e.Offset
+		m[e.At()] = e.Offset
 	}
 	return m
 }
@@ -97,11 +92,11 @@ func offsets(ends []report.End) map[partition]int64 {
 // contributes tells whether the slice has a row between the cursor and the
 // barrier. A partition that the barrier does not know did not exist when the
 // export was requested.
-func contributes(in *segment.SliceInfo, barrier, after map[partition]int64) bool {
+func contributes(in *segment.SliceInfo, barrier, after map[segment.Partition]int64) bool {
 	for i := range in.Sources {
 		s := &in.Sources[i]
 		src := s.Source()
-		k := partition{src.ID, src.Partition}
+		k := src.At()
 		if max(s.Min, after[k]) < min(s.Next, barrier[k]) {
 			return true
 		}

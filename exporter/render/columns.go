@@ -35,7 +35,7 @@ type columns struct {
 	email      map[string][]attribute // by section, the version that goes first first
 	filter     *audience.Expr         // nil: all rows
 	audiences  []string               // the discriminator of each of the filter's names
-	limits     map[partition]limit
+	limits     map[segment.Partition]limit
 	ranks      map[segment.Source]int32 // order of the sources that slices can have
 }
 
@@ -44,18 +44,13 @@ type attribute struct {
 	as               valueType
 }
 
-type partition struct {
-	topic segment.TopicID
-	n     int32
-}
-
 // limit is the range of offsets, after <= offset < barrier, of a partition's
 // rows that the export holds. The zero limit holds none.
 type limit struct{ after, barrier int64 }
 
 func newColumns(q *report.Question, refs []catalog.SliceRef) (*columns, error) {
 	c := &columns{guard: q.SpreadsheetSafe, tags: q.Tags, email: make(map[string][]attribute, len(q.Email)),
-		limits: make(map[partition]limit, len(q.Barrier)), ranks: make(map[segment.Source]int32)}
+		limits: make(map[segment.Partition]limit, len(q.Barrier)), ranks: make(map[segment.Source]int32)}
 	for _, a := range q.Attributes {
 		c.attributes = append(c.attributes, attribute{a.Section, a.VersionID, typeOf(a.Type)})
 	}
@@ -65,10 +60,10 @@ func newColumns(q *report.Question, refs []catalog.SliceRef) (*columns, error) {
 		}
 	}
 	for _, e := range q.Barrier {
-		c.limits[partition{e.TopicID, e.Partition}] = limit{barrier: e.Offset}
+		c.limits[e.At()] = limit{barrier: e.Offset}
 	}
 	for _, e := range q.After {
-		k := partition{e.TopicID, e.Partition}
+		k := e.At()
 		if l, known := c.limits[k]; known {
 			l.after = e.Offset
 			c.limits[k] = l

@@ -201,7 +201,7 @@ func (b *sheetBuilder) build(object string, info *segment.SliceInfo) (err error)
 				"the slice has rows of %s-%d, which the catalog does not know of", source.Topic, source.Partition)}
 		}
 		b.sheet.ranks = append(b.sheet.ranks, rank)
-		b.sheet.limits = append(b.sheet.limits, b.columns.limits[partition{source.ID, source.Partition}])
+		b.sheet.limits = append(b.sheet.limits, b.columns.limits[source.At()])
 	}
 	if err := b.evaluateFilter(); err != nil {
 		return err

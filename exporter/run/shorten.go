@@ -43,15 +43,10 @@ const whole = uint64(1) << 62
 // way is what lies between two positions.
 type way struct {
 	end     []report.End
-	from    []int64           // for each of end, where the way begins there
-	room    []int64           // and how long it is
-	index   map[partition]int // into end
+	from    []int64                   // for each of end, where the way begins there
+	room    []int64                   // and how long it is
+	index   map[segment.Partition]int // into end
 	stretch []stretch
-}
-
-type partition struct {
-	topic segment.TopicID
-	n     int32
 }
 
 // stretch is a range of offsets of one partition that rows of a slice are from.
@@ -62,12 +57,12 @@ type stretch struct {
 }
 
 func newWay(after, end []report.End) *way {
-	w := &way{end: end, from: make([]int64, len(end)), room: make([]int64, len(end)), index: make(map[partition]int, len(end))}
+	w := &way{end: end, from: make([]int64, len(end)), room: make([]int64, len(end)), index: make(map[segment.Partition]int, len(end))}
 	for i, e := range end {
-		w.index[partition{e.TopicID, e.Partition}] = i
+		w.index[e.At()] = i
 	}
 	for _, e := range after {
-		if i, known := w.index[partition{e.TopicID, e.Partition}]; known {
+		if i, known := w.index[e.At()]; known {
 			w.from[i] = e.Offset
 		}
 	}
@@ -87,7 +82,7 @@ func (w *way) count(slices []catalog.SliceRef) {
 		}
 		for _, s := range ref.Info.Sources {
 			src := s.Source()
-			if i, known := w.index[partition{src.ID, src.Partition}]; known && s.Next > w.from[i] && s.Min < w.end[i].Offset {
+			if i, known := w.index[src.At()]; known && s.Next > w.from[i] && s.Min < w.end[i].Offset {
 				w.stretch = append(w.stretch, stretch{i, s.Min, s.Next, float64(ref.Info.Rows) / float64(offsets)})
 			}
 		}

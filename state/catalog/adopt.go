@@ -46,7 +46,7 @@ func Adopt(ctx context.Context, opts []kgo.Opt, topics kafka.Topics, log *slog.L
 		return nil, err
 	}
 	defer v.Close()
-	inputs := append(append([]string{}, topics.Events...), topics.Profiles)
+	inputs := topics.Inputs()
 	infos, err := kafka.Describe(ctx, v.Client(), inputs...) // first, as in Register
 	if err != nil {
 		return nil, err

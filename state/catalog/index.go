@@ -17,17 +17,7 @@ import (
 // 24 in SliceInfo, the rest of a slice 200 (BenchmarkSegments).
 type account struct {
 	segments map[string]*Segment
-	ranges   map[partition]ranges
-}
-
-type partition struct {
-	topic segment.TopicID
-	n     int32
-}
-
-func partitionOf(r segment.OffsetRange) partition {
-	s := r.Source()
-	return partition{s.ID, s.Partition}
+	ranges   map[segment.Partition]ranges
 }
 
 // ranges are those of one partition, in order of their ends. A cut takes all
@@ -57,7 +47,7 @@ func (r *offsetRange) ref() SliceRef {
 // in are the account's ranges that have an offset of another one.
 func (a *account) in(within segment.OffsetRange) iter.Seq[*offsetRange] {
 	return func(yield func(*offsetRange) bool) {
-		found := a.ranges[partitionOf(within)].between(within.Min, within.Next)
+		found := a.ranges[within.Source().At()].between(within.Min, within.Next)
 		for i := range found {
 			if r := &found[i]; r.offsets().Min < within.Next && !yield(r) {
 				return
@@ -133,12 +123,12 @@ func (s *state) add(seg *Segment) {
 		in := &seg.Slices[i]
 		a := s.accounts[in.Account]
 		if a == nil {
-			a = &account{segments: make(map[string]*Segment), ranges: make(map[partition]ranges)}
+			a = &account{segments: make(map[string]*Segment), ranges: make(map[segment.Partition]ranges)}
 			s.accounts[in.Account] = a
 		}
 		a.segments[seg.ID] = seg
 		for j := range in.Sources {
-			k := partitionOf(in.Sources[j])
+			k := in.Sources[j].Source().At()
 			a.ranges[k] = a.ranges[k].insert(offsetRange{segment: seg, slice: int32(i), source: int32(j)})
 		}
 	}
@@ -150,7 +140,7 @@ func (s *state) drop(seg *Segment) {
 		in := &seg.Slices[i]
 		a := s.accounts[in.Account]
 		for j := range in.Sources {
-			k := partitionOf(in.Sources[j])
+			k := in.Sources[j].Source().At()
 			if a.ranges[k] = a.ranges[k].remove(offsetRange{segment: seg, slice: int32(i), source: int32(j)}); len(a.ranges[k]) == 0 {
 				delete(a.ranges, k)
 			}

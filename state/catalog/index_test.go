@@ -23,7 +23,7 @@ type history struct {
 	t      *testing.T
 	r      *rand.Rand
 	v      *View
-	ends   map[partition]int64
+	ends   map[segment.Partition]int64
 	lived  []*Segment
 	made   int
 	topics []segment.OffsetRange // one for each partition, without offsets
@@ -32,7 +32,7 @@ type history struct {
 var historyAccounts = []string{"acme", "other", "rare"}
 
 func newHistory(t *testing.T, r *rand.Rand) *history {
-	h := &history{t: t, r: r, v: &View{st: newState()}, ends: make(map[partition]int64)}
+	h := &history{t: t, r: r, v: &View{st: newState()}, ends: make(map[segment.Partition]int64)}
 	for topic := range 1 + r.IntN(2) {
 		for n := range 1 + r.Int32N(3) {
 			h.topics = append(h.topics, segment.Stream{Topic: "e", Incarnation: topic, ID: segment.TopicID{byte(topic)}}.Range(n, 0, 0))
@@ -80,7 +80,7 @@ func (h *history) cut() {
 	}
 	rows := make(map[place][]segment.OffsetRange)
 	for _, src := range h.topics {
-		k := partitionOf(src)
+		k := src.Source().At()
 		for range h.r.IntN(12) {
 			at := h.ends[k]
 			h.ends[k]++
@@ -164,7 +164,7 @@ func (h *history) check() {
 	}
 	var within []segment.OffsetRange
 	for _, src := range h.topics {
-		end := h.ends[partitionOf(src)]
+		end := h.ends[src.Source().At()]
 		src.Min = h.r.Int64N(end + 2)
 		src.Next = src.Min + h.r.Int64N(end+2-src.Min)
 		if h.r.IntN(5) > 0 {
@@ -273,7 +273,7 @@ func TestSlicesInLooksAtNothingElse(t *testing.T) {
 	source := slice("", 0, 0).Sources[0]
 	for range 1000 {
 		cut()
-		l := v.st.accounts["acme"].ranges[partitionOf(source)]
+		l := v.st.accounts["acme"].ranges[source.Source().At()]
 		for _, first := range []int64{cuts - 1, cuts / 2, 0} {
 			if looked := len(l.between(first*rows, (first+1)*rows)); looked != 1+late {
 				t.Fatalf("of %d cuts, %d ranges were looked at for those of cut %d, want %d", cuts, looked, first, 1+late)

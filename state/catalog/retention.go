@@ -66,8 +66,8 @@ func (f Floor) Above(segments []*Segment) Floor {
 			in := &s.Slices[i]
 			f.OldestAvailable = max(f.OldestAvailable, in.MaxTime+1)
 			for _, r := range in.Sources {
-				p := partitionOf(r)
-				e := FloorEnd{p.topic, p.n, r.Next}
+				p := r.Source().At()
+				e := FloorEnd{p.Topic, p.N, r.Next}
 				at, ok := slices.BinarySearchFunc(f.Ends, e, FloorEnd.compare)
 				if !ok {
 					f.Ends = slices.Insert(f.Ends, at, e)
@@ -87,7 +87,7 @@ func (f *Floor) Covers(s *Segment) bool {
 			return false
 		}
 		for _, r := range in.Sources {
-			if p := partitionOf(r); r.Next > f.Next(p.topic, p.n) {
+			if p := r.Source().At(); r.Next > f.Next(p.Topic, p.N) {
 				return false
 			}
 		}

@@ -25,7 +25,7 @@ func TestFloors(t *testing.T) {
 			}
 			return s
 		}
-		oldest, next := int64(0), make(map[partition]int64)
+		oldest, next := int64(0), make(map[segment.Partition]int64)
 		var f Floor
 		for range 30 {
 			var below []*Segment
@@ -42,7 +42,7 @@ func TestFloors(t *testing.T) {
 				for _, in := range s.Slices {
 					oldest = max(oldest, in.MaxTime+1)
 					for _, o := range in.Sources {
-						k := partitionOf(o)
+						k := o.Source().At()
 						next[k] = max(next[k], o.Next)
 					}
 				}
@@ -55,8 +55,8 @@ func TestFloors(t *testing.T) {
 			}
 			for id := range 2 {
 				for n := range int32(4) {
-					k := partition{segment.TopicID{byte(id)}, n}
-					if got := f.Next(k.topic, k.n); got != next[k] {
+					k := segment.Partition{Topic: segment.TopicID{byte(id)}, N: n}
+					if got := f.Next(k.Topic, k.N); got != next[k] {
 						t.Fatalf("%v: %d, want %d", k, got, next[k])
 					}
 				}
@@ -66,7 +66,7 @@ func TestFloors(t *testing.T) {
 			for _, in := range s.Slices {
 				want = want && in.MaxTime < oldest
 				for _, o := range in.Sources {
-					want = want && o.Next <= next[partitionOf(o)]
+					want = want && o.Next <= next[o.Source().At()]
 				}
 			}
 			if got := f.Covers(s); got != want {

@@ -3,6 +3,8 @@
 // follows a topic and knows how far it has come.
 package kafka
 
+import "slices"
+
 // Topics are the names of the topics in use. The defaults are those of the
 // contract, section 1.
 type Topics struct {
@@ -13,6 +15,10 @@ type Topics struct {
 	Reports     string // compacted: requests, progress, results
 	DeadLetters string
 }
+
+// Inputs are the topics that a lane has a partition of: events, then the profiles. The
+// caller may change the list.
+func (t Topics) Inputs() []string { return append(slices.Clone(t.Events), t.Profiles) }
 
 // DefaultTopics are the topic names used when the configuration names none.
 func DefaultTopics() Topics {

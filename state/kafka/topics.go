@@ -296,7 +296,7 @@ func metadata(ctx context.Context, cl *kgo.Client, names []string) (topics map[s
 // sameCounts refuses to make event or profile topics with n partitions beside
 // ones that have another number.
 func (t Topics) sameCounts(ctx context.Context, cl *kgo.Client, n int32) error {
-	names := append(append([]string{}, t.Events...), t.Profiles)
+	names := t.Inputs()
 	have, _, err := metadata(ctx, cl, names)
 	if err != nil {
 		return fmt.Errorf("creating topics: %w", err)

@@ -8,20 +8,15 @@ import (
 	"lockstitch/state/segment"
 )
 
-type partition struct {
-	topic segment.TopicID
-	n     int32
-}
-
 // Later is the position that is in every partition the later one of two. A
 // partition that is in neither counts as 0 and stays away. The result is in
 // order of topic id and partition; the arguments are not changed.
 func Later(a, b []End) []End {
-	at := make(map[partition]int, len(a)+len(b))
+	at := make(map[segment.Partition]int, len(a)+len(b))
 	out := make([]End, 0, len(a)+len(b))
 	for _, list := range [][]End{b, a} { // names of topics rather those of b
 		for _, e := range list {
-			k := partition{e.TopicID, e.Partition}
+			k := e.At()
 			i, seen := at[k]
 			if !seen {
 				at[k] = len(out)
@@ -41,13 +36,13 @@ func Later(a, b []End) []End {
 // Between are the stretches of the input from one position to another, those
 // that are not empty: of each partition that the later position names.
 func Between(after, end []End) []segment.OffsetRange {
-	from := make(map[partition]int64, len(after))
+	from := make(map[segment.Partition]int64, len(after))
 	for _, e := range after {
-		from[partition{e.TopicID, e.Partition}] = e.Offset
+		from[e.At()] = e.Offset
 	}
 	var out []segment.OffsetRange
 	for _, e := range end {
-		if first := from[partition{e.TopicID, e.Partition}]; first < e.Offset {
+		if first := from[e.At()]; first < e.Offset {
 			out = append(out, segment.Stream{Topic: e.Topic, ID: e.TopicID}.Range(e.Partition, first, e.Offset))
 		}
 	}

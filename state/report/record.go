@@ -97,6 +97,9 @@ type End struct {
 	Offset    int64           `json:"offset"` // the export holds rows with lower offsets
 }
 
+// At is the partition that the position is in.
+func (e End) At() segment.Partition { return segment.Partition{Topic: e.TopicID, N: e.Partition} }
+
 // Question is everything that shapes the bytes of an export, resolved: no
 // later definition changes it.
 type Question struct {

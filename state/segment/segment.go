@@ -32,6 +32,16 @@ type Source struct {
 	Partition int32
 }
 
+// Partition is a partition of one incarnation of a topic: what tells sources apart. A
+// topic's name does not count.
+type Partition struct {
+	Topic TopicID
+	N     int32
+}
+
+// At is the partition that the source is.
+func (s Source) At() Partition { return Partition{s.ID, s.Partition} }
+
 // OffsetRange is a half-open range [Min, Next) of offsets of one source that a
 // slice's rows come from; Stream.Range makes one. The catalog of a large system has
 // hundreds in memory for each of its segments, so that what a source is stands there
