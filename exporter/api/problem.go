@@ -73,9 +73,9 @@ var (
 	kindPending = kind{"too-many-pending", 429, "Too many exports are pending",
 		"An account may have a number of exports without result, by default 10. Wait for one to finish, or cancel one."}
 	kindReports = kind{"too-many-reports", 429, "There are too many reports or files of rolling exports",
-		"All that is known of reports and of the files of rolling exports lies in memory: of a report until 2 days after it is over, also if it was cancelled, of a file of a rolling export until it expires. " +
+		"All that is known of reports and of the files of rolling exports lies in memory: of a report until 2 days after its file has expired or was deleted, or after it has failed or was cancelled, of a file of a rolling export until it expires. " +
 			"An account may take a size of it, by default 64 MiB: some 15,000 reports of a usual size, or two rolling exports with a file every minute and a few with one every hour; all accounts together may, too. " +
-			"A rolling export counts from the beginning with all files that it will have. `detail` has the figures. Request fewer exports, or choose a longer `every`, or delete a rolling export."}
+			"A rolling export counts from the beginning with all files that it will have. `detail` has the figures. Request fewer exports, delete those that were downloaded, or choose a longer `every`, or delete a rolling export."}
 	kindRolling = kind{"too-many-rolling-exports", 429, "The account has too many rolling exports",
 		"An account may have a number of rolling exports, by default 20. Delete one."}
 	kindInternal = kind{"internal-error", 500, "Something went wrong here",

@@ -31,7 +31,7 @@ func (s *server) room(account string, at []report.End, more int64, what string, 
 
 // whatHelps ends the detail of such a refusal.
 const whatHelps = "Fewer exports help, fewer rolling exports or a longer `every`; or, set by the operator, a shorter file_lifetime or more memory_limit and max_reports_size. " +
-	"Reports go 2 days after they are over, files of rolling exports when they expire."
+	"Reports go 2 days after their file has expired or was deleted, files of rolling exports when they expire."
 
 // ends reads how far the input reaches.
 func (s *server) ends(c *call) (at []report.End, err error) {

@@ -87,8 +87,17 @@ func (r *Report) over() time.Time {
 		return r.CancelledAt
 	case r.Result == nil:
 		return time.Time{}
-	case r.Result.Expires.After(r.Result.At):
-		return r.Result.Expires
 	}
-	return r.Result.At
+	end := later(r.Result.At, r.Result.Expires)
+	if r.Cancelled && r.CancelledAt.Before(end) { // its file was deleted
+		return later(r.Result.At, r.CancelledAt)
+	}
+	return end
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }

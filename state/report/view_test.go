@@ -97,6 +97,34 @@ func TestCancelledInKafkasTime(t *testing.T) {
 	}
 }
 
+// TestADeletedFileEndsItsReport: who deletes what was downloaded has its room 2 days later,
+// and not only when the file would have expired.
+func TestADeletedFileEndsItsReport(t *testing.T) {
+	t.Parallel()
+	made := time.Now()
+	expires := made.Add(7 * 24 * time.Hour)
+	for name, x := range map[string]struct {
+		problem *Problem
+		deleted time.Time
+		over    time.Time
+	}{
+		"not deleted":                         {nil, time.Time{}, expires},
+		"deleted":                             {nil, made.Add(time.Hour), made.Add(time.Hour)},
+		"deleted while it was made":           {nil, made.Add(-time.Minute), made},
+		"deleted when it had expired":         {nil, expires.Add(time.Hour), expires},
+		"one that had failed":                 {&Problem{}, made.Add(time.Hour), made},
+		"one that failed and was not deleted": {&Problem{}, time.Time{}, made},
+	} {
+		r := &Report{Request: request("a"), Result: &Result{At: made, Problem: x.problem}, Cancelled: !x.deleted.IsZero(), CancelledAt: x.deleted}
+		if x.problem == nil {
+			r.Result.Expires = expires
+		}
+		if !r.over().Equal(x.over) {
+			t.Errorf("%s: over %v after it was made, want %v", name, r.over().Sub(made), x.over.Sub(made))
+		}
+	}
+}
+
 // The size of an account is that of all that is kept of its reports and orders, each once
 // and until it is removed; what does not count or was deleted holds nothing of what it
 // asked for.
