@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -505,6 +506,10 @@ func TestTopicMadeAnewUnderARunningReplica(t *testing.T) {
 				kept, err := w.counter(r, "lockstitch_events_kept_total")
 				return err == nil && kept == 1 && lag[fmt.Sprintf("processing_lag_records profiles/%d", p)] == 0
 			})
+			before, err := kafka.Describe(t.Context(), w.prod, w.topics.Inputs()...)
+			if err != nil {
+				t.Fatal(err)
+			}
 			w.remake(topic, lanes)
 			if topic == "profiles" {
 				w.produce("profiles", "p1", profileOf("new"))
@@ -528,6 +533,15 @@ func TestTopicMadeAnewUnderARunningReplica(t *testing.T) {
 			}
 			if got := strings.Join(w.rows(r.cat), "\n"); got != want {
 				t.Errorf("rows:\n%s\nwant:\n%s", got, want)
+			}
+			// What a broker tells that has not heard of it stops no lane.
+			told := make(chan string, 1)
+			r.c.mail.post(func(context.Context) error { told <- r.c.anew(before); return nil })
+			if topic := <-told; topic != "" {
+				t.Errorf("by an answer of before it was adopted %s was made anew", topic)
+			}
+			if err := r.c.adopted(before, before); err == nil || errors.As(err, new(*stoppedError)) {
+				t.Errorf("a takeover that such a broker answers: %v, want one that is tried again", err)
 			}
 			// The group goes on with the new topic.
 			b := w.start(filepath.Join(t.TempDir(), "b"), nil)

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"lockstitch/state/kafka"
+	"lockstitch/state/segment"
 )
 
 const (
@@ -264,23 +265,40 @@ func (c *Consumer) watchTopics(ctx context.Context, seen map[string]int32) {
 	}
 	c.mail.post(func(context.Context) error {
 		c.tellUnread(partitions)
-		for _, l := range c.lanes {
-			if l.prof == nil {
-				continue
-			}
-			if l.prof.id != infos[l.prof.topic].ID {
-				c.remade(l.prof.topic)
-				return nil
-			}
-			for _, in := range l.inputs {
-				if in.stream.ID != infos[in.stream.Topic].ID {
-					c.remade(in.stream.Topic)
-					return nil
-				}
-			}
+		if t := c.anew(infos); t != "" {
+			c.remade(t)
 		}
 		return nil
 	})
+}
+
+// anew is a topic that lanes read and that was made anew since; "" if there is none. A
+// broker that the controller does not reach tells the id of before, which says nothing.
+func (c *Consumer) anew(infos map[string]kafka.TopicInfo) string {
+	other := func(topic string, read segment.TopicID) bool {
+		id := segment.TopicID(infos[topic].ID)
+		return id != read && !c.past(topic, id)
+	}
+	for _, l := range c.lanes {
+		if l.prof == nil {
+			continue
+		}
+		if other(l.prof.topic, l.prof.id) {
+			return l.prof.topic
+		}
+		for _, in := range l.inputs {
+			if other(in.stream.Topic, in.stream.ID) {
+				return in.stream.Topic
+			}
+		}
+	}
+	return ""
+}
+
+// past tells whether an id is one that the topic had before it was made anew and adopted.
+func (c *Consumer) past(topic string, id segment.TopicID) bool {
+	ids := c.deps.Catalog.Adopted(topic)
+	return len(ids) > 0 && slices.Contains(ids[:len(ids)-1], id)
 }
 
 // publish tells the lag table and the counters what the lanes have done.

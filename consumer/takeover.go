@@ -224,6 +224,9 @@ func (c *Consumer) adopted(infos, again map[string]kafka.TopicInfo) error {
 	for _, t := range c.inputs() {
 		ids := c.deps.Catalog.Adopted(t)
 		id := segment.TopicID(infos[t].ID)
+		if c.past(t, id) {
+			return fmt.Errorf("a broker says that topic %s has the id %s, which it had before it was made anew", t, id)
+		}
 		if len(ids) == 0 || ids[len(ids)-1] != id {
 			stop.anew = append(stop.anew, t)
 			stop.why += fmt.Sprintf("topic %s was made anew (its id is now %s); ", t, id)
