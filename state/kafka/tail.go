@@ -53,6 +53,13 @@ type Tail struct {
 // before a raw fetch decides whether anything is left to read.
 const probeAfter = 50 * time.Millisecond
 
+// Nothing is applied while it is asked: a silent broker must not hold up the partitions of
+// the others for long.
+const (
+	probeLimit   = time.Second // for all answers together
+	probesAtOnce = 64
+)
+
 // fetchRetryMax is the longest that a fetch that fails waits for its next try; the
 // topic's other partitions wait as well.
 const fetchRetryMax = time.Second
@@ -385,7 +392,7 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // probe asks about the partitions that somebody waits for and that brought
-// nothing.
+// nothing, all at once.
 func (t *Tail) probe(ctx context.Context, moved map[int32]int64) {
 	t.mu.Lock()
 	waiting := make(map[int32]int64)
@@ -395,18 +402,26 @@ func (t *Tail) probe(ctx context.Context, moved map[int32]int64) {
 		}
 	}
 	t.mu.Unlock()
+	pctx, cancel := context.WithTimeout(ctx, probeLimit)
+	defer cancel()
+	var mu sync.Mutex // of moved
+	var eg errgroup.Group
+	eg.SetLimit(probesAtOnce)
 	for p, next := range waiting {
-		pctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-		past, err := Probe(pctx, t.cl, t.cfg.Topic, t.id, p, next, true)
-		cancel()
-		if errors.Is(err, kerr.OffsetOutOfRange) {
-			t.cfg.Log.Error("the log was cut below the position of a tail", "topic", t.cfg.Topic, "partition", p, "position", next)
-			continue
-		}
-		if err == nil && past > next {
-			moved[p] = past
-		}
+		eg.Go(func() error {
+			past, err := Probe(pctx, t.cl, t.cfg.Topic, t.id, p, next, true)
+			if errors.Is(err, kerr.OffsetOutOfRange) {
+				t.cfg.Log.Error("the log was cut below the position of a tail", "topic", t.cfg.Topic, "partition", p, "position", next)
+			}
+			if err == nil && past > next {
+				mu.Lock()
+				moved[p] = past
+				mu.Unlock()
+			}
+			return nil
+		})
 	}
+	_ = eg.Wait()
 }
 
 func (t *Tail) advance(moved map[int32]int64) {

@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/goleak"
 
 	"lockstitch/state/kafka"
@@ -126,6 +127,54 @@ func TestCatchUpPassesAnEmptiedLog(t *testing.T) {
 	}
 	if got := late.Position(0); got != 7 {
 		t.Errorf("a tail that starts on an emptied log stands at %d, want 7", got)
+	}
+}
+
+// TestASilentBrokerHoldsUpNoOtherPartition: it does not answer for partitions that somebody
+// waits for, and another broker has records of another one.
+func TestASilentBrokerHoldsUpNoOtherPartition(t *testing.T) {
+	const silent = 31
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(silent+1, "x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	opts := []kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...)}
+	p := client(t, opts, kgo.TransactionalID("open"), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err := p.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	for n := range int32(silent) {
+		if err := p.ProduceSync(t.Context(), &kgo.Record{Topic: "x", Partition: n}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	asked := make(chan struct{}, 1)
+	c.ControlKey(kmsg.Fetch.Int16(), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if kreq.(*kmsg.FetchRequest).MaxWaitMillis > 0 {
+			return nil, nil, false
+		}
+		select {
+		case asked <- struct{}{}:
+		default:
+		}
+		return nil, nil, true // and none ever
+	})
+	s := &seen{}
+	tl := tail(t, opts, "x", s) // begins to wait for all ends
+	<-asked
+	plain := client(t, opts, kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err := plain.ProduceSync(t.Context(), &kgo.Record{Topic: "x", Partition: silent}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := tl.CatchUp(ctx, silent); err != nil {
+		t.Error(err)
+	}
+	if s.count() != 1 {
+		t.Errorf("%d records, want 1", s.count())
 	}
 }
 
