@@ -125,7 +125,7 @@ func (c *Consumer) prepareMerged(ctx context.Context, now time.Time, over, expir
 				return nil, nil
 			}
 			places = places[:max(2, len(places)/2)] // the smaller ones: large ones are not made anew for them
-		case errors.As(err, &one):
+		case errors.As(err, &one) && ctx.Err() == nil: // else nothing is wrong but that it was called off
 			c.picker.leave(one.segment)
 			return nil, err
 		default:

@@ -200,6 +200,44 @@ func TestDamagedSegmentsAreNotMerged(t *testing.T) {
 	}
 }
 
+// TestMergingThatIsCalledOffLeavesNothingAlone: no segment is to blame, and who merges next
+// takes them all.
+func TestMergingThatIsCalledOffLeavesNothingAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	store := &callsOff{Store: w.store}
+	w.store = store
+	p := newPast(w)
+	r := w.start(filepath.Join(t.TempDir(), "d"), func(c *Config) { c.MergeEvery = time.Hour })
+	p.hours(r, 3, 1)
+	p.event(p.now, "now")
+	w.settle(r.cat)
+	ctx, cancel := context.WithCancel(t.Context())
+	store.call = cancel
+	if made, err := r.c.prepareMerged(ctx, p.now, r.cat.LogTime(), 0); made != nil || !errors.Is(err, context.Canceled) {
+		t.Fatalf("%v, %v, want that it was called off", made, err)
+	}
+	store.call = nil
+	made, err := r.c.prepareMerged(t.Context(), p.now, r.cat.LogTime(), 0)
+	if err != nil || made == nil || len(made.places) != len(p.old(r.cat)) {
+		t.Errorf("%+v, %v, want all %d segments of earlier days", made, err, len(p.old(r.cat)))
+	}
+}
+
+// callsOff is a store that calls off what reads from it.
+type callsOff struct {
+	objects.Store
+	call context.CancelFunc
+}
+
+func (s *callsOff) Open(ctx context.Context, name string, off, n int64) (io.ReadCloser, error) {
+	if s.call != nil {
+		s.call()
+		return nil, ctx.Err()
+	}
+	return s.Store.Open(ctx, name, off, n)
+}
+
 // badSector is a store in which one object cannot be read.
 type badSector struct {
 	objects.Store
