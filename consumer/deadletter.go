@@ -6,11 +6,11 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 
-	"github.com/oklog/ulid/v2"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"lockstitch/state/objects"
@@ -113,13 +113,12 @@ func (d *deadLetter) record(ctx context.Context, topic string, store objects.Sto
 	return out, nil
 }
 
-// store stores what no record has room for and is not stored yet. A name is used for
-// one attempt: whether one that failed has stored something is not known.
+// store stores what no record has room for and is not stored yet.
 func (d *deadLetter) store(ctx context.Context, store objects.Store) error {
 	r := d.rec
-	name := fmt.Sprintf("dead-letters/%s/%d/%d-%s", objects.Part(r.Topic), r.Partition, r.Offset, ulid.Make())
 	if d.value == "" {
-		if err := store.Put(ctx, name, r.Value); err != nil {
+		name, err := d.put(ctx, store, r.Value, "")
+		if err != nil {
 			return err
 		}
 		d.value = name
@@ -135,10 +134,17 @@ func (d *deadLetter) store(ctx context.Context, store objects.Store) error {
 	if err != nil {
 		return err
 	}
-	name += ".json"
-	if err := store.Put(ctx, name, b); err != nil {
-		return err
+	d.rest, err = d.put(ctx, store, b, ".json")
+	return err
+}
+
+// put stores a part of the dead letter under a name that its bytes decide: whoever takes
+// the lane over and comes upon the record again finds it there. Nothing sweeps dead letters.
+func (d *deadLetter) put(ctx context.Context, store objects.Store, part []byte, ending string) (name string, err error) {
+	r := d.rec
+	name = fmt.Sprintf("dead-letters/%s/%d/%d-%x%s", objects.Part(r.Topic), r.Partition, r.Offset, sha256.Sum256(part), ending)
+	if err := store.Put(ctx, name, part); err != nil && !errors.Is(err, objects.ErrExists) {
+		return "", err
 	}
-	d.rest = name
-	return nil
+	return name, nil
 }

@@ -292,8 +292,8 @@ func TestDeadLettersAreWhole(t *testing.T) {
 	}
 }
 
-// TestDeadLetterIsStoredOnce: nothing sweeps dead letters, and a cut is tried again
-// for as long as it fails.
+// TestDeadLetterIsStoredOnce: nothing sweeps dead letters, a cut is tried again for as long
+// as it fails, and lanes are taken over while it does.
 func TestDeadLetterIsStoredOnce(t *testing.T) {
 	t.Parallel()
 	files, err := objects.Open(t.Context(), "file://"+t.TempDir())
@@ -311,6 +311,7 @@ func TestDeadLetterIsStoredOnce(t *testing.T) {
 	store.fail(false)
 	var first *kgo.Record
 	for range 3 {
+		d := d
 		r, err := d.record(t.Context(), "dead", store)
 		if err != nil {
 			t.Fatal(err)
@@ -321,6 +322,10 @@ func TestDeadLetterIsStoredOnce(t *testing.T) {
 		if !slices.EqualFunc(r.Headers, first.Headers, func(a, b kgo.RecordHeader) bool { return a.Key == b.Key && bytes.Equal(a.Value, b.Value) }) {
 			t.Errorf("another attempt is another record: %q, before %q", r.Headers, first.Headers)
 		}
+	}
+	again := newDeadLetter(d.rec, d.why) // of a later owner of the lane
+	if r, err := again.record(t.Context(), "dead", store); err != nil || fmt.Sprint(r.Headers) != fmt.Sprint(first.Headers) {
+		t.Errorf("read again it is another record: %v, %v", r, err)
 	}
 	n := 0
 	if err := files.List(t.Context(), "dead-letters/", func(objects.Info) error { n++; return nil }); err != nil || n != 2 {
