@@ -97,6 +97,14 @@ func Deliver(ctx context.Context, dest, src objects.Store, f File) error {
 	if err := deliverFile(ctx, dest, src, f, name+".csv.gz"); err != nil {
 		return err
 	}
+	// Finding that it is whole takes long as well: where another has delivered it meanwhile
+	// and both were taken away, a manifest would be left that no file belongs to.
+	if _, err := dest.Stat(ctx, name+".csv.gz"); err != nil {
+		if there, merr := hasManifest(ctx, dest, name+".json", f); there || merr != nil {
+			return merr
+		}
+		return fmt.Errorf("before its manifest was written: %w", err)
+	}
 	err = dest.Put(ctx, name+".json", m)
 	if errors.Is(err, objects.ErrExists) {
 		_, err = hasManifest(ctx, dest, name+".json", f)

@@ -276,7 +276,8 @@ func TestDeliverCrashesAtEveryStep(t *testing.T) {
 	}
 }
 
-// overtaken is a destination where something happens while a file is copied to it.
+// overtaken is a destination where something happens while a file is copied to it, or one
+// that is there is read.
 type overtaken struct {
 	objects.Store
 	meanwhile func()
@@ -285,6 +286,15 @@ type overtaken struct {
 func (o *overtaken) Create(ctx context.Context, name string) (objects.Writer, error) {
 	w, err := o.Store.Create(ctx, name)
 	return &overtakenWriter{w, o}, err
+}
+
+func (o *overtaken) Open(ctx context.Context, name string, off, n int64) (io.ReadCloser, error) {
+	r, err := o.Store.Open(ctx, name, off, n)
+	if f := o.meanwhile; f != nil && err == nil && strings.HasSuffix(name, ".csv.gz") {
+		o.meanwhile = nil
+		f()
+	}
+	return r, err
 }
 
 type overtakenWriter struct {
@@ -320,6 +330,40 @@ func TestDeliverBringsNothingBack(t *testing.T) {
 	}
 	if there := d.there(); slow.meanwhile != nil || len(there) != 1 || there[manifestName] == "" {
 		t.Errorf("%d objects, want the manifest alone", len(there))
+	}
+}
+
+// TestDeliverLeavesNoManifestAlone: another replica has delivered the file while this one
+// still looked whether what a crash had left was whole, and both were taken away.
+func TestDeliverLeavesNoManifestAlone(t *testing.T) {
+	d := newDelivery(t)
+	prefix := objects.Part(d.file.Account) + "/"
+	take := func(names ...string) {
+		t.Helper()
+		for _, name := range names {
+			if err := d.dest.Delete(t.Context(), prefix+name); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if err := d.deliver(); err != nil {
+		t.Fatal(err)
+	}
+	take(manifestName)
+	dest := d.dest
+	slow := &overtaken{Store: dest, meanwhile: func() {
+		if err := Deliver(t.Context(), dest, d.src, d.file); err != nil {
+			t.Error(err)
+		}
+		d.whole()
+		take(manifestName, fileName)
+	}}
+	d.dest = slow
+	if err := d.deliver(); !errors.Is(err, objects.ErrNotExist) {
+		t.Errorf("%v, want that the file is gone", err)
+	}
+	if there := d.there(); slow.meanwhile != nil || len(there) != 0 {
+		t.Errorf("%v", there)
 	}
 }
 
