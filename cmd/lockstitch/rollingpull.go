@@ -256,6 +256,9 @@ func (p *puller) take(ctx context.Context, page *api.RollingFileList) error {
 	if p.orderID != "" && p.orderID != page.OrderID {
 		return backoff.Permanent(fmt.Errorf("%s holds files of another rolling export of the name %q, which was deleted; pull into another directory", p.dir, p.name))
 	}
+	if p.last > page.Files {
+		return backoff.Permanent(fmt.Errorf("the rolling export %s has only %d files; going on behind number %d (of --after, or of the newest manifest in %s) would skip what it is still to make", p.name, page.Files, p.last, p.dir))
+	}
 	first := page.Files + 1
 	if len(page.Items) > 0 {
 		first = page.Items[0].Number

@@ -279,6 +279,42 @@ func TestPullSaysWhatItCannotMakeGood(t *testing.T) {
 	}
 }
 
+// Files that are still to be made are not skipped, whatever --after says, and whether
+// pull waits for them or not.
+func TestPullSkipsNoFileThatIsStillToBeMade(t *testing.T) {
+	y := startPulling(t)
+	y.must("create", "x", "--every", "P1D", "--start", "now")
+	y.make(time.Hour)
+	y.make(time.Hour)
+	for _, flags := range [][]string{{"--after", "3"}, {"--after", "3", "--follow"}} {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		status, _, errs := y.rolling(ctx, append([]string{"pull", "x", "--dir", y.dir}, flags...)...)
+		cancel()
+		if status != 1 || !strings.Contains(errs, "the rolling export x has only 2 files") || !strings.Contains(errs, "number 3") {
+			t.Errorf("%v: exit %d, %s", flags, status, errs)
+		}
+	}
+	if status, errs := y.pull("--after", "2"); status != 0 || errs != "" {
+		t.Errorf("behind the last: exit %d, %s", status, errs)
+	}
+	n := y.make(time.Hour)
+	if status, errs := y.pull("--after", "2"); status != 0 {
+		t.Errorf("exit %d, %s", status, errs)
+	}
+	y.whole(n)
+	// Kafka may have been restored from an older copy.
+	manifest, err := os.ReadFile(y.path(n, ".json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(y.path(n+1, ".json"), manifest, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if status, errs := y.pull(); status != 1 || !strings.Contains(errs, "the rolling export x has only 3 files") {
+		t.Errorf("a manifest beyond the last: exit %d, %s", status, errs)
+	}
+}
+
 // One call too many of the minute is made again when the server says: that for the list
 // and that for the address of a file. What else is refused ends a pull at once.
 func TestPullWaitsForItsTurn(t *testing.T) {
