@@ -107,7 +107,7 @@ type puller struct {
 	lock      io.Closer
 
 	last    int64  // the greatest number that is done
-	orderID string // that the files in the directory belong to; empty: none yet
+	orderID string // whose number last is; empty: not known yet
 	stopped string // what was said last of why there are no more files
 }
 
@@ -254,7 +254,7 @@ func (p *puller) sayWhyStopped(ctx context.Context) {
 // take downloads the files of a page.
 func (p *puller) take(ctx context.Context, page *api.RollingFileList) error {
 	if p.orderID != "" && p.orderID != page.OrderID {
-		return backoff.Permanent(fmt.Errorf("%s holds files of another rolling export of the name %q, which was deleted; pull into another directory", p.dir, p.name))
+		return backoff.Permanent(fmt.Errorf("%s is for the files of another rolling export of the name %q, which was deleted; pull into another directory", p.dir, p.name))
 	}
 	if p.last > page.Files {
 		return backoff.Permanent(fmt.Errorf("the rolling export %s has only %d files; going on behind number %d (of --after, or of the newest manifest in %s) would skip what it is still to make", p.name, page.Files, p.last, p.dir))
@@ -269,6 +269,9 @@ func (p *puller) take(ctx context.Context, page *api.RollingFileList) error {
 		}
 		fmt.Fprintf(p.out, "files 1 to %d have expired already\n", first-1)
 		p.last = first - 1
+	}
+	if p.last > 0 {
+		p.orderID = page.OrderID
 	}
 	for _, f := range page.Items {
 		if f.Number != p.last+1 {

@@ -315,6 +315,51 @@ func TestPullSkipsNoFileThatIsStillToBeMade(t *testing.T) {
 	}
 }
 
+// TestPullKnowsItsOrderBeforeItHasAFile of it: that files have expired is of one order, and
+// the first of the next order of the name are no such files.
+func TestPullKnowsItsOrderBeforeItHasAFile(t *testing.T) {
+	y := startPulling(t)
+	y.must("create", "x", "--every", "P1D", "--start", "now")
+	y.make(0)
+	asks, goOn := make(chan struct{}), make(chan struct{})
+	var lists atomic.Int32
+	y.environ[0] = "LOCKSTITCH_URL=" + calls(t, y.system, func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.HasSuffix(r.URL.Path, "/files") && lists.Add(1) == 2 {
+			close(asks)
+			<-goOn
+		}
+		return false
+	})
+	ended := make(chan string, 1)
+	go func() {
+		status, errs := y.pull("--follow")
+		ended <- fmt.Sprintf("exit %d, %s", status, errs)
+	}()
+	select {
+	case <-asks:
+	case how := <-ended:
+		t.Fatalf("it ended: %s", how)
+	}
+	direct := *y
+	direct.environ = append([]string{"LOCKSTITCH_URL=" + y.r.localURL()}, y.environ[1:]...)
+	direct.must("delete", "x")
+	direct.must("create", "x", "--every", "P1D", "--start", "now")
+	y.make(time.Hour)
+	y.make(time.Hour)
+	close(goOn)
+	select {
+	case how := <-ended:
+		if !strings.HasPrefix(how, "exit 1") || !strings.Contains(how, "files 1 to 1 have expired already") || !strings.Contains(how, "another rolling export") {
+			t.Errorf("the name used again: %s", how)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("it went on with another order")
+	}
+	if _, err := os.Stat(y.path(2, ".json")); err == nil {
+		t.Error("file 2 of the other order was taken, and file 1 left out")
+	}
+}
+
 // One call too many of the minute is made again when the server says: that for the list
 // and that for the address of a file. What else is refused ends a pull at once.
 func TestPullWaitsForItsTurn(t *testing.T) {
