@@ -52,8 +52,13 @@ Where the account has made too many calls pull waits as long as the server says.
 server cannot be reached. Without it, call pull from cron; two at a time on one
 directory do not hurt each other: the second says so and ends.
 
+Why a rolling export makes no further files is said: it is paused, held up, or has
+stopped with an error. --follow waits until it goes on.
+
 Exit status 0: DIR has all that there is; with --follow, stopped by a signal. 1:
-something is missing or failed. 2: wrong usage. 130: interrupted.`,
+something is missing or failed, or, without --follow, the rolling export has
+stopped with an error; the files from before are in DIR. 2: wrong usage. 130:
+interrupted.`,
 		Example: `  lockstitch rolling pull hourly --dir /srv/events
 
   # crontab: every five minutes
@@ -108,7 +113,7 @@ type puller struct {
 
 	last    int64  // the greatest number that is done
 	orderID string // whose number last is; empty: not known yet
-	stopped string // what was said last of why there are no more files
+	said    string // last, of why there are no more files
 }
 
 // manifestVersion is the version of the manifests that pull writes.
@@ -203,9 +208,8 @@ func (p *puller) run(ctx context.Context) error {
 			}
 			continue
 		case len(page.Items) == 0:
-			p.sayWhyStopped(ctx)
-			if !p.follow {
-				return nil
+			if err := p.sayWhyNoMore(ctx); err != nil || !p.follow {
+				return err
 			}
 		}
 		retry.Reset()
@@ -237,18 +241,40 @@ func (p *puller) call(ctx context.Context, path string, answer any) error {
 	return err
 }
 
-// sayWhyStopped says, once, that the rolling export makes no further files. It is
-// no error of pull: the directory is as it should be.
-func (p *puller) sayWhyStopped(ctx context.Context) {
+// sayWhyNoMore says, once, why the rolling export makes no further files, if there is
+// a reason. Without --follow it is an error that it has stopped: it does not go on by itself.
+func (p *puller) sayWhyNoMore(ctx context.Context) error {
 	var st api.RollingExport
-	if err := p.call(ctx, "", &st); err != nil || st.Error == nil {
-		p.stopped = ""
-		return
+	if err := p.call(ctx, "", &st); err != nil {
+		if p.follow {
+			return nil // if it lasts, the next list ends with it
+		}
+		return err
 	}
-	if text := fmt.Sprintf("the rolling export %s has stopped: %s: %s\n", p.name, st.Error.Title, st.Error.Detail); text != p.stopped {
-		p.stopped = text
-		fmt.Fprint(p.out, text)
+	var why []string
+	if st.State == "paused" {
+		why = append(why, fmt.Sprintf("the rolling export %s is paused: it makes no further files until it is resumed", p.name))
 	}
+	if st.HeldUp != "" {
+		why = append(why, fmt.Sprintf("the rolling export %s is held up: %s", p.name, st.HeldUp))
+	}
+	var stopped error
+	if st.Error != nil {
+		stopped = fmt.Errorf("the rolling export %s has stopped: %s: %s", p.name, st.Error.Title, st.Error.Detail)
+		if p.follow {
+			why = append(why, stopped.Error())
+		}
+	}
+	if text := strings.Join(why, "\n"); text != p.said {
+		p.said = text
+		if text != "" {
+			fmt.Fprintln(p.out, text)
+		}
+	}
+	if p.follow {
+		return nil
+	}
+	return stopped
 }
 
 // take downloads the files of a page.

@@ -37,10 +37,15 @@ type pulling struct {
 
 func startPulling(t *testing.T) *pulling {
 	t.Helper()
-	y := startSystem(t, t.TempDir(), func(s *Settings) { s.Limits.TokensPerMinute, s.Limits.DownloadsPerMinute = 1000, 1000 })
+	return pullingFrom(startSystem(t, t.TempDir(), generous))
+}
+
+func generous(s *Settings) { s.Limits.TokensPerMinute, s.Limits.DownloadsPerMinute = 1000, 1000 }
+
+func pullingFrom(y *system) *pulling {
 	c := y.s.Auth.Clients[0]
 	return &pulling{
-		system: y, dir: t.TempDir(), files: make(map[int64][]byte),
+		system: y, dir: y.t.TempDir(), files: make(map[int64][]byte),
 		environ: []string{"LOCKSTITCH_URL=" + y.r.localURL(), "LOCKSTITCH_CLIENT_ID=" + c.ID, "LOCKSTITCH_CLIENT_SECRET=" + string(c.Secret)},
 	}
 }
@@ -238,14 +243,6 @@ func TestPullSaysWhatItCannotMakeGood(t *testing.T) {
 	}
 	y.whole(3)
 
-	o, _ := y.r.reports.OrderNamed(y.s.Auth.Clients[0].Account, "x")
-	if err := y.r.reports.WriteTrouble(t.Context(), o.Order.Account, o.Order.ID, o.Settings.Revision, *report.NoLongerKept.Problem("begin anew")); err != nil {
-		t.Fatal(err)
-	}
-	if status, errs = y.pull(); status != 0 || strings.Count(errs, "the rolling export x has stopped: What it begins with is no longer kept: begin anew") != 1 {
-		t.Errorf("an order that is stopped: exit %d, %s", status, errs)
-	}
-
 	taken := filepath.Join(y.dir, ".x.lock")
 	lock, err := vfs.Default.Lock(taken)
 	if err != nil {
@@ -357,6 +354,62 @@ func TestPullKnowsItsOrderBeforeItHasAFile(t *testing.T) {
 	}
 	if _, err := os.Stat(y.path(2, ".json")); err == nil {
 		t.Error("file 2 of the other order was taken, and file 1 left out")
+	}
+}
+
+// An order that makes no further files is told, once all are there that it has made. That
+// it has stopped is an error for whoever does not wait for it to go on.
+func TestPullSaysWhyThereAreNoMoreFiles(t *testing.T) {
+	dir, lake := t.TempDir(), t.TempDir()
+	y := startSystem(t, dir, generous, func(s *Settings) {
+		s.Replica.Destinations = []Destination{{Name: "lake", URL: "file://" + lake, Accounts: []string{"demo"}}}
+	})
+	first := pullingFrom(y)
+	first.must("create", "x", "--every", "P1D", "--start", "now", "--destination", "lake")
+	if status, errs := first.pull(); status != 0 || errs != "" {
+		t.Errorf("nothing is wrong: exit %d, %s", status, errs)
+	}
+	y.stop()
+
+	p := pullingFrom(startSystem(t, dir, generous)) // where nobody has configured the destination
+	if status, errs := p.pull(); status != 0 || strings.Count(errs, `the rolling export x is held up: there is no destination "lake"`) != 1 {
+		t.Errorf("held up: exit %d, %s", status, errs)
+	}
+	p.must("create", "x", "--every", "P1D")
+	p.must("pause", "x")
+	if status, errs := p.pull(); status != 0 || strings.Count(errs, "the rolling export x is paused") != 1 {
+		t.Errorf("paused: exit %d, %s", status, errs)
+	}
+	p.must("resume", "x")
+	n := p.make(time.Hour)
+	o, _ := p.r.reports.OrderNamed(p.s.Auth.Clients[0].Account, "x")
+	if err := p.r.reports.WriteTrouble(t.Context(), o.Order.Account, o.Order.ID, o.Settings.Revision, *report.NoLongerKept.Problem("begin anew")); err != nil {
+		t.Fatal(err)
+	}
+	const stopped = "the rolling export x has stopped: What it begins with is no longer kept: begin anew"
+	for range 2 {
+		if status, errs := p.pull(); status != 1 || strings.Count(errs, stopped) != 1 {
+			t.Errorf("stopped: exit %d, %s", status, errs)
+		}
+		p.whole(n)
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	waits := make(chan struct{})
+	var lists atomic.Int32
+	p.environ[0] = "LOCKSTITCH_URL=" + calls(t, p.system, func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.HasSuffix(r.URL.Path, "/files") && lists.Add(1) == 2 {
+			close(waits)
+		}
+		return false
+	})
+	go func() {
+		<-waits
+		cancel()
+	}()
+	if status, _, errs := p.rolling(ctx, "pull", "x", "--dir", p.dir, "--follow"); status != 0 || strings.Count(errs, stopped) != 1 {
+		t.Errorf("stopped, and waited for: exit %d, %s", status, errs)
 	}
 }
 
