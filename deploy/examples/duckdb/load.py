@@ -63,18 +63,25 @@ def header(path):
         return next(csv.reader(line.replace("\0", "") for line in f))
 
 
+def manifest_of(db, directory, name, number):
+    """The manifest of a file, which must be of the order that the database has files of."""
+    path = directory / f"{name}-{number}.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    order = db.execute("SELECT order_id FROM lockstitch_files WHERE name = ? ORDER BY number DESC LIMIT 1", [name]).fetchone()
+    if order and order[0] != manifest["order_id"]:
+        raise Refused(f"{path} belongs to another rolling export of the name {name!r}: load it into another database")
+    return manifest
+
+
 def load(db, directory, name, number):
     """One file, in one transaction."""
-    manifest = json.loads((directory / f"{name}-{number}.json").read_text(encoding="utf-8"))
+    manifest = manifest_of(db, directory, name, number)
     path = directory / manifest["file"]
     if digest(path) != manifest["sha256"]:
         raise Refused(f"{path}: the SHA-256 is not that of the manifest; remove both and pull again")
     columns = [(c, TYPES.get(c, "VARCHAR")) for c in header(path)]
     with db.cursor() as at:
         at.begin()
-        order = at.execute("SELECT order_id FROM lockstitch_files WHERE name = ? ORDER BY number DESC LIMIT 1", [name]).fetchone()
-        if order and order[0] != manifest["order_id"]:
-            raise Refused(f"{path} belongs to another rolling export of the name {name!r}: load it into another database")
         at.execute("INSERT INTO lockstitch_files VALUES (?, ?, ?, ?, ?, now())",
                    [name, number, manifest["order_id"], manifest["sha256"], manifest["rows"]])
         at.execute(f"CREATE TABLE IF NOT EXISTS {quoted(name)} ({', '.join(f'{quoted(c)} {t}' for c, t in columns)})")
@@ -109,7 +116,10 @@ def main():
         last = db.execute("SELECT max(number) FROM lockstitch_files WHERE name = ?", [a.name]).fetchone()[0]
         if a.after:
             last = max(last or 0, a.after)
-        for number in numbers(a.directory, a.name):
+        there = numbers(a.directory, a.name)
+        if there:  # of another order its files may have the numbers of those that are loaded, and would be passed over
+            manifest_of(db, a.directory, a.name, there[-1])
+        for number in there:
             if last is not None and number <= last:
                 continue
             if last is not None and number != last + 1:

@@ -42,13 +42,23 @@ data() { text | LC_ALL=C sed 's/^\\\.\(\r*\)$/\\"."\1/'; }
 header() { text | LC_ALL=C awk '{ all = all end $0; end = "\n"; quotes += gsub(/"/, "") } quotes % 2 == 0 { print all; exit }'; }
 export FUNCTIONS="set -o pipefail; $(declare -f text data header)" # sh, which psql calls, passes on no functions
 
-last=$(sql <<<"select coalesce(max(number), 0) from lockstitch_files where name = :'name'")
-
 # The manifest is written last: a file that has one is whole. In order of the numbers.
-for manifest in "$name"-*.json; do
+numbers=$(for manifest in "$name"-*.json; do
 	number=${manifest#"$name"-} number=${number%.json}
-	if [[ $number =~ ^[1-9][0-9]*$ ]] && ((number > last && number > after)); then echo "$number"; fi
-done | sort -n | while read -r number; do
+	if [[ $number =~ ^[1-9][0-9]*$ ]]; then echo "$number"; fi
+done | sort -n)
+[ -n "$numbers" ] || exit 0
+
+# Of another order the files may have the numbers of those that are loaded: asked first.
+export NEWEST=$name-${numbers##*$'\n'}
+last=$(sql <<-'SQL'
+	\set manifest `cat -- "$NEWEST.json"`
+	select lockstitch_last(:'manifest');
+SQL
+)
+
+while read -r number; do
+	((number > last && number > after)) || continue
 	export FILE=$name-$number
 	# That the pipe has failed is known before the commit: \copy is then an error.
 	sql <<-SQL
@@ -63,4 +73,4 @@ done | sort -n | while read -r number; do
 		\endif
 		commit;
 	SQL
-done
+done <<<"$numbers"

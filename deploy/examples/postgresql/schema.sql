@@ -27,6 +27,20 @@ create or replace function lockstitch_columns(header text) returns text[] langua
     from (select m[1] as cell, at from regexp_matches(header || ',', '("(?:[^"]|"")*"|[^",]*),', 'g') with ordinality as x (m, at)) y
 $$;
 
+-- The number of the last file that is loaded, 0 if none is. It is an error if the
+-- manifest, of whatever file, is of another order: that has numbers of its own.
+create or replace function lockstitch_last(manifest json) returns bigint language plpgsql as $$
+declare
+    export text := manifest->>'name';
+    last   lockstitch_files;
+begin
+    select * into last from lockstitch_files where name = export order by number desc limit 1;
+    if last.order_id <> manifest->>'order_id' then
+        raise exception 'file % belongs to another rolling export of the name %: load it into another schema or database', manifest->>'number', export;
+    end if;
+    return coalesce(last.number, 0);
+end $$;
+
 -- Called first in the transaction that loads a file: enters it among those that
 -- are loaded and makes the table if there is none. False when the file is loaded
 -- already. Loaders of one export wait here for each other.
@@ -36,16 +50,14 @@ declare
     file   bigint := manifest->>'number';
     wanted text[] := lockstitch_columns(header);
     there  text[];
-    last   lockstitch_files;
+    last   bigint;
 begin
     perform pg_advisory_xact_lock(hashtextextended('lockstitch ' || export, 0));
-    select * into last from lockstitch_files where name = export order by number desc limit 1;
-    if file <= last.number then
+    last := lockstitch_last(manifest);
+    if file <= last then
         return false;
-    elsif file > greatest(last.number, nullif(after, 0)) + 1 then
-        raise exception 'file % of % is missing; to go on without it, call load.sh with % behind the name', greatest(last.number, after) + 1, export, file - 1;
-    elsif last.order_id <> manifest->>'order_id' then
-        raise exception 'file % belongs to another rolling export of the name %: load it into another schema or database', file, export;
+    elsif file > greatest(nullif(last, 0), nullif(after, 0)) + 1 then
+        raise exception 'file % of % is missing; to go on without it, call load.sh with % behind the name', greatest(last, after) + 1, export, file - 1;
     elsif digest is distinct from manifest->>'sha256' then
         raise exception 'file % of %: the SHA-256 is not that of the manifest; remove both and pull again', file, export;
     end if;
