@@ -1,4 +1,5 @@
 """The two databases that the examples load into, asked apart from the loaders."""
+import collections
 import json
 import os
 import pathlib
@@ -35,6 +36,15 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 EXAMPLES = ROOT / "deploy" / "examples"
 PYTHON = CACHE / "venv" / "bin" / "python"
+
+
+def numbered(header, same):
+    """The cells, with a number behind each for which an earlier one gives the same."""
+    seen, cells = collections.Counter(), []
+    for c in header:
+        seen[same(c)] += 1
+        cells.append(c if seen[same(c)] == 1 else f"{c} #{seen[same(c)]}")
+    return cells
 
 
 class DuckDB:
@@ -82,8 +92,9 @@ class DuckDB:
         self.ask(sql)
 
     @staticmethod
-    def column(cell):
-        return cell.replace("\0", "")
+    def columns(header):
+        """Names that differ only in the case of ASCII letters are the same."""
+        return numbered([c.replace("\0", "") for c in header], lambda c: c.encode().lower())
 
     @staticmethod
     def cell(text):
@@ -133,12 +144,16 @@ class PostgreSQL:
     def change(self, sql):
         self._psql("-c", sql)
 
+    @classmethod
+    def columns(cls, header):
+        return [cls.column(c) for c in numbered(header, cls.column)]
+
     @staticmethod
     def column(cell):
         """Cut at 63 bytes, but not the version id."""
         cell = cell.replace("\0", "")
         tail = ""
-        if len(cell.encode()) > 63 and (m := re.search(r" \(version_id: \d+\)\Z", cell)):
+        if len(cell.encode()) > 63 and (m := re.search(r" \(version_id: \d+\)( #\d+)?\Z", cell)):
             tail = m[0]
         head = cell[:len(cell) - len(tail)]
         while len((head + tail).encode()) > 63:

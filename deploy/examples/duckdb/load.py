@@ -8,7 +8,8 @@ Needs Python 3.11 and `pip install duckdb`. A cron line is all that a warehouse 
     */5 * * * *  LOCKSTITCH_CLIENT_ID=loader lockstitch rolling pull hourly --dir /srv/events --url https://exports.example.com --client-secret-file /etc/lockstitch/secret && python3 /usr/local/lib/lockstitch/load.py /srv/events hourly /srv/events.duckdb
 
 The rows are in the table NAME (in SQL with quotes where it has a hyphen), with the columns
-of the files' header line.
+of the files' header line. Of a name that comes twice there, as an attribute and a tag may
+have it, the second column is NAME #2.
 event_time and server_time are BIGINT, milliseconds since 1970 (an event_time may
 be any 64-bit integer, which no timestamp can): make_timestamp_ms(server_time). The
 rest is text; an empty cell is NULL. NUL characters are kept, but not in names.
@@ -57,10 +58,14 @@ def digest(path):
 
 
 def header(path):
-    """The names of the columns. They come from definitions: commas, quotes and line ends are possible."""
+    """The names of the columns. They come from definitions: commas, quotes and line ends are possible.
+    The second of the same name is numbered; to the database a-z and A-Z are the same."""
     csv.field_size_limit(1 << 30)
     with gzip.open(path, "rt", encoding="utf-8", newline="") as f:
-        return next(csv.reader(line.replace("\0", "") for line in f))
+        cells = next(csv.reader(line.replace("\0", "") for line in f))
+    same = [c.encode().lower() for c in cells]
+    seen = [same[:i + 1].count(c) for i, c in enumerate(same)]
+    return [c if n == 1 else f"{c} #{n}" for c, n in zip(cells, seen)]
 
 
 def manifest_of(db, directory, name, number):

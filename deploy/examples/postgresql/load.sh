@@ -9,7 +9,8 @@
 # or with the units beside it.
 #
 # The rows are in the table NAME (in SQL with quotes where it has a hyphen), with the
-# columns of the files' header line.
+# columns of the files' header line. Of a name that comes twice there, as an attribute
+# and a tag may have it, the second column is NAME #2.
 # event_time and server_time are bigint, milliseconds since 1970 (an event_time may
 # be any 64-bit integer, which no timestamp can): to_timestamp(server_time / 1000.0).
 # The rest is text; an empty cell is NULL. PostgreSQL cannot hold the NUL character:

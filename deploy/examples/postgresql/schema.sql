@@ -18,13 +18,16 @@ create table if not exists lockstitch_files (
 -- that no two become the same.
 create or replace function lockstitch_column(cell text) returns text language sql immutable as $$
     select left(cell, (select max(n) from generate_series(0, 63) n where octet_length(left(cell, n)) + octet_length(tail) <= 63)) || tail
-    from (select coalesce(case when octet_length(cell) > 63 then substring(cell from ' \(version_id: \d+\)$') end, '') as tail) t
+    from (select coalesce(case when octet_length(cell) > 63 then substring(cell from ' \(version_id: \d+\)(?: #\d+)?$') end, '') as tail) t
 $$;
 
--- The names of the columns for a header line, which is CSV.
+-- The names of the columns for a header line, which is CSV. The second of the same
+-- name is numbered.
 create or replace function lockstitch_columns(header text) returns text[] language sql immutable as $$
-    select array_agg(lockstitch_column(case when cell like '"%' then replace(substr(cell, 2, length(cell) - 2), '""', '"') else cell end) order by at)
-    from (select m[1] as cell, at from regexp_matches(header || ',', '("(?:[^"]|"")*"|[^",]*),', 'g') with ordinality as x (m, at)) y
+    select array_agg(lockstitch_column(case when nth > 1 then cell || ' #' || nth::text else cell end) order by at)
+    from (select cell, at, row_number() over (partition by lockstitch_column(cell) order by at) as nth
+        from (select case when m[1] like '"%' then replace(substr(m[1], 2, length(m[1]) - 2), '""', '"') else m[1] end as cell, at
+            from regexp_matches(header || ',', '("(?:[^"]|"")*"|[^",]*),', 'g') with ordinality as x (m, at)) y) z
 $$;
 
 -- The number of the last file that is loaded, 0 if none is. It is an error if the
