@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -95,14 +94,15 @@ func (d *deadLetter) record(ctx context.Context, topic string, store objects.Sto
 		if err := d.store(ctx, store); err != nil {
 			return nil, fmt.Errorf("storing a dead letter: %w", err)
 		}
-		sum := sha256.Sum256(r.Value)
 		out.Value = nil
 		if d.rest != "" {
 			out.Key, out.Headers = nil, nil
 			add(headerRest, d.rest)
 		}
-		add(headerObject, d.value)
-		add(headerSHA256, hex.EncodeToString(sum[:]))
+		if r.Value != nil {
+			add(headerObject, d.value)
+			add(headerSHA256, fmt.Sprintf("%x", sha256.Sum256(r.Value)))
+		}
 	}
 	add(headerReason, string(d.why.Reason))
 	add(headerDetail, d.why.Detail)
@@ -116,7 +116,7 @@ func (d *deadLetter) record(ctx context.Context, topic string, store objects.Sto
 // store stores what no record has room for and is not stored yet.
 func (d *deadLetter) store(ctx context.Context, store objects.Store) error {
 	r := d.rec
-	if d.value == "" {
+	if d.value == "" && r.Value != nil {
 		name, err := d.put(ctx, store, r.Value, "")
 		if err != nil {
 			return err

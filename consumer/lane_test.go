@@ -311,7 +311,6 @@ func TestDeadLetterIsStoredOnce(t *testing.T) {
 	store.fail(false)
 	var first *kgo.Record
 	for range 3 {
-		d := d
 		r, err := d.record(t.Context(), "dead", store)
 		if err != nil {
 			t.Fatal(err)
@@ -330,6 +329,27 @@ func TestDeadLetterIsStoredOnce(t *testing.T) {
 	n := 0
 	if err := files.List(t.Context(), "dead-letters/", func(objects.Info) error { n++; return nil }); err != nil || n != 2 {
 		t.Errorf("%d objects, want one of the value and one of the key: %v", n, err)
+	}
+}
+
+// TestADeadLetterTellsNullFromEmpty, also where its key is too large for a record.
+func TestADeadLetterTellsNullFromEmpty(t *testing.T) {
+	t.Parallel()
+	store, err := objects.Open(t.Context(), "file://"+t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	for name, value := range map[string][]byte{"null": nil, "empty": {}} {
+		d := newDeadLetter(&kgo.Record{Topic: "email-events", Key: make([]byte, maxDeadLetter), Value: value}, poison.New(poison.NotJSON, "x"))
+		r, err := d.record(t.Context(), "dead", store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		object := slices.ContainsFunc(r.Headers, func(h kgo.RecordHeader) bool { return h.Key == headerObject })
+		if r.Value != nil || object != (value != nil) {
+			t.Errorf("%s: value %v, an object of it: %v", name, r.Value, object)
+		}
 	}
 }
 

@@ -89,7 +89,7 @@ func TestRepeatsAreNotJudgedAnew(t *testing.T) {
 			t.Fatal("a repeat made another report")
 		}
 	}
-	r.problem(r.do("POST", "/emails/reports", "a", recently(), "Idempotency-Key", "k"), 413, "too-many-sections")
+	r.problem(r.do("POST", "/emails/reports", "a", recently(), "Idempotency-Key", "k"), 422, "idempotency-key-reused")
 	clear(r.tokens)
 	r.ahead.Store(int64(24*time.Hour + time.Minute)) // the key is forgotten
 	r.problem(r.do("POST", "/emails/reports", "a", body, "Idempotency-Key", "k"), 400, "invalid-request")

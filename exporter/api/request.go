@@ -68,7 +68,7 @@ func (SegmentFilter) Schema(huma.Registry) *huma.Schema {
 					Type: huma.TypeObject, AdditionalProperties: textSchema(maxDiscriminator, "usercreated.segments.women-rjz6b8td2n"),
 					MinProperties: ptr(1), MaxProperties: ptr(maxAudiences),
 					Description: "The segments, by the names that `filter` uses: letters, digits, `_`, `-`, `.` and `:`.",
-					Extensions:  map[string]any{"propertyNames": &huma.Schema{Type: huma.TypeString, Pattern: `^[^!&|() \t\r\n]+$`, MaxLength: ptr(maxAudienceName)}},
+					Extensions:  map[string]any{"propertyNames": &huma.Schema{Type: huma.TypeString, Pattern: `^[^\x00-,/;-@\[-^\x60{-\x7f]+$`, MaxLength: ptr(maxAudienceName)}},
 				},
 				"filter": {
 					Type: huma.TypeString, MinLength: ptr(1), MaxLength: ptr(audience.MaxLength), Examples: []any{"!(europe) & women"},

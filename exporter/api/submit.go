@@ -131,8 +131,9 @@ func canonical(wire *ExportRequest) (body []byte, hash string, err error) {
 	return body, hex.EncodeToString(sum[:]), nil
 }
 
-// repeated is the question of an earlier request with the same key and body.
-// Time and definitions may have moved on since; a repeat is still one.
+// repeated is the question of an earlier request with the same key and body, and refuses
+// the same key with another body, whatever else is wrong with that one. Time and
+// definitions may have moved on since; a repeat is still one.
 func (s *server) repeated(c *call, key, hash string, now time.Time) (q report.Question, again bool, err error) {
 	if key == "" {
 		return q, false, nil
@@ -140,10 +141,14 @@ func (s *server) repeated(c *call, key, hash string, now time.Time) (q report.Qu
 	if err := s.catchUp(c); err != nil {
 		return q, false, err
 	}
-	if earlier, ok := s.deps.Reports.ByKey(c.account, key, now); ok && earlier.Request.BodyHash == hash {
+	switch earlier, ok := s.deps.Reports.ByKey(c.account, key, now); {
+	case !ok:
+		return q, false, nil
+	case earlier.Request.BodyHash != hash:
+		return q, false, keyClash()
+	default:
 		return earlier.Request.Question, true, nil
 	}
-	return q, false, nil
 }
 
 // question checks a request against clock and definitions and resolves it.
@@ -175,7 +180,7 @@ func (s *server) write(c *call, req *report.Request) (*report.Report, error) {
 		case errors.Is(err, report.ErrTooManyPending):
 			refused = limited(kindPending, 30*time.Second, fmt.Sprintf("The account has %d exports without result. Wait for one to finish, or cancel one.", s.cfg.Limits.Pending))
 		case errors.Is(err, report.ErrIdempotencyClash):
-			refused = kindIdempotency.problem("The Idempotency-Key was used within the last 24 hours with another body.")
+			refused = keyClash()
 		case errors.Is(err, report.ErrTooLarge):
 			refused = tooLarge(&req.Question)
 		default:
@@ -187,6 +192,10 @@ func (s *server) write(c *call, req *report.Request) (*report.Report, error) {
 		return nil, err
 	}
 	return rep, refused
+}
+
+func keyClash() error {
+	return kindIdempotency.problem("The Idempotency-Key was used within the last 24 hours with another body.")
 }
 
 // tooLarge refuses what a record of the table cannot hold.
