@@ -95,7 +95,7 @@ var kindInvalid = kind{report.Invalid.Word, report.Invalid.Status, report.Invali
 // What is said of a call, of a report and of a rolling export alike.
 var kindNoLongerKept = kind{report.NoLongerKept.Word, report.NoLongerKept.Status, report.NoLongerKept.Title,
 	"Events are kept for a time, by default 400 days, and a cursor, a report that waited for long or a rolling export begins before that. Nothing was exported, as events would have been missing. " +
-		"`oldest_available` is the `server_time` from which on everything is there. Begin anew: with `after` `beginning`, with a window from there, or with a new rolling export in place of the old one."}
+		"`oldest_available` is the `server_time` from which on everything is there. Begin anew: with `after` `beginning`, which is behind the newest event that was removed, with a window from there, or with a new rolling export in place of the old one."}
 
 // Of a report's `error`; listed here so that one table describes all types.
 var (
