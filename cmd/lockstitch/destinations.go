@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -9,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"lockstitch/exporter/rolling"
 	"lockstitch/state/objects"
@@ -85,50 +88,105 @@ func below(a, b string) (rest string, ok bool) {
 
 // destinations are the stores of a replica that files may be delivered to. One that cannot
 // be opened when the replica starts is opened when a file is to go there: it holds up its
-// own deliveries, and no start.
+// own deliveries, and neither a start nor an end.
 type destinations struct {
 	settings []Destination
 	stores   map[string]*destination // by name
 }
 
-type destination struct {
-	url string
+// opener opens the store that a URL names. On a mount whose server is away it does not
+// return before that is back, whatever happens to ctx.
+type opener func(ctx context.Context, url string) (objects.Store, error)
 
-	mu    sync.Mutex
-	store objects.Store // nil: not opened yet
+// destinationPatience is how long a start, and each try of a delivery, waits for a
+// destination to be opened, and one that is called off for what is under way there.
+const destinationPatience = 3 * time.Second
+
+// errHangs is why a destination cannot be used that is still being opened.
+var errHangs = fmt.Errorf("the destination has not answered for %s, and is waited for", destinationPatience)
+
+type destination struct {
+	url    string
+	opener opener
+
+	mu     sync.Mutex
+	last   *opening // that is under way or has succeeded; nil: none
+	closed bool
 }
 
-func openDestinations(ctx context.Context, settings []Destination, log *slog.Logger) *destinations {
+// opening is one try to open a destination. There is one at a time: of a store that hangs
+// no further goroutine has to wait in the kernel.
+type opening struct {
+	done  chan struct{}
+	store objects.Store // once done is closed
+	err   error
+}
+
+func openDestinations(ctx context.Context, open opener, settings []Destination, log *slog.Logger) *destinations {
 	d := &destinations{settings: settings, stores: make(map[string]*destination)}
+	var all sync.WaitGroup
 	for _, s := range settings {
-		one := &destination{url: s.URL}
+		one := &destination{url: s.URL, opener: open}
 		d.stores[s.Name] = one
-		if _, err := one.open(ctx); err != nil {
-			log.Warn("a destination cannot be opened; what goes there waits", "destination", s.Name, "err", err)
-		}
+		all.Go(func() {
+			if _, err := one.open(ctx); err != nil && ctx.Err() == nil {
+				log.Warn("a destination cannot be opened; what goes there waits", "destination", s.Name, "err", err)
+			}
+		})
 	}
+	all.Wait()
 	return d
 }
 
+// open waits for the store, but not for ever. What hangs goes on, and who comes next waits
+// for the same.
 func (d *destination) open(ctx context.Context) (objects.Store, error) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.store == nil {
+	o := d.last
+	if o == nil {
+		o = &opening{done: make(chan struct{})}
+		d.last = o
 		// Credentials are renewed with the context for as long as the store is open.
-		store, err := objects.OpenForOthers(context.WithoutCancel(ctx), d.url)
-		if err != nil {
-			return nil, err
-		}
-		d.store = store
+		go d.try(context.WithoutCancel(ctx), o)
 	}
-	return d.store, nil
+	d.mu.Unlock()
+	limit, cancel := context.WithTimeoutCause(ctx, destinationPatience, errHangs)
+	defer cancel()
+	select {
+	case <-o.done:
+		return o.store, o.err
+	case <-limit.Done():
+		return nil, context.Cause(limit)
+	}
 }
 
+// try opens the store. One that failed is tried again by who comes next.
+func (d *destination) try(ctx context.Context, o *opening) {
+	store, err := d.opener(ctx, d.url)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case err != nil:
+		d.last = nil
+	case d.closed:
+		err = cmp.Or(store.Close(), errors.New("the replica has ended"))
+	}
+	o.store, o.err = store, err
+	close(o.done)
+}
+
+// close waits for no store that is still being opened: it is closed by who opens it, if
+// the process lives until then.
 func (d *destinations) close() {
 	for _, one := range d.stores {
 		one.mu.Lock()
-		if one.store != nil {
-			_ = one.store.Close()
+		one.closed = true
+		if o := one.last; o != nil {
+			select {
+			case <-o.done:
+				_ = o.store.Close()
+			default:
+			}
 		}
 		one.mu.Unlock()
 	}
@@ -150,5 +208,21 @@ func (r *replica) deliver(ctx context.Context, destination string, f rolling.Fil
 	if err != nil {
 		return err
 	}
-	return rolling.Deliver(ctx, dest, r.store, f)
+	delivered := make(chan error, 1)
+	go func() { delivered <- rolling.Deliver(ctx, dest, r.store, f) }()
+	select {
+	case err := <-delivered:
+		return err
+	case <-ctx.Done():
+	}
+	// A bucket ends now. A file system that hangs does not, and holds up no end: what it
+	// does later is as if another replica did it, and nothing is overwritten.
+	left := time.NewTimer(destinationPatience)
+	defer left.Stop()
+	select {
+	case err := <-delivered:
+		return err
+	case <-left.C:
+		return context.Cause(ctx)
+	}
 }

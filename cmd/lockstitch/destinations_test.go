@@ -1,14 +1,21 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"lockstitch/exporter/rolling"
+	"lockstitch/state/objects"
 )
 
 func TestDestinationsFromEverywhere(t *testing.T) {
@@ -139,4 +146,87 @@ func TestADestinationThatIsAwayStopsNoReplica(t *testing.T) {
 	if err := y.r.deliver(t.Context(), "lake", f); err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("delivered: %v", err)
 	}
+}
+
+// hanging is a store that does not answer, as on a mount whose server is away, until what
+// it waits for is closed.
+type hanging struct {
+	objects.Store
+	until chan struct{}
+}
+
+func (h hanging) Open(ctx context.Context, name string, off, n int64) (io.ReadCloser, error) {
+	<-h.until
+	return h.Store.Open(ctx, name, off, n)
+}
+
+// A destination that hangs holds up neither a start nor an end, and has what is to go
+// there when it is back.
+func TestADestinationThatHangsHoldsUpItsDeliveriesAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		back := make(chan struct{})
+		var opened atomic.Int64
+		store, err := objects.Open(t.Context(), "file://"+t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := store.Put(t.Context(), "exports/f", []byte("file")); err != nil {
+			t.Fatal(err)
+		}
+		read := make(chan struct{}) // what hangs once it is open
+		slow := func(ctx context.Context, url string) (objects.Store, error) {
+			opened.Add(1)
+			<-back
+			s, err := objects.OpenForOthers(ctx, url)
+			return hanging{s, read}, err
+		}
+		lake := t.TempDir()
+		log := newWatch("", nil)
+		settings := []Destination{{Name: "lake", URL: "file://" + lake, Accounts: []string{"acme"}}, {Name: "pond", URL: "file://" + t.TempDir(), Accounts: []string{"acme"}}}
+		start := func() *replica {
+			begun := time.Now()
+			r := &replica{store: store, destinations: openDestinations(t.Context(), slow, settings, slog.New(slog.NewTextHandler(log, nil)))}
+			if took := time.Since(begun); took != destinationPatience {
+				t.Errorf("the start took %s", took)
+			}
+			return r
+		}
+		f := rolling.File{Account: "acme", Name: "x", Order: "01JX", Number: 3, Object: "exports/f", Bytes: 4,
+			SHA256: "3b9c358f36f0a31b6ad3e14f309c7cf198ac9246e8316f9ce543d5b19ac02b80", PeriodEnd: time.Date(2026, 5, 2, 0, 0, 0, 0, time.UTC)}
+
+		start().destinations.close() // what it opens is closed when it is open
+
+		r := start()
+		if !strings.Contains(log.text(), "has not answered") {
+			t.Errorf("nothing says so: %s", log.text())
+		}
+		for range 3 {
+			if err := r.deliver(t.Context(), "lake", f); err == nil || !strings.Contains(err.Error(), "has not answered") {
+				t.Errorf("delivered: %v", err)
+			}
+		}
+		if n := opened.Load(); n != 4 {
+			t.Errorf("opened %d times, want once for each replica and destination", n)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		if err := r.deliver(ctx, "lake", f); !errors.Is(err, context.Canceled) {
+			t.Errorf("called off while it is opened: %v", err)
+		}
+		close(back)
+		synctest.Wait()
+		ctx, cancel = context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		if err := r.deliver(ctx, "lake", f); !errors.Is(err, context.Canceled) {
+			t.Errorf("called off while it reads: %v", err)
+		}
+		close(read)
+		if err := r.deliver(t.Context(), "lake", f); err != nil {
+			t.Errorf("when it is back: %v", err)
+		}
+		if _, err := os.Stat(filepath.Join(lake, "acme", "x", "01JX", "2026", "05", "01", "x-3.json")); err != nil {
+			t.Error(err)
+		}
+		r.destinations.close()
+	})
 }

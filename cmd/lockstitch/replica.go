@@ -98,7 +98,7 @@ func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica
 		return nil, err
 	}
 	r.onClose(func() { _ = r.store.Close() })
-	r.destinations = openDestinations(ctx, s.Replica.Destinations, log)
+	r.destinations = openDestinations(ctx, objects.OpenForOthers, s.Replica.Destinations, log)
 	r.onClose(r.destinations.close)
 
 	if err := reach(ctx, s, opts, log); err != nil {
