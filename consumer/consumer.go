@@ -61,7 +61,8 @@ type Config struct {
 	Hook func(step string)
 }
 
-// Deps are what a Consumer works with. They outlive it.
+// Deps are what a Consumer works with. They outlive it, but for what waits for room on a
+// full disk, see Run: that may find them closed.
 type Deps struct {
 	Store      objects.Store
 	Catalog    *catalog.View
@@ -190,8 +191,36 @@ func (c *Consumer) inputs() []string { return c.cfg.Topics.Inputs() }
 // Run consumes until ctx ends, then cuts a last time, leaves the group and
 // returns nil. An error means that this replica cannot go on as it is:
 // configuration, topics, or damaged local state.
-func (c *Consumer) Run(ctx context.Context) (err error) {
-	if err := c.open(ctx); err != nil {
+//
+// On a full disk it returns without what waits there for room, for as long as the
+// process lives: the local state is then as a crash would have left it.
+func (c *Consumer) Run(ctx context.Context) error {
+	full, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		var err error
+		defer func() { ended <- err }() // a hook may end this goroutine
+		err = c.run(ctx, func() { close(full) })
+	}()
+	select {
+	case err := <-ended:
+		return err
+	case <-full:
+	}
+	// The last cut may not need the disk.
+	limit := time.NewTimer(revokeGrace)
+	defer limit.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-limit.C:
+		c.log.Warn("the disk is full, and the local state is left as it is; what it lacks, or was not cut, is read again")
+		return nil
+	}
+}
+
+// run is Run. It calls full once ctx has ended and the disk is full: it may not return.
+func (c *Consumer) run(ctx context.Context, full func()) (err error) {
+	if err := c.open(ctx, full); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.close()) }()
@@ -210,7 +239,7 @@ func (c *Consumer) Run(ctx context.Context) (err error) {
 	return c.loop(ctx)
 }
 
-func (c *Consumer) open(ctx context.Context) error {
+func (c *Consumer) open(ctx context.Context, full func()) error {
 	infos, err := kafka.Describe(ctx, c.deps.Catalog.Client(), append(c.inputs(), c.cfg.Topics.Catalog)...)
 	if err != nil {
 		return fmt.Errorf("%w (`lockstitch topics create` makes missing topics)", err)
@@ -231,7 +260,7 @@ func (c *Consumer) open(ctx context.Context) error {
 	}
 	c.db, err = local.Open(c.cfg.DataDir, cluster, c.cfg.Group, local.Options{
 		CacheBytes: c.cfg.MemoryBytes / 8, MemTableBytes: uint64(min(c.cfg.MemoryBytes/32, 16<<20)),
-		LoadBytes: min(c.cfg.MemoryBytes/64, 16<<20), FS: c.cfg.FS, Log: c.log, Done: ctx.Done(),
+		LoadBytes: min(c.cfg.MemoryBytes/64, 16<<20), FS: c.cfg.FS, Log: c.log, Done: ctx.Done(), Held: full,
 	})
 	if err != nil {
 		return err

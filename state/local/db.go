@@ -98,9 +98,11 @@ type Options struct {
 	MemTableBytes uint64 // one memtable
 	LoadBytes     int64  // what a load sorts at a time, see LoadDedup and LoadProfiles; 4 MiB
 	FS            vfs.FS // nil: the operating system's
-	// Done, when closed, ends the waiting for room on a full disk. Nil: it has no
-	// end.
+	// Held, if set, is called once, when Done is closed and a write waits for room on
+	// a full disk. That write goes on to wait, and whoever waits for it, or for Close,
+	// does so until there is room: it must be left if the process is to end.
 	Done <-chan struct{}
+	Held func()
 	Log  *slog.Logger
 }
 
@@ -175,7 +177,7 @@ func openLocked(dir string, opt Options) (*DB, error) {
 
 func (db *DB) options(opt Options) *pebble.Options {
 	o := &pebble.Options{
-		FS:                          whileFull(opt.FS, db.dir, db.log, opt.Done),
+		FS:                          whileFull(opt.FS, db.dir, db.log, opt.Done, opt.Held),
 		FormatMajorVersion:          pebble.FormatNewest,
 		MemTableSize:                opt.MemTableBytes,
 		MemTableStopWritesThreshold: 3,

@@ -2,6 +2,7 @@ package local
 
 import (
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -13,24 +14,29 @@ const fullRetry = time.Second
 
 // whileFull makes writes to a full disk wait until there is room again. To
 // Pebble a write that fails is fatal: it would end the process, which on a full
-// disk could not start again either. Lag ticks meanwhile. When done is closed the
-// write fails after all.
-func whileFull(fs vfs.FS, dir string, log *slog.Logger, done <-chan struct{}) vfs.FS {
+// disk could not start again either. Lag ticks meanwhile. Therefore a write waits
+// when done is closed, too: held is called then, once, for whoever waits for the write.
+func whileFull(fs vfs.FS, dir string, log *slog.Logger, done <-chan struct{}, held func()) vfs.FS {
 	probe := fs.PathJoin(dir, "room")
+	var once sync.Once
 	return vfs.OnDiskFull(fs, func() {
 		log.Error("the disk is full; writing waits for room", "dir", dir)
 		begun := time.Now()
 		tick := time.NewTicker(fullRetry)
 		defer tick.Stop()
-		for {
+		for ending := done; ; {
+			last := false
 			select {
 			case <-tick.C:
-			case <-done:
-				return
+			case <-ending:
+				ending, last = nil, true
 			}
 			if hasRoom(fs, probe) {
 				log.Info("there is room on the disk again", "dir", dir, "seconds", time.Since(begun).Seconds())
 				return
+			}
+			if last && held != nil {
+				once.Do(held)
 			}
 		}
 	})

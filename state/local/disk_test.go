@@ -16,26 +16,25 @@ import (
 	"lockstitch/state/segment"
 )
 
-// A full disk makes writes wait; what was written is there when there is room.
-func TestFullDiskIsWaitedFor(t *testing.T) {
-	var full atomic.Bool
-	refused := make(chan struct{}, 1)
-	disk := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+// fullDisk is a file system in memory that has no room while full is set, and says so
+// when it is asked for some.
+func fullDisk() (disk vfs.FS, full *atomic.Bool, refused <-chan struct{}) {
+	full = new(atomic.Bool)
+	asked := make(chan struct{}, 1)
+	return errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
 		if op.Kind != errorfs.OpFileWrite && op.Kind != errorfs.OpCreate || !full.Load() {
 			return nil
 		}
 		select {
-		case refused <- struct{}{}:
+		case asked <- struct{}{}:
 		default:
 		}
 		return syscall.ENOSPC
-	}))
-	db, err := Open(filepath.Join(t.TempDir(), "d"), "cluster", "group", Options{FS: disk, MemTableBytes: 256 << 10, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	full.Store(true)
-	const batches, entries = 50, 1000 // several memtables
+	})), full, asked
+}
+
+// writeBatches writes what fills several memtables.
+func writeBatches(db *DB, batches, entries int) <-chan error {
 	written := make(chan error, 1)
 	go func() {
 		for b := range batches {
@@ -50,17 +49,40 @@ func TestFullDiskIsWaitedFor(t *testing.T) {
 		}
 		written <- nil
 	}()
-	<-refused
-	full.Store(false)
-	if err := <-written; err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	if err := db.Lane(0).ScanDedup(0, func(DedupKey) { n++ }); err != nil || n != batches*entries {
-		t.Errorf("%d entries are there, want %d: %v", n, batches*entries, err)
-	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
+	return written
+}
+
+// A full disk makes writes wait, at the end of the process too: to Pebble one that fails
+// is fatal. What was written is there when there is room.
+func TestFullDiskIsWaitedFor(t *testing.T) {
+	for _, ending := range []bool{false, true} {
+		disk, full, refused := fullDisk()
+		done, held := make(chan struct{}), make(chan struct{})
+		db, err := Open(filepath.Join(t.TempDir(), "d"), "cluster", "group", Options{
+			FS: disk, MemTableBytes: 256 << 10, Done: done, Held: func() { close(held) }, Log: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		full.Store(true)
+		const batches, entries = 50, 1000
+		written := writeBatches(db, batches, entries)
+		<-refused
+		if ending {
+			close(done)
+			<-held
+		}
+		full.Store(false)
+		if err := <-written; err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		if err := db.Lane(0).ScanDedup(0, func(DedupKey) { n++ }); err != nil || n != batches*entries {
+			t.Errorf("%d entries are there, want %d: %v", n, batches*entries, err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
