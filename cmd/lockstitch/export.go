@@ -47,6 +47,9 @@ file begins where the one before ended, at first with the oldest event that is k
 is written when the file is whole, so that a call that fails loses nothing, and
 leaves no FILE.part; of two calls at a time the second says so and ends.
 
+Where the file would be too large it ends early, and "there is more: …" on standard
+error says so, with --quiet too and behind a cursor that is printed there: call again.
+
 Ctrl-C ends this command, not the report: it says how to go on.
 
 Who asks is said by a client id and secret, or by a token of an issuer that the
@@ -102,7 +105,7 @@ Exit status 0: the file is whole and verified. 1: failed. 2: wrong usage.
 	o.shape.flags(f)
 	f.StringVar(&o.report, "report", "", "follow and download this report instead of requesting one")
 	f.StringVarP(&o.out, "output", "o", "", "file to write (.csv.gz); - for standard output")
-	f.BoolVar(&o.quiet, "quiet", false, "show no progress")
+	f.BoolVar(&o.quiet, "quiet", false, "show no progress; what is left on standard error is that there is more, and errors")
 	return c
 }
 
@@ -242,7 +245,8 @@ func (a *app) export(ctx context.Context, o exportOptions) error {
 		_, err = fmt.Fprintln(a.out, done.Cursor)
 	}
 	if done.More != nil && *done.More {
-		say("there is more: the file would have been too large; go on with the cursor\n")
+		// No progress, and a script has no other way to learn it.
+		fmt.Fprintln(a.err, "there is more: the file would have been too large; go on with the cursor")
 	}
 	return err
 }
