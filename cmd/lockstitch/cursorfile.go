@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -50,4 +51,159 @@ func writeCursor(path, cursor string) error {
 		return fmt.Errorf("--cursor-file: %w", err)
 	}
 	return nil
+}
+
+// cursorSink keeps a file and the cursor behind it together. Killed at whatever moment,
+// the next call has both or neither (settleCursor), so that no row comes twice and none
+// is left out. In this order, each durable before the next:
+//
+//	cursor/begin   the file is verified, in FILE.part
+//	cursor/next    CURSOR.part holds the new cursor: there is room for it
+//	cursor/file    CURSOR.next says what is about to happen
+//	cursor/move    FILE.part has become FILE
+//	cursor/moved   CURSOR.part has become CURSOR
+//
+// Of what went to standard output nothing can be found out later: there is no CURSOR.next.
+type cursorSink struct {
+	sink
+	path           string // of the cursor
+	cursor, sha256 string // that it is to be, and of the file
+	hook           func(step string)
+}
+
+// nextCursor is CURSOR.next.
+type nextCursor struct {
+	File   string `json:"file"` // absolute
+	SHA256 string `json:"sha256"`
+	Cursor string `json:"cursor"`
+}
+
+const nextSuffix = ".next"
+
+func (s *cursorSink) step(name string) {
+	if s.hook != nil {
+		s.hook(name)
+	}
+}
+
+// keep gives the file its name and moves the cursor, or leaves neither.
+func (s *cursorSink) keep() error {
+	s.step("cursor/begin")
+	err := s.prepare()
+	if err == nil {
+		s.step("cursor/file")
+		err = s.sink.keep()
+	}
+	if err == nil {
+		s.step("cursor/move")
+		err = os.Rename(s.path+".part", s.path)
+	}
+	if err != nil {
+		// The file goes first: while it is there CURSOR.next has to say so.
+		if derr := s.drop(); derr != nil {
+			return errors.Join(err, derr)
+		}
+		return errors.Join(err, forgetNext(s.path))
+	}
+	s.step("cursor/moved")
+	if syncDir(filepath.Dir(s.path)) == nil {
+		_ = forgetNext(s.path) // or else by the next call
+	}
+	return nil
+}
+
+// prepare writes down what is about to happen, and makes durable what that builds on.
+func (s *cursorSink) prepare() error {
+	if err := writeSynced(s.path+".part", []byte(s.cursor+"\n")); err != nil {
+		return fmt.Errorf("--cursor-file: %w", err)
+	}
+	s.step("cursor/next")
+	file, ok := s.sink.(*fileSink)
+	if !ok {
+		return nil
+	}
+	name, err := filepath.Abs(file.name)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(file.f.Sync(), syncDir(filepath.Dir(name))); err != nil {
+		return err
+	}
+	b, err := json.Marshal(nextCursor{File: name, SHA256: s.sha256, Cursor: s.cursor})
+	if err == nil {
+		err = writeSynced(s.path+nextSuffix, append(b, '\n'))
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(s.path))
+	}
+	if err != nil {
+		return fmt.Errorf("--cursor-file: %w", err)
+	}
+	return nil
+}
+
+// forgetNext removes CURSOR.next, and the new cursor if it was not used.
+func forgetNext(path string) error {
+	for _, name := range []string{path + nextSuffix, path + ".part"} {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("--cursor-file: %w", err)
+		}
+	}
+	return nil
+}
+
+// settleCursor makes good what a call left that was killed while it kept its file. Who
+// calls it has the lock.
+func settleCursor(path string) error {
+	b, err := os.ReadFile(path + nextSuffix)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("--cursor-file: %w", err)
+	}
+	var next nextCursor
+	if json.Unmarshal(b, &next) != nil { // cut off: FILE has not got its name
+		return forgetNext(path)
+	}
+	at, err := readCursor(path)
+	if err != nil {
+		return err
+	}
+	if at == next.Cursor {
+		return forgetNext(path)
+	}
+	part, err := isFile(next.File+".part", next.SHA256)
+	if err != nil {
+		return err
+	}
+	if part { // and not FILE: its rows come with this call
+		if err := os.Remove(next.File + ".part"); err != nil {
+			return err
+		}
+		return forgetNext(path)
+	}
+	whole, err := isFile(next.File, next.SHA256)
+	if err != nil {
+		return err
+	}
+	if !whole {
+		// Somebody has taken it away, to use it or to throw it away: either guess would
+		// bring rows twice or leave them out.
+		return fmt.Errorf("--cursor-file: a call was killed when it had written %s, and the file is not there as it was. If its rows are used, go on behind them:\n  printf '%%s\\n' %s > %s && rm %s\nIf they are not, have them again:\n  rm %[4]s",
+			next.File, shellWord(next.Cursor), shellWord(path), shellWord(path+nextSuffix))
+	}
+	if err := writeCursor(path, next.Cursor); err != nil {
+		return err
+	}
+	return forgetNext(path)
+}
+
+// isFile tells whether a file is there and has a digest.
+func isFile(path, sha256 string) (bool, error) {
+	got, err := fileSHA256(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return got == sha256, err
 }

@@ -1,12 +1,17 @@
 package main
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/csv"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -174,5 +179,218 @@ func TestAFailedCallWithACursorFileLeavesNoPart(t *testing.T) {
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v %v", left, err)
+	}
+}
+
+// movedExport makes calls with a cursor file, each with a FILE of its own in dir.
+type movedExport struct {
+	y     *system
+	dir   string // of the files
+	kept  string // the cursor's file
+	calls int
+}
+
+func newMovedExport(t *testing.T, y *system) *movedExport {
+	return &movedExport{y: y, dir: t.TempDir(), kept: filepath.Join(t.TempDir(), "acme.cursor")}
+}
+
+// call makes one, which calls hook at each step.
+func (m *movedExport) call(ctx context.Context, hook func(step string)) (file string, status int, errs string) {
+	m.calls++
+	file = filepath.Join(m.dir, fmt.Sprintf("acme-%d.csv.gz", m.calls))
+	var e bytes.Buffer
+	status = run(ctx, &app{out: io.Discard, err: &e, hook: hook}, []string{"export", "--url", m.y.r.localURL(),
+		"--client-id", "demo", "--client-secret", "demo-secret", "--cursor-file", m.kept, "-o", file})
+	return file, status, e.String()
+}
+
+// killed makes one that is killed as a step begins.
+func (m *movedExport) killed(ctx context.Context, t *testing.T, step string) (file string) {
+	t.Helper()
+	const kill = "killed"
+	defer func() {
+		if err := recover(); err != kill {
+			t.Fatalf("%s: ended with %v", step, err)
+		}
+		file = filepath.Join(m.dir, fmt.Sprintf("acme-%d.csv.gz", m.calls))
+	}()
+	_, status, errs := m.call(ctx, func(at string) {
+		if at == step {
+			panic(kill)
+		}
+	})
+	t.Fatalf("%s: exit %d: %s", step, status, errs)
+	return ""
+}
+
+// rows counts in how many rows of the files each event is.
+func (m *movedExport) rows(t *testing.T) (rows map[string]int) {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(m.dir, "*.csv.gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows = make(map[string]int)
+	for _, name := range names {
+		f, err := os.Open(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		z, err := gzip.NewReader(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, err := csv.NewReader(z).ReadAll()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, row := range all[1:] {
+			rows[row[8]+" "+row[9]]++
+		}
+	}
+	return rows
+}
+
+// left are the files beside the cursor, and the parts.
+func (m *movedExport) left(t *testing.T) (names []string) {
+	t.Helper()
+	for _, pattern := range []string{m.kept + ".*", filepath.Join(m.dir, "*.part")} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, found...)
+	}
+	return names
+}
+
+// TestAKilledCallWithACursorFileIsMadeGood at each step by the next call, whose FILE has
+// another name as in a cron line: each event is in one file.
+func TestAKilledCallWithACursorFileIsMadeGood(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir(), func(s *Settings) { s.Limits.ExportsPerMinute, s.Limits.DownloadsPerMinute = 1000, 1000 })
+	events := y.produce(ctx, 40, 100).Events
+	for _, c := range []struct {
+		step      string
+		named, at bool // FILE has its name; the cursor has moved
+		unknown   bool // the call was killed before it wrote down what it was about to do
+	}{
+		{"cursor/begin", false, false, true},
+		{"cursor/next", false, false, true},
+		{"cursor/file", false, false, false},
+		{"cursor/move", true, false, false},
+		{"cursor/moved", true, true, false},
+	} {
+		m := newMovedExport(t, y)
+		file := m.killed(ctx, t, c.step)
+		if _, err := os.Stat(file); (err == nil) != c.named {
+			t.Errorf("%s: the file: %v", c.step, err)
+		}
+		if _, err := os.Stat(m.kept); (err == nil) != c.at {
+			t.Errorf("%s: the cursor: %v", c.step, err)
+		}
+		if _, status, errs := m.call(ctx, nil); status != 0 {
+			t.Fatalf("%s: the next call: exit %d: %s", c.step, status, errs)
+		}
+		if left := m.left(t); len(left) > 0 && !(c.unknown && len(left) == 1 && left[0] == file+".part") {
+			t.Errorf("%s: left behind: %v", c.step, left)
+		}
+		rows, twice := m.rows(t), 0
+		for _, n := range rows {
+			if n > 1 {
+				twice++
+			}
+		}
+		if len(rows) != events || twice > 0 {
+			t.Errorf("%s: %d events of %d, %d of them more than once", c.step, len(rows), events, twice)
+		}
+	}
+}
+
+// TestAFileThatIsTakenAwayFromAKilledCall may have been used or not: the next call
+// decides nothing, and says what to do for either.
+func TestAFileThatIsTakenAwayFromAKilledCall(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	events := y.produce(ctx, 41, 100).Events
+	for _, used := range []bool{false, true} {
+		m := newMovedExport(t, y)
+		file := m.killed(ctx, t, "cursor/move")
+		if err := os.Rename(file, filepath.Join(t.TempDir(), "f")); err != nil {
+			t.Fatal(err)
+		}
+		_, status, errs := m.call(ctx, nil)
+		if status != 1 || !strings.Contains(errs, file) || m.calls != 2 || len(m.rows(t)) != 0 {
+			t.Errorf("the next call: exit %d: %s", status, errs)
+		}
+		said := regexp.MustCompile(`(?m)^  (printf .*|rm .*)$`).FindAllStringSubmatch(errs, -1)
+		if len(said) != 2 {
+			t.Fatalf("it does not say what to do: %s", errs)
+		}
+		do, want := said[1][1], events
+		if used {
+			do, want = said[0][1], 0
+		}
+		if out, err := exec.CommandContext(ctx, "sh", "-c", do).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v %s", do, err, out)
+		}
+		if _, status, errs := m.call(ctx, nil); status != 0 || len(m.rows(t)) != want {
+			t.Errorf("after %s: exit %d, %d events, want %d: %s", do, status, len(m.rows(t)), want, errs)
+		}
+	}
+}
+
+// TestACursorThatCannotMoveLeavesNoFile: the next call would bring its rows once more,
+// under another name.
+func TestACursorThatCannotMoveLeavesNoFile(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	events := y.produce(ctx, 42, 100).Events
+	for _, c := range []struct{ step, directory string }{
+		{"cursor/begin", ".part"},
+		{"cursor/next", ".next"},
+		{"cursor/move", ""},
+	} {
+		m := newMovedExport(t, y)
+		directory := m.kept + c.directory
+		_, status, errs := m.call(ctx, func(at string) {
+			if at == c.step {
+				if err := os.MkdirAll(filepath.Join(directory, "x"), 0o700); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		if status != 1 || !strings.Contains(errs, "The cursor has not moved") || !strings.Contains(errs, directory) {
+			t.Errorf("%s: exit %d: %s", c.step, status, errs)
+		}
+		if left, err := os.ReadDir(m.dir); err != nil || len(left) > 0 {
+			t.Errorf("%s: left behind: %v %v", c.step, left, err)
+		}
+		if err := os.RemoveAll(directory); err != nil {
+			t.Fatal(err)
+		}
+		if _, status, errs := m.call(ctx, nil); status != 0 || len(m.rows(t)) != events || len(m.left(t)) > 0 {
+			t.Errorf("%s: the next call: exit %d, %d events, left %v: %s", c.step, status, len(m.rows(t)), m.left(t), errs)
+		}
+	}
+}
+
+// Of a CURSOR.next that is cut off FILE has not got its name yet.
+func TestHalfANextCursorIsForgotten(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c")
+	for _, text := range []string{"", `{"file":"/f","sha256":"`, "\x00\x00"} {
+		if err := os.WriteFile(path+nextSuffix, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := settleCursor(path); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(path + nextSuffix); err == nil {
+			t.Errorf("%q is left", text)
+		}
 	}
 }

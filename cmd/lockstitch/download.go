@@ -26,7 +26,7 @@ type sink interface {
 	restart() error       // forget them: they belong to another file
 	sum() (string, error) // SHA-256 of them, hex
 	keep() error          // they are the whole file
-	drop() error          // they are damaged, or nobody can go on with them
+	drop() error          // they are damaged, or nobody can go on with them, or they are not to be kept after all
 	io.Closer
 }
 
@@ -89,6 +89,7 @@ type fileSink struct {
 	n    int64
 	name string
 	gone bool // FILE.part is not its name any more, and may be another's
+	kept bool // FILE is
 }
 
 func (s *fileSink) Write(p []byte) (int, error) {
@@ -136,11 +137,23 @@ func (s *fileSink) keep() error {
 	if err := os.Rename(s.f.Name(), s.name); err != nil {
 		return err
 	}
-	s.gone = true
+	s.gone, s.kept = true, true
 	return syncDir(filepath.Dir(s.name)) // before a cursor says that the file is there
 }
 
 func (s *fileSink) drop() error {
+	if s.kept {
+		have, err := s.f.Stat()
+		if err != nil {
+			return err
+		}
+		if named, err := os.Stat(s.name); err == nil && os.SameFile(have, named) {
+			err = os.Remove(s.name)
+			s.kept = err != nil
+			return err
+		}
+		return nil
+	}
 	if s.gone {
 		return nil
 	}
@@ -150,7 +163,7 @@ func (s *fileSink) drop() error {
 
 // Close leaves no empty file behind.
 func (s *fileSink) Close() error {
-	if s.n == 0 {
+	if s.n == 0 && !s.kept {
 		_ = s.drop() // while the lock is held
 	}
 	return s.f.Close()

@@ -44,8 +44,11 @@ the file to standard output. Progress is shown on a terminal only, on standard e
 With --after the file holds everything kept since a cursor, however late it came,
 and the cursor to go on with is printed (on standard error with "-o -"). --cursor-file keeps it between calls: each
 file begins where the one before ended, at first with the oldest event that is kept. The cursor
-is written when the file is whole, so that a call that fails loses nothing, and
-leaves no FILE.part; of two calls at a time the second says so and ends.
+moves with the file: a call that fails leaves neither FILE nor FILE.part, and of one that
+was killed the next makes good what it left, so that no row comes twice and none is left
+out. Only if FILE is taken away in between it asks what became of it. What a call that
+fails has written to standard output comes again. Of two calls at a time the second says
+so and ends.
 
 Where the file would be too large it ends early, and "there is more: …" on standard
 error says so, with --quiet too and behind a cursor that is printed there: call again.
@@ -184,6 +187,9 @@ func (a *app) export(ctx context.Context, o exportOptions) error {
 			return err
 		}
 		defer func() { _ = lock.Close() }()
+		if err := settleCursor(o.cursorFile); err != nil {
+			return err
+		}
 	}
 	var req api.ExportRequest
 	if o.report == "" {
@@ -237,8 +243,6 @@ func (a *app) export(ctx context.Context, o exportOptions) error {
 	say("%s: %d rows, %d bytes, SHA-256 verified\n", o.out, *done.Rows, *done.Bytes)
 	walks := o.after != "" || o.report != "" && done.More != nil // the report of a call that was interrupted
 	switch {
-	case o.cursorFile != "":
-		err = writeCursor(o.cursorFile, done.Cursor)
 	case walks && o.out == "-":
 		_, err = fmt.Fprintln(a.err, done.Cursor)
 	case walks:
@@ -274,5 +278,8 @@ func (a *app) followAndFetch(ctx context.Context, x *exportClient, st *api.Statu
 	rendering.end()
 	downloading := a.bar(o.quiet, "downloading", true)
 	defer downloading.end()
+	if o.cursorFile != "" {
+		to = &cursorSink{sink: to, path: o.cursorFile, cursor: done.Cursor, sha256: done.SHA256, hook: a.hook}
+	}
 	return done, x.fetch(ctx, x.file(done), to, downloading)
 }

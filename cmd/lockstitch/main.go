@@ -48,7 +48,8 @@ type app struct {
 	err     io.Writer
 	environ []string
 
-	ask time.Duration // see askTimeout, which 0 means
+	ask  time.Duration     // see askTimeout, which 0 means
+	hook func(step string) // called as an export moves its cursor, see cursorSink; nil: nothing is
 }
 
 func main() {
