@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"lockstitch/state/objects"
 )
 
@@ -106,6 +108,9 @@ func TestStoreOutage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	r.await(t, "the uploads that failed are not counted", func(c *Consumer) bool {
+		return testutil.ToFloat64(c.metrics.cutFailures.WithLabelValues("upload")) >= 2
+	})
 	if rows := w.rows(r.cat); len(rows) != 0 {
 		t.Errorf("%d rows committed without their object", len(rows))
 	}

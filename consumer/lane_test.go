@@ -213,6 +213,53 @@ func TestANewEventTopicFindsVersionsThatWerePruned(t *testing.T) {
 	}
 }
 
+// TestMisroutedEventsAreCounted: those whose profile_id belongs to another partition.
+func TestMisroutedEventsAreCounted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.start(filepath.Join(t.TempDir(), "d"), nil)
+	here, there := keyIn(0), keyIn(1)
+	for i, profile := range []string{there, here, ""} {
+		value := fmt.Sprintf(`{"correlation_id":"c%d","type":"SENT","account_id":"acme","section":"s1","profile_id":%q}`, i, profile)
+		if profile == "" {
+			value = strings.Replace(value, `,"profile_id":""`, "", 1)
+		}
+		w.produce("email-events", here, value)
+	}
+	w.settle(r.cat)
+	r.await(t, "the cut does not end", func(*Consumer) bool { return true })
+	if n, err := w.counter(r, "lockstitch_misrouted_total"); n != 1 || err != nil {
+		t.Errorf("%v events are misrouted, %v, want 1", n, err)
+	}
+	if rows := w.rows(r.cat); len(rows) != 3 {
+		t.Errorf("rows %v", rows)
+	}
+}
+
+// TestVersionsAreKeptForClocksThatDiffer: an event whose Kafka time is a little before that
+// of the one that was processed last asks for a version that was replaced in between.
+func TestVersionsAreKeptForClocksThatDiffer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	dir := filepath.Join(t.TempDir(), "d")
+	r := w.start(dir, nil)
+	now := time.Now().Truncate(time.Millisecond)
+	edge := now.Add(-time.Duration(clockSkew) * time.Millisecond)
+	for i, at := range []time.Time{edge.Add(-time.Second), edge.Add(time.Second)} {
+		w.produceAt(at, "profiles", "p1", profileOf(fmt.Sprint("v", i)))
+	}
+	w.produceAt(now, "email-events", "p1", lagEvent)
+	w.settle(r.cat)
+	w.produceAt(now, "profiles", "p1", profileOf("new")) // prunes what is below the floor
+	w.settle(r.cat)
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if versions := w.versionsOn(dir, "p1"); len(versions) != 3 {
+		t.Errorf("%d versions are on the disk, want all three: an event of %v may ask for the first", len(versions), edge)
+	}
+}
+
 func TestDeadLettersAreWhole(t *testing.T) {
 	if testing.Short() {
 		t.Skip("much to compute")

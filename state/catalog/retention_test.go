@@ -95,3 +95,15 @@ func TestViewKnowsTheFloors(t *testing.T) {
 		}
 	}
 }
+
+// TestAFloorCoversNoRowAtItsEdge: what has the time of oldest_available is still kept.
+func TestAFloorCoversNoRowAtItsEdge(t *testing.T) {
+	id := segment.TopicID{1}
+	f := Floor{OldestAvailable: 1000, Ends: []FloorEnd{{id, 0, 50}}}
+	for at, covered := range map[int64]bool{999: true, 1000: false} {
+		s := &Segment{Slices: []segment.SliceInfo{{MaxTime: at, Sources: []segment.OffsetRange{segment.Stream{ID: id}.Range(0, 10, 50)}}}}
+		if f.Covers(s) != covered {
+			t.Errorf("a segment whose newest row is of %d is covered: %v", at, !covered)
+		}
+	}
+}

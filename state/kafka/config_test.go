@@ -527,3 +527,20 @@ func TestBrokersThatAreBackAreFound(t *testing.T) {
 		}
 	}
 }
+
+// TestABatchMayUnpackToSoMuch: the bound reaches the clients; by the library's own a small
+// batch takes a replica beyond its memory.
+func TestABatchMayUnpackToSoMuch(t *testing.T) {
+	opts, err := Config{Brokers: []string{"localhost:9092"}}.Opts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cl, err := kgo.NewClient(opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if got := cl.OptValue(kgo.MaxDecompressBatchBytes); got != int32(MaxBatchBytes) && got != int64(MaxBatchBytes) && got != MaxBatchBytes {
+		t.Errorf("%T %v, want %d", got, got, MaxBatchBytes)
+	}
+}

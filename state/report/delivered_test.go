@@ -21,3 +21,25 @@ func TestDeliveredKnowsWhatWasPassedOver(t *testing.T) {
 		t.Errorf("%d stretches, from %v", len(d.Passed), d.Passed[0])
 	}
 }
+
+// TestDeliveredDoesNotFall: a replica that has lost the order says late what it has
+// delivered, and no file is delivered again for that.
+func TestDeliveredDoesNotFall(t *testing.T) {
+	v, offset := newView(), int64(0)
+	apply := func(key string, value any) {
+		t.Helper()
+		offset++
+		if err := v.apply(stamped(t, offset, key, value)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := newOrder("a", "x")
+	o.Version = Version
+	apply(KeyOrder+o.ID, o)
+	for _, n := range []int64{3, 2} {
+		apply(KeyDelivered+o.ID, &Delivered{Version: Version, Number: n})
+		if d := v.orders[o.ID].snapshot().Delivered; d.Number != 3 {
+			t.Errorf("after %d: %d", n, d.Number)
+		}
+	}
+}
