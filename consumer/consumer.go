@@ -196,24 +196,29 @@ func (c *Consumer) inputs() []string { return c.cfg.Topics.Inputs() }
 // process lives: the local state is then as a crash would have left it.
 func (c *Consumer) Run(ctx context.Context) error {
 	full, ended := make(chan struct{}), make(chan error, 1)
+	tell := sync.OnceFunc(func() { close(full) })
 	go func() {
 		var err error
 		defer func() { ended <- err }() // a hook may end this goroutine
-		err = c.run(ctx, func() { close(full) })
+		err = c.run(ctx, tell)
 	}()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	limit := time.NewTimer(revokeGrace) // the last cut may not need the disk
+	defer limit.Stop()
 	select {
 	case err := <-ended:
 		return err
 	case <-full:
 	}
-	// The last cut may not need the disk.
-	limit := time.NewTimer(revokeGrace)
-	defer limit.Stop()
 	select {
 	case err := <-ended:
 		return err
 	case <-limit.C:
-		c.log.Warn("the disk is full, and the local state is left as it is; what it lacks, or was not cut, is read again")
+		c.log.Warn("the disk was full, and the local state is left as it is; what it lacks, or was not cut, is read again")
 		return nil
 	}
 }

@@ -73,7 +73,7 @@ type cursorSink struct {
 
 // nextCursor is CURSOR.next.
 type nextCursor struct {
-	File   string `json:"file"` // absolute
+	File   []byte `json:"file"` // absolute; names need not be UTF-8
 	SHA256 string `json:"sha256"`
 	Cursor string `json:"cursor"`
 }
@@ -99,17 +99,29 @@ func (s *cursorSink) keep() error {
 		err = os.Rename(s.path+".part", s.path)
 	}
 	if err != nil {
-		// The file goes first: while it is there CURSOR.next has to say so.
-		if derr := s.drop(); derr != nil {
-			return errors.Join(err, derr)
-		}
-		return errors.Join(err, forgetNext(s.path))
+		return errors.Join(err, s.takeBack())
 	}
 	s.step("cursor/moved")
 	if syncDir(filepath.Dir(s.path)) == nil {
 		_ = forgetNext(s.path) // or else by the next call
 	}
 	return nil
+}
+
+// takeBack leaves neither file nor new cursor. A FILE goes before CURSOR.next does, which
+// has to say what it is, and FILE.part after it: without the two somebody would seem to
+// have taken FILE away.
+func (s *cursorSink) takeBack() error {
+	if file, ok := s.sink.(*fileSink); ok && file.kept {
+		if err := s.drop(); err != nil {
+			return err
+		}
+		return forgetNext(s.path)
+	}
+	if err := forgetNext(s.path); err != nil {
+		return err
+	}
+	return s.drop()
 }
 
 // prepare writes down what is about to happen, and makes durable what that builds on.
@@ -129,7 +141,7 @@ func (s *cursorSink) prepare() error {
 	if err := errors.Join(file.f.Sync(), syncDir(filepath.Dir(name))); err != nil {
 		return err
 	}
-	b, err := json.Marshal(nextCursor{File: name, SHA256: s.sha256, Cursor: s.cursor})
+	b, err := json.Marshal(nextCursor{File: []byte(name), SHA256: s.sha256, Cursor: s.cursor})
 	if err == nil {
 		err = writeSynced(s.path+nextSuffix, append(b, '\n'))
 	}
@@ -173,17 +185,17 @@ func settleCursor(path string) error {
 	if at == next.Cursor {
 		return forgetNext(path)
 	}
-	part, err := isFile(next.File+".part", next.SHA256)
+	part, err := isFile(string(next.File)+".part", next.SHA256)
 	if err != nil {
 		return err
 	}
 	if part { // and not FILE: its rows come with this call
-		if err := os.Remove(next.File + ".part"); err != nil {
+		if err := forgetNext(path); err != nil {
 			return err
 		}
-		return forgetNext(path)
+		return os.Remove(string(next.File) + ".part")
 	}
-	whole, err := isFile(next.File, next.SHA256)
+	whole, err := isFile(string(next.File), next.SHA256)
 	if err != nil {
 		return err
 	}

@@ -112,6 +112,7 @@ type destination struct {
 	mu     sync.Mutex
 	last   *opening // that is under way or has succeeded; nil: none
 	closed bool
+	left   map[string]bool // orders of which a delivery goes on, called off or not
 }
 
 // opening is one try to open a destination. There is one at a time: of a store that hangs
@@ -126,7 +127,7 @@ func openDestinations(ctx context.Context, open opener, settings []Destination, 
 	d := &destinations{settings: settings, stores: make(map[string]*destination)}
 	var all sync.WaitGroup
 	for _, s := range settings {
-		one := &destination{url: s.URL, opener: open}
+		one := &destination{url: s.URL, opener: open, left: make(map[string]bool)}
 		d.stores[s.Name] = one
 		all.Go(func() {
 			if _, err := one.open(ctx); err != nil && ctx.Err() == nil {
@@ -192,6 +193,24 @@ func (d *destinations) close() {
 	}
 }
 
+// begin says that a delivery of an order begins, unless one goes on that was called off
+// while its file system hung: each is a thread that waits in the kernel.
+func (d *destination) begin(order string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.left[order] {
+		return false
+	}
+	d.left[order] = true
+	return true
+}
+
+func (d *destination) end(order string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.left, order)
+}
+
 // allows tells whether an account may use a destination.
 func (d *destinations) allows(account, name string) bool {
 	i := slices.IndexFunc(d.settings, func(s Destination) bool { return s.Name == name })
@@ -204,12 +223,19 @@ func (r *replica) deliver(ctx context.Context, destination string, f rolling.Fil
 	if !r.destinations.allows(f.Account, destination) {
 		return fmt.Errorf("there is no destination %q for account %q in this replica's settings", destination, f.Account)
 	}
-	dest, err := r.destinations.stores[destination].open(ctx)
+	one := r.destinations.stores[destination]
+	dest, err := one.open(ctx)
 	if err != nil {
 		return err
 	}
+	if !one.begin(f.Order) {
+		return errHangs
+	}
 	delivered := make(chan error, 1)
-	go func() { delivered <- rolling.Deliver(ctx, dest, r.store, f) }()
+	go func() {
+		defer one.end(f.Order)
+		delivered <- rolling.Deliver(ctx, dest, r.store, f)
+	}()
 	select {
 	case err := <-delivered:
 		return err

@@ -152,7 +152,13 @@ func TestADestinationThatIsAwayStopsNoReplica(t *testing.T) {
 // it waits for is closed.
 type hanging struct {
 	objects.Store
-	until chan struct{}
+	until  chan struct{}
+	closed *atomic.Int64 // how many are
+}
+
+func (h hanging) Close() error {
+	h.closed.Add(1)
+	return h.Store.Close()
 }
 
 func (h hanging) Open(ctx context.Context, name string, off, n int64) (io.ReadCloser, error) {
@@ -165,7 +171,7 @@ func (h hanging) Open(ctx context.Context, name string, off, n int64) (io.ReadCl
 func TestADestinationThatHangsHoldsUpItsDeliveriesAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		back := make(chan struct{})
-		var opened atomic.Int64
+		var opened, closed atomic.Int64
 		store, err := objects.Open(t.Context(), "file://"+t.TempDir())
 		if err != nil {
 			t.Fatal(err)
@@ -178,7 +184,7 @@ func TestADestinationThatHangsHoldsUpItsDeliveriesAlone(t *testing.T) {
 			opened.Add(1)
 			<-back
 			s, err := objects.OpenForOthers(ctx, url)
-			return hanging{s, read}, err
+			return hanging{s, read, &closed}, err
 		}
 		lake := t.TempDir()
 		log := newWatch("", nil)
@@ -215,12 +221,19 @@ func TestADestinationThatHangsHoldsUpItsDeliveriesAlone(t *testing.T) {
 		}
 		close(back)
 		synctest.Wait()
+		if n := closed.Load(); n != 2 {
+			t.Errorf("%d destinations of the replica that has ended are closed, want both", n)
+		}
 		ctx, cancel = context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
 		if err := r.deliver(ctx, "lake", f); !errors.Is(err, context.Canceled) {
 			t.Errorf("called off while it reads: %v", err)
 		}
+		if err := r.deliver(t.Context(), "lake", f); !errors.Is(err, errHangs) {
+			t.Errorf("a delivery beside the one that was called off and hangs: %v", err)
+		}
 		close(read)
+		synctest.Wait()
 		if err := r.deliver(t.Context(), "lake", f); err != nil {
 			t.Errorf("when it is back: %v", err)
 		}
@@ -228,5 +241,8 @@ func TestADestinationThatHangsHoldsUpItsDeliveriesAlone(t *testing.T) {
 			t.Error(err)
 		}
 		r.destinations.close()
+		if n := closed.Load(); n != 4 {
+			t.Errorf("%d destinations are closed, want all four", n)
+		}
 	})
 }

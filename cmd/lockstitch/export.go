@@ -108,7 +108,7 @@ Exit status 0: the file is whole and verified. 1: failed. 2: wrong usage.
 	o.shape.flags(f)
 	f.StringVar(&o.report, "report", "", "follow and download this report instead of requesting one")
 	f.StringVarP(&o.out, "output", "o", "", "file to write (.csv.gz); - for standard output")
-	f.BoolVar(&o.quiet, "quiet", false, "show no progress; what is left on standard error is that there is more, and errors")
+	f.BoolVar(&o.quiet, "quiet", false, "show no progress; errors, that there is more, and a cursor that belongs there are still on standard error")
 	return c
 }
 

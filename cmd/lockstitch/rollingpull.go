@@ -246,10 +246,7 @@ func (p *puller) call(ctx context.Context, path string, answer any) error {
 func (p *puller) sayWhyNoMore(ctx context.Context) error {
 	var st api.RollingExport
 	if err := p.call(ctx, "", &st); err != nil {
-		if p.follow {
-			return nil // if it lasts, the next list ends with it
-		}
-		return err
+		return nil // DIR is as it should be; if it lasts, the next list ends with it
 	}
 	var why []string
 	if st.State == "paused" {

@@ -56,6 +56,7 @@ func TestTopicsAreLookedAtAgain(t *testing.T) {
 			t.Error(err)
 		}
 	}()
+	context.AfterFunc(testContext(t), func() { said.Close() })
 	lines := bufio.NewScanner(said)
 	await := func(words string) {
 		t.Helper()

@@ -54,7 +54,7 @@ type Tail struct {
 const probeAfter = 50 * time.Millisecond
 
 // Nothing is applied while it is asked: a silent broker must not hold up the partitions of
-// the others for long.
+// the others for long. One that is idle answers behind the long poll that it has of this client.
 const (
 	probeLimit   = time.Second // for all answers together
 	probesAtOnce = 64

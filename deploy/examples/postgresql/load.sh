@@ -4,7 +4,7 @@
 #
 #   load.sh DIR NAME [AFTER]
 #
-# Needs bash, gzip, psql and, once, schema.sql. Where the database is, PGHOST,
+# Needs bash, gzip, psql and, once for each new load.sh, schema.sql. Where the database is, PGHOST,
 # PGDATABASE, PGUSER, ~/.pgpass and the like say. Run it behind every pull, from cron
 # or with the units beside it.
 #
