@@ -39,6 +39,7 @@ func TestDownloadHeadersAndRanges(t *testing.T) {
 		"Content-Type": "application/gzip", "Content-Encoding": "", "Content-Length": fmt.Sprint(len(file)),
 		"Content-Disposition": `attachment; filename="email-events-` + st.ReportID + `.csv.gz"`, "Accept-Ranges": "bytes",
 		"ETag": etag, "Repr-Digest": "sha-256=:" + base64.StdEncoding.EncodeToString(sum[:]) + ":",
+		"Referrer-Policy": "no-referrer", // the credential is in the URL
 	} {
 		if got := a.Header.Get(name); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
@@ -108,7 +109,11 @@ func TestDownloadCredentials(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := *r
 			r.t = t
-			r.problem(r.do("GET", u, "", ""), 403, "invalid-download-credential")
+			a := r.do("GET", u, "", "")
+			r.problem(a, 403, "invalid-download-credential")
+			if got := a.Header.Get("Referrer-Policy"); got != "no-referrer" {
+				t.Errorf("Referrer-Policy %q of a URL with a credential", got)
+			}
 		})
 	}
 	// And a download credential is no access token.
