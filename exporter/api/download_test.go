@@ -126,6 +126,26 @@ func TestDownloadCredentials(t *testing.T) {
 	}
 }
 
+// A URL is not said to be good for longer than there is a file behind it.
+func TestNoURLOutlivesItsFile(t *testing.T) {
+	r := newRig(t, nil)
+	st, _ := r.finished()
+	if *st.FileDownloadURLExpiresAt >= *st.FileExpiresAt-Time(time.Hour.Milliseconds()) {
+		t.Fatalf("a new file: the URL ends at %d, the file at %d", *st.FileDownloadURLExpiresAt, *st.FileExpiresAt)
+	}
+	clear(r.tokens)
+	r.ahead.Store(int64(24*time.Hour - 5*time.Minute)) // the file is kept for a day
+	now := r.status("a", st.ReportID)
+	if now.FileDownloadURL == "" || *now.FileDownloadURLExpiresAt > *now.FileExpiresAt {
+		t.Fatalf("the URL ends at %d, the file at %d", *now.FileDownloadURLExpiresAt, *now.FileExpiresAt)
+	}
+	if a := r.do("GET", now.FileDownloadURL, "", ""); a.StatusCode != 200 {
+		t.Fatalf("while the file is there: %d", a.StatusCode)
+	}
+	r.ahead.Store(int64(24 * time.Hour))
+	r.problem(r.do("GET", now.FileDownloadURL, "", ""), 403, "invalid-download-credential")
+}
+
 func TestFileGone(t *testing.T) {
 	r := newRig(t, nil)
 	st, _ := r.finished()
