@@ -110,6 +110,31 @@ func TestCallLimits(t *testing.T) {
 	r.request("a", recently())
 }
 
+// Who waits as long as it was told is not refused again: what is left of a second
+// counts as a whole one.
+func TestRetryAfterIsLongEnough(t *testing.T) {
+	var r *rig
+	r = newRig(t, func(c *Config, d *Deps) {
+		begin := time.Now()
+		d.Now = func() time.Time { return begin.Add(time.Duration(r.ahead.Load())) }
+		c.Limits.ExportsPerMinute = 7 // one comes back every 8.57 s
+	})
+	body := recently()
+	for range 7 {
+		r.request("a", body)
+	}
+	a := r.do("POST", "/emails/reports", "a", body)
+	r.problem(a, 429, "rate-limit")
+	s, err := strconv.Atoi(a.Header.Get("Retry-After"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.ahead.Store(int64(time.Duration(s-1) * time.Second))
+	r.problem(r.do("POST", "/emails/reports", "a", body), 429, "rate-limit") // not told to wait for long
+	r.ahead.Store(int64(time.Duration(s) * time.Second))
+	r.request("a", body)
+}
+
 // forge makes a token that is right but for what change does to it.
 func forge(t *testing.T, method jwt.SigningMethod, key any, change func(header map[string]any, claims jwt.MapClaims)) string {
 	t.Helper()
