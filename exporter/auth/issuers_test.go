@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -92,19 +93,7 @@ func TestAnIssuerThatHangs(t *testing.T) {
 	if _, err := a.Verify(t.Context(), p.token); err != nil {
 		t.Fatal(err)
 	}
-	forged := func() string { // its key is not known
-		tok := jwt.NewWithClaims(jwt.SigningMethodEdDSA, jwt.MapClaims{"iss": "idp", "aud": "exports", "account": "acme", "exp": time.Now().Add(time.Hour).Unix()})
-		tok.Header["kid"] = "bad"
-		_, private, err := ed25519.GenerateKey(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s, err := tok.SignedString(private)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}()
+	forged := unknown(t, "bad")
 	verify := func(ctx context.Context, token string) chan error {
 		out := make(chan error, 1)
 		go func() {
@@ -222,6 +211,102 @@ func TestAnAnswerWithoutKeys(t *testing.T) {
 		now = now.Add(jwksMaxAge)
 		if _, err := a.Verify(t.Context(), p.token); !errors.Is(err, c.want) {
 			t.Errorf("after %s: %v, want %v", c.answer, err, c.want)
+		}
+	}
+}
+
+// roundTrips is a transport made of a function.
+type roundTrips func(*http.Request) (*http.Response, error)
+
+func (f roundTrips) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// answers is a client that counts its requests and gets an answer without a server.
+func answers(asked *atomic.Int64, code int, body string) *http.Client {
+	return &http.Client{Transport: roundTrips(func(r *http.Request) (*http.Response, error) {
+		asked.Add(1)
+		return &http.Response{StatusCode: code, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
+	})}
+}
+
+// unknown makes a token whose key the issuer does not have.
+func unknown(t *testing.T, kid string) string {
+	t.Helper()
+	_, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok := jwt.NewWithClaims(jwt.SigningMethodEdDSA, jwt.MapClaims{"iss": "idp", "aud": "exports", "account": "acme", "exp": time.Now().Add(time.Hour).Unix()})
+	tok.Header["kid"] = kid
+	s, err := tok.SignedString(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// Who makes up key ids does not make us ask the issuer for each of them.
+func TestUnknownKeyIDsAreAskedForNowAndThen(t *testing.T) {
+	p, now, asked := newIDP(t), time.Now(), new(atomic.Int64)
+	a := p.authorityBy(t, answers(asked, 200, `{"keys":[`+p.jwk+`]}`), func() time.Time { return now })
+	for _, c := range []struct {
+		after time.Duration
+		kid   string
+		asked int64 // by then
+	}{
+		{0, "one", 1}, {0, "two", 1}, {jwksMinAge - 1, "three", 1}, {1, "four", 2}, {jwksMinAge - 1, "five", 2},
+	} {
+		now = now.Add(c.after)
+		if _, err := a.Verify(t.Context(), unknown(t, c.kid)); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v", c.kid, err)
+		}
+		if n := asked.Load(); n != c.asked {
+			t.Errorf("behind key id %s the issuer was asked %d times, want %d", c.kid, n, c.asked)
+		}
+	}
+}
+
+// The keys are read for everybody: that the caller who brought the first token has gone
+// fails neither the reading nor those who wait for it.
+func TestACallerThatGoesSpoilsNoReading(t *testing.T) {
+	p := newIDP(t)
+	p.answer.Store(`{"keys":[` + p.jwk + `]}`)
+	t.Cleanup(http.DefaultTransport.(*http.Transport).CloseIdleConnections)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var asked atomic.Int64
+	a := p.authorityBy(t, &http.Client{Transport: roundTrips(func(r *http.Request) (*http.Response, error) {
+		asked.Add(1)
+		cancel() // the caller goes while the request is on its way
+		return http.DefaultTransport.RoundTrip(r)
+	})}, nil)
+	_, _ = a.Verify(ctx, p.token) // nobody is there to hear what comes of it
+	if _, err := a.Verify(t.Context(), p.token); err != nil || asked.Load() != 1 {
+		t.Errorf("the next caller: %v, after %d requests", err, asked.Load())
+	}
+}
+
+// What an issuer says along with an error is no key set, whatever it looks like, and
+// neither is what is larger than any.
+func TestAnswersThatAreNotTaken(t *testing.T) {
+	p := newIDP(t)
+	keys := `{"keys":[` + p.jwk + `]}`
+	padded := func(n int) string { return keys + strings.Repeat(" ", n-len(keys)) }
+	for _, c := range []struct {
+		name, body string
+		code       int
+		want       error
+	}{
+		{"200", keys, 200, nil},
+		{"203", keys, 203, ErrUnavailable},
+		{"404", keys, 404, ErrUnavailable},
+		{"500", keys, 500, ErrUnavailable},
+		{"as large as may be", padded(jwksMaxBytes), 200, nil},
+		{"too large", padded(jwksMaxBytes + 1), 200, ErrUnavailable},
+		{"much too large", padded(3 * jwksMaxBytes), 200, ErrUnavailable},
+	} {
+		a := p.authorityBy(t, answers(new(atomic.Int64), c.code, c.body), nil)
+		if _, err := a.Verify(t.Context(), p.token); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, err, c.want)
 		}
 	}
 }
