@@ -409,7 +409,13 @@ func TestWaitingForAFile(t *testing.T) {
 	}
 	r.problem(<-y, 404, "not-found")
 	close(stopping)
-	a = <-z
+	late := time.NewTimer(20 * time.Second) // long before the wait is over
+	defer late.Stop()
+	select {
+	case a = <-z:
+	case <-late.C:
+		t.Fatal("a call waits on although the server stops")
+	}
 	a.json(t, &page)
 	if a.StatusCode != 200 || len(page.Items) != 0 {
 		t.Fatalf("%d %s", a.StatusCode, a.body)
