@@ -40,6 +40,7 @@ func TestDownloadHeadersAndRanges(t *testing.T) {
 		"Content-Disposition": `attachment; filename="email-events-` + st.ReportID + `.csv.gz"`, "Accept-Ranges": "bytes",
 		"ETag": etag, "Repr-Digest": "sha-256=:" + base64.StdEncoding.EncodeToString(sum[:]) + ":",
 		"Referrer-Policy": "no-referrer", // the credential is in the URL
+		"Cache-Control":   "private, no-store, no-transform",
 	} {
 		if got := a.Header.Get(name); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)

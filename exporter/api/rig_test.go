@@ -256,6 +256,9 @@ func (r *rig) problem(a answer, status int, word string) Problem {
 	if p.Type != "/problems/"+word || p.Status != status || p.Title == "" || p.Detail == "" {
 		r.t.Fatalf("problem %s, want %s", a.body, word)
 	}
+	if got := a.Header.Get("Cache-Control"); got != "no-store" {
+		r.t.Fatalf("%d %s with Cache-Control %q", status, word, got)
+	}
 	if status == 429 || status == 503 {
 		if a.Header.Get("Retry-After") == "" {
 			r.t.Fatalf("%d without Retry-After", status)
