@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"lockstitch/state/catalog"
@@ -53,6 +54,47 @@ lockstitch_http_requests_total{code="500",method="GET",route="/emails/sections/{
 	}
 	if problems, err := testutil.GatherAndLint(r.metrics); err != nil || len(problems) > 0 {
 		t.Error(problems, err)
+	}
+}
+
+// A handler that panics in the middle of its answer breaks the connection: its length
+// is not known beforehand, and half of it would look like the whole, or the problem
+// like the other half.
+func TestAPanicWithinAnAnswer(t *testing.T) {
+	s := &server{log: slog.New(slog.DiscardHandler), metrics: newMetrics(prometheus.NewRegistry(), 0)}
+	srv := httptest.NewUnstartedServer(nil)
+	srv.Config = NewServer(s.outermost(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "half an answer")
+		if err := http.NewResponseController(w).Flush(); err != nil {
+			t.Error(err)
+		}
+		if r.URL.Path == "/defect" {
+			panic("defect")
+		}
+	})), s.log)
+	srv.Start()
+	defer srv.Close()
+	get := func(path string) (string, error) {
+		t.Helper()
+		resp, err := srv.Client().Get(srv.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != 200 {
+			t.Fatal(resp.StatusCode)
+		}
+		b, err := io.ReadAll(resp.Body)
+		return string(b), err
+	}
+	if got, err := get("/"); err != nil || got != "half an answer" {
+		t.Fatalf("without a panic: %q, %v", got, err)
+	}
+	if got, err := get("/defect"); !errors.Is(err, io.ErrUnexpectedEOF) || got != "half an answer" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if n := testutil.ToFloat64(s.metrics.panics); n != 1 {
+		t.Errorf("%v panics are counted", n)
 	}
 }
 
