@@ -304,3 +304,25 @@ func TestMethods(t *testing.T) {
 		}
 	}
 }
+
+// A body with very many faults is not answered with a line for each.
+func TestAProblemListsSoManyPlaces(t *testing.T) {
+	r := newRig(t, nil)
+	faults := func(n int) string {
+		m := map[string]any{"start_at": time.Now().UTC().Add(-time.Hour).Format(time.RFC3339)}
+		for i := range n {
+			m[fmt.Sprintf("x%03d", i)] = i
+		}
+		body, err := json.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(body)
+	}
+	for n, want := range map[int]int{maxFieldErrors - 1: maxFieldErrors - 1, maxFieldErrors: maxFieldErrors, maxFieldErrors + 1: maxFieldErrors, 1000: maxFieldErrors} {
+		p := r.problem(r.do("POST", "/emails/reports", "a", faults(n)), 400, "invalid-request")
+		if len(p.Errors) != want || p.Errors[0].Pointer != "/x000" {
+			t.Errorf("%d faults: %d places from %s on, want %d", n, len(p.Errors), p.Errors[0].Pointer, want)
+		}
+	}
+}
