@@ -490,3 +490,27 @@ func TestAFileFinishedWhileItIsLookedFor(t *testing.T) {
 		t.Errorf("later %d items, and %d files", len(p.Items), p.Files)
 	}
 }
+
+// TestANameThatIsUsedAgainWhileACallWaits: the call asked for the files of what had the
+// name before, which is gone, and there is nothing more to wait for.
+func TestANameThatIsUsedAgainWhileACallWaits(t *testing.T) {
+	m := &meanwhile{}
+	r := newRig(t, func(_ *Config, d *Deps) { m.Reports, d.Reports = d.Reports, m })
+	const body = `{"every":"PT1M","start":"beginning"}`
+	before := r.put("a", "x", body, 201).OrderID
+	m.then = func() {
+		if a := r.do("DELETE", "/emails/rolling-exports/x", "a", ""); a.StatusCode != 204 {
+			t.Errorf("%d %s", a.StatusCode, a.body)
+		}
+		if after := r.put("a", "x", body, 201).OrderID; after == before {
+			t.Errorf("both are %s", before)
+		}
+	}
+	r.problem(r.do("GET", "/emails/rolling-exports/x/files?wait=30", "a", ""), 404, "not-found")
+	if m.then != nil {
+		t.Error("the call did not look for files")
+	}
+	if p := r.files("a", "x", ""); p.OrderID == before || len(p.Items) != 0 {
+		t.Errorf("another call: %+v", p)
+	}
+}
