@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -322,6 +324,35 @@ func TestTransferInFlight(t *testing.T) {
 	got, err := io.ReadAll(resp.Body)
 	if err != nil || string(got) != string(file) {
 		t.Fatalf("%d of %d bytes: %v", len(got), len(file), err)
+	}
+}
+
+// A transfer may take as long as it goes on: each part that is written has its own time
+// to be taken.
+func TestALongTransferIsNotCut(t *testing.T) {
+	g := &gated{reached: make(chan struct{}), release: make(chan struct{})}
+	r := newRig(t, func(_ *Config, d *Deps) { g.Store, d.Store = d.Store, g })
+	st, file := r.finished()
+	srv := httptest.NewUnstartedServer(nil)
+	d := deadlined{srv.Listener, new(atomic.Int64)}
+	srv.Listener, srv.Config = d, NewServer(r.handler, slog.New(slog.DiscardHandler))
+	srv.Start()
+	defer srv.Close()
+	resp, err := http.Get(srv.URL + strings.TrimPrefix(st.FileDownloadURL, r.url))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	<-g.reached // and what was read before is written
+	d.write.Store(0)
+	goesOn := time.Now()
+	close(g.release)
+	got, err := io.ReadAll(resp.Body)
+	if err != nil || string(got) != string(file) {
+		t.Fatalf("%d of %d bytes: %v", len(got), len(file), err)
+	}
+	if last := time.Unix(0, d.write.Load()); last.Before(goesOn.Add(stallTimeout)) {
+		t.Errorf("the last part may be written until %s, the transfer went on at %s", last, goesOn)
 	}
 }
 
