@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -226,6 +227,67 @@ func TestAFileThatCannotBeRemovedHoldsUpNoOther(t *testing.T) {
 		}
 		if n := w.files(); n != len(locked) {
 			t.Errorf("%d files are left, %d cannot be removed", n, len(locked))
+		}
+	})
+}
+
+// TestTheFileOfAWithdrawnRequestIsRemoved: it was run before it was taken back, and
+// nobody is left who could download its file or ask for its end. That of another report
+// stays.
+func TestTheFileOfAWithdrawnRequestIsRemoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtualWorld(t)
+		tab := w.table()
+		run := func() (id string) {
+			t.Helper()
+			id = w.submit(tab, 5, time.Hour).Request.ID
+			object, at := fmt.Sprintf("exports/acme/%s/file.csv.gz", id), time.Now().UTC()
+			if err := w.store.Put(t.Context(), object, []byte("file")); err != nil {
+				t.Fatal(err)
+			}
+			if won, err := tab.WriteResult(t.Context(), "acme", id, report.Result{Attempt: id, At: at, Expires: at.Add(day), Object: object}); err != nil || !won {
+				t.Fatal(won, err)
+			}
+			return id
+		}
+		run()
+		id := run()
+		data, err := json.Marshal(&report.Cancel{Version: report.Version, At: time.Now().UTC(), Withdrawn: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends, err := kafka.Ends(t.Context(), w.prod, "reports")
+		if err != nil {
+			t.Fatal(err)
+		}
+		partition := int32(0) // of the account: all that was written went there
+		for _, e := range ends["reports"] {
+			if e.End > 0 {
+				partition = e.Partition
+			}
+		}
+		w.put(kafka.Stamp(&kgo.Record{Topic: "reports", Partition: partition, Key: []byte(report.KeyCancel + id + "/" + ulid.Make().String()), Value: data}), nil)
+		if err := tab.CatchUpAll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if r, ok := tab.Get("acme", id); ok {
+			t.Fatalf("a request that was withdrawn is shown: %+v", r)
+		}
+		r := w.idle(tab, w.store)
+		r.slots.count = tab.Partitions()
+		r.slots.set([]int32{0, 1}, true)
+		if _, err := r.clean(t.Context()); err != nil {
+			t.Error(err)
+		}
+		var left []string
+		if err := w.store.List(t.Context(), "exports/", func(i objects.Info) error { left = append(left, i.Name); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if len(left) != 1 || strings.Contains(left[0], id) {
+			t.Errorf("%q are left, want the file of the other report alone", left)
+		}
+		if due, _ := tab.HavingFiles(time.Now()); len(due) > 0 {
+			t.Errorf("%d reports are said to have files that are due", len(due))
 		}
 	})
 }
