@@ -16,6 +16,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -339,6 +340,47 @@ func TestTooLargeAndDamagedEndInErrors(t *testing.T) {
 	}
 	if n := w.files(); n != 0 {
 		t.Errorf("%d files are left of failed reports", n)
+	}
+}
+
+// passing is a store in which segments are missing during the first attempts.
+type passing struct {
+	objects.Store
+	attempts atomic.Int64 // that have begun
+	missing  int64        // in so many of them
+}
+
+func (p *passing) Open(ctx context.Context, name string, off, n int64) (io.ReadCloser, error) {
+	if strings.HasPrefix(name, "segments/") && p.attempts.Load() <= p.missing {
+		return nil, fmt.Errorf("%s: %w", name, objects.ErrNotExist)
+	}
+	return p.Store.Open(ctx, name, off, n)
+}
+
+// TestAMissingSegmentIsLookedForAgain: what a plan names may have been replaced before
+// it is read, and the next plan names what stands for it. One that stays missing is
+// damage.
+func TestAMissingSegmentIsLookedForAgain(t *testing.T) {
+	for missing := range int64(4) { // three attempts say that it is damage
+		synctest.Test(t, func(t *testing.T) {
+			w := newVirtualWorld(t)
+			w.commit(5)
+			tab, store := w.table(), &passing{Store: w.store, missing: missing}
+			w.runner(tab, store, func(c *Config) {
+				c.Hook = func(step string) {
+					if step == StepPlan {
+						store.attempts.Add(1)
+					}
+				}
+			})
+			r := w.await(tab, w.submit(tab, 5, time.Hour).Request.ID, report.StatusCompleted, report.StatusError)
+			if missing < 3 && (r.Result.Problem != nil || w.rows(r) != 5) {
+				t.Errorf("missing in %d attempts: %+v", missing, r.Result)
+			}
+			if p := r.Result.Problem; missing == 3 && (p == nil || p.Type != "/problems/stored-data-damaged") {
+				t.Errorf("missing in %d attempts: %+v", missing, r.Result)
+			}
+		})
 	}
 }
 
