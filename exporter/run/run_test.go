@@ -565,6 +565,40 @@ func TestCancelWhileWaitingAndAfter(t *testing.T) {
 	}
 }
 
+// stuck is a store whose first file is created when who wants it has given up.
+type stuck struct {
+	objects.Store
+	first   atomic.Bool
+	reached chan struct{}
+}
+
+func (s *stuck) Create(ctx context.Context, name string) (objects.Writer, error) {
+	if s.first.CompareAndSwap(false, true) {
+		close(s.reached)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return s.Store.Create(ctx, name)
+}
+
+// TestACancelledReportIsNotRenderedOn: what renders it stops and lets another be
+// rendered.
+func TestACancelledReportIsNotRenderedOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtualWorld(t)
+		w.commit(5)
+		tab, store := w.table(), &stuck{Store: w.store, reached: make(chan struct{})}
+		w.runner(tab, store, func(c *Config) { c.Parallel = 1 })
+		r := w.submit(tab, 5, time.Hour)
+		w.happens("a report is rendered", store.reached)
+		if err := tab.Cancel(t.Context(), "acme", r.Request.ID); err != nil {
+			t.Fatal(err)
+		}
+		w.await(tab, r.Request.ID, report.StatusCancelled)
+		w.await(tab, w.submit(tab, 5, time.Hour).Request.ID, report.StatusCompleted)
+	})
+}
+
 func TestExpiredFilesAreRemoved(t *testing.T) {
 	w := newWorld(t)
 	w.commit(5)
