@@ -105,7 +105,7 @@ func TestDestinationsAndTheStoreAreApart(t *testing.T) {
 }
 
 // A file goes to the destination that the settings name, for the accounts that
-// they name, and for no others.
+// they name, and for no others. Who reads it there is another user than the replica's.
 func TestDeliveryToAConfiguredDestination(t *testing.T) {
 	lake := t.TempDir()
 	y := startSystem(t, t.TempDir(), func(s *Settings) {
@@ -120,9 +120,12 @@ func TestDeliveryToAConfiguredDestination(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"x-3.csv.gz", "x-3.csv.gz.json", "x-3.json"} {
-		_, err := os.Stat(filepath.Join(lake, "acme", "x", "01JX", "2026", "05", "01", name))
+		info, err := os.Stat(filepath.Join(lake, "acme", "x", "01JX", "2026", "05", "01", name))
 		if (err == nil) != (name != "x-3.csv.gz.json") {
 			t.Errorf("%s: %v", name, err)
+		}
+		if err == nil && info.Mode().Perm() != 0o644 {
+			t.Errorf("%s has the mode %v", name, info.Mode())
 		}
 	}
 	for _, c := range [][2]string{{"lake", "other"}, {"pond", "acme"}} {

@@ -96,6 +96,16 @@ func TestHTTPSWithARenewedCertificate(t *testing.T) {
 	if n := serial(); n != 2 {
 		t.Errorf("certificate %d while it is renewed", n)
 	}
+	// What is older than TLS 1.2 is broken, and not spoken.
+	for version, spoken := range map[uint16]bool{tls.VersionTLS10: false, tls.VersionTLS11: false, tls.VersionTLS12: true, tls.VersionTLS13: true} {
+		c, err := tls.Dial("tcp", y.r.api.Addr().String(), &tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version})
+		if (err == nil) != spoken {
+			t.Errorf("%s: %v", tls.VersionName(version), err)
+		}
+		if err == nil {
+			c.Close()
+		}
+	}
 }
 
 // A replica that still starts is alive and not ready, and says so.
@@ -322,17 +332,14 @@ func TestReadyIsTold(t *testing.T) {
 	})
 }
 
-// While one partition of the events is offline no export can be requested, of any
-// replica. They stay ready, as all other calls are answered.
-func TestReadyzWhileAnEventPartitionIsOffline(t *testing.T) {
-	t.Parallel()
-	ctx := testContext(t)
-	y := startSystem(t, t.TempDir())
-	events := y.s.Topics.Events[0]
+// offline has the brokers say that a partition is, to who asks for the end of the topic,
+// until online is called.
+func (y *system) offline(topic string, partition int32) (online func()) {
+	var over atomic.Bool
 	y.b.cluster.ControlKey(kmsg.ListOffsets.Int16(), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
 		y.b.cluster.KeepControl()
 		req := kreq.(*kmsg.ListOffsetsRequest)
-		if !slices.ContainsFunc(req.Topics, func(rt kmsg.ListOffsetsRequestTopic) bool { return rt.Topic == events }) {
+		if over.Load() || !slices.ContainsFunc(req.Topics, func(rt kmsg.ListOffsetsRequestTopic) bool { return rt.Topic == topic }) {
 			return nil, nil, false
 		}
 		resp := req.ResponseKind().(*kmsg.ListOffsetsResponse)
@@ -340,9 +347,9 @@ func TestReadyzWhileAnEventPartitionIsOffline(t *testing.T) {
 			st := kmsg.NewListOffsetsResponseTopic()
 			st.Topic = rt.Topic
 			for _, rp := range rt.Partitions {
-				sp := kmsg.NewListOffsetsResponseTopicPartition() // all of them are empty
+				sp := kmsg.NewListOffsetsResponseTopicPartition() // all others are empty
 				sp.Partition, sp.Timestamp, sp.LeaderEpoch, sp.Offset = rp.Partition, -1, 0, 0
-				if rt.Topic == events && rp.Partition == 1 {
+				if rt.Topic == topic && rp.Partition == partition {
 					sp.ErrorCode = kerr.KafkaStorageError.Code
 				}
 				st.Partitions = append(st.Partitions, sp)
@@ -351,6 +358,39 @@ func TestReadyzWhileAnEventPartitionIsOffline(t *testing.T) {
 		}
 		return resp, nil, true
 	})
+	return func() { over.Store(true) }
+}
+
+// Every call may need the definitions and the reports: while either cannot be read up to
+// its end a replica is not ready, and says which it is.
+func TestReadyzWhileATopicOfOurOwnIsOffline(t *testing.T) {
+	t.Parallel()
+	y := startSystem(t, t.TempDir())
+	<-y.r.ready
+	for _, c := range []struct{ topic, says string }{
+		{y.s.Topics.Catalog, "the catalog cannot be read"},
+		{y.s.Topics.Definitions, "the definitions cannot be read"},
+		{y.s.Topics.Reports, "the reports cannot be read"},
+	} {
+		online := y.offline(c.topic, 0)
+		if status, body := y.admin("/readyz"); status != 503 || !strings.Contains(body, c.says) {
+			t.Errorf("%s is offline: %d %s", c.topic, status, body)
+		}
+		online()
+		if status, body := y.admin("/readyz"); status != 200 {
+			t.Errorf("%s is back: %d %s", c.topic, status, body)
+		}
+	}
+}
+
+// While one partition of the events is offline no export can be requested, of any
+// replica. They stay ready, as all other calls are answered.
+func TestReadyzWhileAnEventPartitionIsOffline(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir())
+	events := y.s.Topics.Events[0]
+	y.offline(events, 1)
 	<-y.r.ready
 	y.awaitMetrics("lockstitch_ready 1")
 	if status, body := y.admin("/readyz"); status != 200 {

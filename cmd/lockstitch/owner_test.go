@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -11,7 +12,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"lockstitch/consumer"
 	"lockstitch/state/kafka"
 	"lockstitch/state/objects"
 	"lockstitch/state/segment"
@@ -133,6 +136,28 @@ func TestAStoreThatIsAwayIsAskedAgain(t *testing.T) {
 	answers.Store(true)
 	if err := y.r.askOwner(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// A store that becomes another catalog's while a replica works ends the replica: it would
+// take that system's live segments for orphans.
+func TestAReplicaEndsWhenItsStoreBecomesForeign(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	dir, before := t.TempDir(), tweakConsumer
+	defer func() { tweakConsumer = before }()
+	tweakConsumer = func(c *consumer.Config) { c.SweepEvery = 10 * time.Millisecond }
+	b, r, err := openDev(ctx, systemSettings(t, dir), slog.New(slog.DiscardHandler), devOptions{kafkaListen: "localhost:0", partitions: 3, sampleRate: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	other := `{"v":1,"catalog":"` + segment.TopicID{9}.String() + `"}`
+	if err := os.WriteFile(filepath.Join(dir, "objects", ownerObject), []byte(other), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Run(ctx); !errors.Is(err, consumer.ErrForeignStore) {
+		t.Errorf("it ended with %v", err)
 	}
 }
 
