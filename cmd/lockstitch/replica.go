@@ -271,32 +271,21 @@ func (r *replica) tellOtherTopics() {
 
 // build makes the parts that work: consumer, report runner, rolling exports, API.
 func (r *replica) build(opts []kgo.Opt) (err error) {
-	s, t := r.s, r.s.Topics.TopicNames()
-	cfg := consumer.Config{
-		Kafka: opts, Topics: t, Group: s.Replica.Group, InstanceID: s.Replica.InstanceID,
-		DataDir: filepath.Join(s.Replica.DataDir, "local"), MemoryBytes: int64(s.Replica.MemoryLimit) / 2,
-		FlushInterval: s.Replica.FlushInterval, DedupHorizon: s.Replica.DedupHorizon, Retention: s.Replica.Retention,
-		SessionTimeout: s.Replica.SessionTimeout, TransactionTimeout: s.Replica.TransactionTimeout,
-		DefaultAccount: s.Replica.DefaultAccount, WriterSuffix: s.Replica.writerSuffix, Hook: stepHook,
-	}
+	cfg := r.s.consumerConfig(opts)
 	if tweakConsumer != nil {
 		tweakConsumer(&cfg)
 	}
 	if r.consumer, err = consumer.New(cfg, consumer.Deps{Store: r.store, Catalog: r.catalog, Reports: r.reports, Log: r.log, Registerer: r.reg, Owned: r.askOwner}); err != nil {
 		return err
 	}
-	if r.runner, err = exportrun.New(exportrun.Config{
-		Kafka: opts, Topic: t.Reports, Profiles: t.Profiles, Group: s.Replica.Group + "-reports", FileLifetime: s.Limits.FileLifetime,
-		MaxBytes: int64(s.Limits.MaxFileSize), Workers: s.Limits.ExportParallel,
-		Parallel: s.Limits.MaxRendering, Memory: int64(s.Replica.MemoryLimit) / 4, SessionTimeout: s.Replica.SessionTimeout,
-		Hook: stepHook,
-	}, exportrun.Deps{Reports: r.reports, Catalog: r.catalog, Store: r.store, Log: r.log, Registerer: r.reg}); err != nil {
+	runs := exportrun.Deps{Reports: r.reports, Catalog: r.catalog, Store: r.store, Log: r.log, Registerer: r.reg}
+	if r.runner, err = exportrun.New(r.s.runnerConfig(opts), runs); err != nil {
 		return err
 	}
 	if err := r.buildRolling(); err != nil {
 		return err
 	}
-	handler, err := api.New(s.apiConfig(), api.Deps{
+	handler, err := api.New(r.s.apiConfig(), api.Deps{
 		Reports: r.reports, Definitions: r.definitions, Catalog: r.catalog, Store: r.store,
 		Ends: r.eventEnds, Destination: r.destinations.allows, Stopping: r.server.ending, Log: r.log, Registerer: r.reg,
 	})
