@@ -104,3 +104,31 @@ func TestExportOfWhatIsNoLongerKept(t *testing.T) {
 		t.Errorf("the metric does not say %d", floor.OldestAvailable)
 	}
 }
+
+// What retention removes while segments are verified is not damaged.
+func TestSegmentsVerifyPassesOverWhatIsRemovedMeanwhile(t *testing.T) {
+	ctx, dir := testContext(t), t.TempDir()
+	y := startSystem(t, dir)
+	for seed := range uint64(2) {
+		y.produce(ctx, seed, 100)
+		y.export(ctx, y.r.localURL(), anything...)
+	}
+	segs := y.r.catalog.Segments()
+	if len(segs) < 2 {
+		t.Fatalf("%d segments are stored", len(segs))
+	}
+	out := newWatch("ok ", func() { // the first one has been read
+		y.retire()
+		for _, s := range segs {
+			if err := y.r.store.Delete(ctx, s.Object); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	errs := newWatch("", nil)
+	args := []string{"segments", "verify", "--brokers", y.b.addr, "--store-url", "file://" + filepath.ToSlash(filepath.Join(dir, "objects"))}
+	status := run(ctx, &app{out: out, err: errs}, args)
+	if status != 0 || strings.Count(out.text(), "gone segments/") != len(segs)-1 || !strings.Contains(out.text(), "\n1 segments are as the catalog says\n") {
+		t.Errorf("exit %d: %s%s", status, out.text(), errs.text())
+	}
+}
