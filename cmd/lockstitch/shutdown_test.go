@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"sync"
 	"syscall"
 	"testing"
@@ -20,6 +21,8 @@ import (
 	rungroup "github.com/oklog/run"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/exporter/api"
 )
 
 // pipes is a listener without a network, so that virtual time passes.
@@ -110,6 +113,43 @@ func TestCallsAreAnsweredForShutdownDelay(t *testing.T) {
 			t.Errorf("a call after the delay: %v", err)
 		}
 	})
+}
+
+// A call that waits for a file of a rolling export is answered when the replica takes no
+// more calls: not before, as the caller would come again at once, and not so late that it
+// is cut off.
+func TestWhoWaitsForAFileIsAnsweredAtTheEnd(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	const delay = 2 * time.Second
+	y := pullingFrom(startSystem(t, t.TempDir(), func(s *Settings) { s.Replica.ShutdownDelay, s.Replica.ShutdownTimeout = delay, 10*time.Second }))
+	y.must("create", "x", "--every", "P1D", "--start", "now")
+	x := &exportClient{url: y.r.localURL(), id: "demo", secret: "demo-secret"}
+	if err := x.authorize(ctx); err != nil {
+		t.Fatal(err)
+	}
+	asked, answered := make(chan struct{}), make(chan error, 1)
+	wrote := sync.OnceFunc(func() { close(asked) })
+	go func() {
+		defer wrote()
+		ctx := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { wrote() }})
+		var page api.RollingFileList
+		err := x.send(ctx, http.MethodGet, "/emails/rolling-exports/x/files?after=0&wait=50", "", "", &page)
+		if err == nil && len(page.Items) > 0 {
+			err = fmt.Errorf("there are files: %+v", page)
+		}
+		answered <- err
+	}()
+	<-asked
+	begun, stopped := time.Now(), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		y.stop()
+	}()
+	if err := <-answered; err != nil || time.Since(begun) < delay {
+		t.Errorf("%s after the end began: %v", time.Since(begun), err)
+	}
+	<-stopped
 }
 
 // A replica that is asked to stop finishes the downloads that have begun, and
