@@ -367,6 +367,7 @@ func TestReadyzWhileATopicOfOurOwnIsOffline(t *testing.T) {
 	t.Parallel()
 	y := startSystem(t, t.TempDir())
 	<-y.r.ready
+	y.awaitMetrics("lockstitch_lane_ready") // while it begins the consumer would end without the catalog
 	for _, c := range []struct{ topic, says string }{
 		{y.s.Topics.Catalog, "the catalog cannot be read"},
 		{y.s.Topics.Definitions, "the definitions cannot be read"},
