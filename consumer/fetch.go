@@ -234,15 +234,12 @@ func (p *probed) again(next, want int64, now time.Time) bool {
 // the client that fetches nothing, whose requests queue behind no long poll: while a
 // transaction is open upstream that may be every partition.
 func (c *Consumer) probe(ctx context.Context, now time.Time) {
-	type question struct {
-		topic string
-		id    segment.TopicID
-		n     int32
-		next  int64
-		past  func(int64) // takes what was found out
-		l     *lane
+	type asker struct {
+		past func(int64) // takes what was found out
+		l    *lane
 	}
-	var ask []question
+	var ask []kafka.Question
+	var askers []asker
 	for _, l := range c.lanes {
 		if l.lost || l.stage != ready && l.stage != catchingUp {
 			continue
@@ -252,7 +249,8 @@ func (c *Consumer) probe(ctx context.Context, now time.Time) {
 			want = max(want, b.profEnd)
 		}
 		if l.prof.probed.again(l.prof.next, want, now) {
-			ask = append(ask, question{l.prof.topic, l.prof.id, l.n, l.prof.next, l.prof.moved, l})
+			ask = append(ask, kafka.Question{Topic: l.prof.topic, TopicID: l.prof.id, Partition: l.n, Next: l.prof.next, Compacted: true})
+			askers = append(askers, asker{l.prof.moved, l})
 		}
 		if l.stage != ready || len(l.waiting) > 0 {
 			continue
@@ -260,29 +258,18 @@ func (c *Consumer) probe(ctx context.Context, now time.Time) {
 		for _, in := range l.inputs {
 			want := max(c.lag.end(in.stream.Topic, l.n), c.barrier(in))
 			if in.probed.again(in.pos.Next, want, now) {
-				ask = append(ask, question{in.stream.Topic, in.stream.ID, l.n, in.pos.Next, func(past int64) { in.pos.Next, in.pos.Epoch = past, 0 }, l})
+				ask = append(ask, kafka.Question{Topic: in.stream.Topic, TopicID: in.stream.ID, Partition: l.n, Next: in.pos.Next})
+				askers = append(askers, asker{func(past int64) { in.pos.Next, in.pos.Epoch = past, 0 }, l})
 			}
 		}
 	}
-	pctx, cancel := context.WithTimeout(ctx, probeLimit)
-	defer cancel()
-	past, errs := make([]int64, len(ask)), make([]error, len(ask))
-	var eg errgroup.Group
-	eg.SetLimit(probesAtOnce)
-	for i, q := range ask {
-		eg.Go(func() error {
-			past[i], errs[i] = kafka.Probe(pctx, c.group, q.topic, q.id, q.n, q.next, q.topic == c.cfg.Topics.Profiles)
-			return nil
-		})
-	}
-	_ = eg.Wait()
-	for i, q := range ask {
-		switch err := errs[i]; {
-		case err == nil && past[i] > q.next:
-			q.past(past[i])
-			q.l.touch(now)
-		case errors.Is(err, kerr.OffsetOutOfRange), errors.Is(err, kerr.UnknownTopicID):
-			c.fetchError(q.topic, q.n, err)
+	for i, a := range kafka.ProbeAll(ctx, c.group, c.group, probeLimit, ask) {
+		switch q := ask[i]; {
+		case a.Err == nil && a.Past > q.Next:
+			askers[i].past(a.Past)
+			askers[i].l.touch(now)
+		case errors.Is(a.Err, kerr.OffsetOutOfRange), errors.Is(a.Err, kerr.UnknownTopicID):
+			c.fetchError(q.Topic, q.Partition, a.Err)
 		}
 	}
 }

@@ -65,7 +65,7 @@ func TestABatchThatUnpacksToTooMuch(t *testing.T) {
 	w.event("p1", "c2", "SENT")
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	past, err := kafka.Probe(t.Context(), w.prod, "email-events", infos["email-events"].ID, p, 1, false)
+	past, err := kafka.Probe(t.Context(), w.prod, w.prod, kafka.Question{Topic: "email-events", TopicID: infos["email-events"].ID, Partition: p, Next: 1})
 	runtime.ReadMemStats(&after)
 	if grown := after.TotalAlloc - before.TotalAlloc; past != 1 || err != nil || grown > 400<<20 {
 		t.Errorf("probed up to %d, %v, with %d bytes of memory", past, err, grown)

@@ -17,8 +17,7 @@ const (
 	probeAfter   = 50 * time.Millisecond  // silence after which a raw fetch decides whether anything is left
 	probeSame    = 500 * time.Millisecond // until the same is asked again of a partition
 	probeLimit   = 500 * time.Millisecond // for all answers together
-	probesAtOnce = 64
-	touchEvery   = time.Minute // how often the profiles' markers say that they are current
+	touchEvery   = time.Minute            // how often the profiles' markers say that they are current
 	requestLimit = 10 * time.Second
 	endlessLimit = 500 * time.Millisecond // for the ends of profiles, while some are not told
 	settleLimit  = 500 * time.Millisecond // for what logs answer about their epochs

@@ -38,7 +38,7 @@ func TestEmptyAnswer(t *testing.T) {
 		return resp, nil, true
 	})
 	for compacted, want := range map[bool]int64{true: 4, false: 0} {
-		if past, err := kafka.Probe(t.Context(), cl, "x", infos["x"].ID, 0, 0, compacted); err != nil || past != want {
+		if past, err := kafka.Probe(t.Context(), cl, cl, kafka.Question{Topic: "x", TopicID: infos["x"].ID, Compacted: compacted}); err != nil || past != want {
 			t.Errorf("compacted %v: nothing is to be read up to %d, want %d: %v", compacted, past, want, err)
 		}
 	}

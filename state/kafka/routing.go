@@ -110,7 +110,7 @@ func strangersFrom(ctx context.Context, opts []kgo.Opt, p PartitionEnd, from int
 		})
 		if !moved {
 			// Compacted away up to the end, or slow.
-			next, unknown = Probe(ctx, cl, p.Topic, p.TopicID, p.Partition, next, true)
+			next, unknown = Probe(ctx, cl, cl, Question{p.Topic, p.TopicID, p.Partition, next, true})
 		}
 	}
 	return seen, wrong, next, nil

@@ -36,7 +36,8 @@ type Tail struct {
 	id     [16]byte
 	cancel context.CancelFunc
 	done   chan struct{}
-	packed packed // for run alone
+	packed packed      // for run alone
+	asker  *kgo.Client // probes, for run alone; nil: none was needed yet
 
 	mu      sync.Mutex
 	next    []int64 // per partition: everything below has been applied
@@ -53,12 +54,8 @@ type Tail struct {
 // before a raw fetch decides whether anything is left to read.
 const probeAfter = 50 * time.Millisecond
 
-// Nothing is applied while it is asked: a silent broker must not hold up the partitions of
-// the others for long. One that is idle answers behind the long poll that it has of this client.
-const (
-	probeLimit   = time.Second // for all answers together
-	probesAtOnce = 64
-)
+// probeLimit is for all answers together: nothing is applied while it is asked.
+const probeLimit = time.Second
 
 // fetchRetryMax is the longest that a fetch that fails waits for its next try; the
 // topic's other partitions wait as well.
@@ -253,6 +250,9 @@ func (t *Tail) Close() {
 	t.cancel()
 	<-t.done
 	t.cl.Close()
+	if t.asker != nil {
+		t.asker.Close()
+	}
 }
 
 // grow makes room for partition p, added to the topic after the start; mu is
@@ -395,33 +395,30 @@ func pause(ctx context.Context, d time.Duration) {
 // nothing, all at once.
 func (t *Tail) probe(ctx context.Context, moved map[int32]int64) {
 	t.mu.Lock()
-	waiting := make(map[int32]int64)
+	var ask []Question
 	for p, end := range t.target {
 		if t.next[p] < end && !t.packed.stopped(int32(p)) {
-			waiting[int32(p)] = t.next[p]
+			ask = append(ask, Question{t.cfg.Topic, t.id, int32(p), t.next[p], true})
 		}
 	}
 	t.mu.Unlock()
-	pctx, cancel := context.WithTimeout(ctx, probeLimit)
-	defer cancel()
-	var mu sync.Mutex // of moved
-	var eg errgroup.Group
-	eg.SetLimit(probesAtOnce)
-	for p, next := range waiting {
-		eg.Go(func() error {
-			past, err := Probe(pctx, t.cl, t.cfg.Topic, t.id, p, next, true)
-			if errors.Is(err, kerr.OffsetOutOfRange) {
-				t.cfg.Log.Error("the log was cut below the position of a tail", "topic", t.cfg.Topic, "partition", p, "position", next)
-			}
-			if err == nil && past > next {
-				mu.Lock()
-				moved[p] = past
-				mu.Unlock()
-			}
-			return nil
-		})
+	if t.asker == nil {
+		cl, err := kgo.NewClient(t.cfg.Opts...)
+		if err != nil {
+			t.cfg.Log.Error("no client for probes", "topic", t.cfg.Topic, "err", err)
+			return
+		}
+		t.asker = cl
 	}
-	_ = eg.Wait()
+	for i, a := range ProbeAll(ctx, t.cl, t.asker, probeLimit, ask) {
+		q := ask[i]
+		if errors.Is(a.Err, kerr.OffsetOutOfRange) {
+			t.cfg.Log.Error("the log was cut below the position of a tail", "topic", q.Topic, "partition", q.Partition, "position", q.Next)
+		}
+		if a.Err == nil && a.Past > q.Next {
+			moved[q.Partition] = a.Past
+		}
+	}
 }
 
 func (t *Tail) advance(moved map[int32]int64) {
