@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"time"
@@ -9,6 +10,7 @@ import (
 
 	"lockstitch/state/catalog"
 	"lockstitch/state/event"
+	"lockstitch/state/jsonvalue"
 	"lockstitch/state/kafka"
 	"lockstitch/state/local"
 	"lockstitch/state/poison"
@@ -220,7 +222,7 @@ func (l *lane) process(in *input, r *kgo.Record) error {
 		l.counts.duplicates++
 		return nil
 	}
-	if l.misrouted(ev.ProfileID) {
+	if l.misrouted(routedBy(ev.ProfileID, r.Key)) {
 		in.pos.Misrouted++
 		l.counts.misrouted++
 	}
@@ -355,6 +357,15 @@ func dedupKey(id segment.TopicID, account []byte, t event.Type, correlation []by
 	binary.BigEndian.PutUint64(k[:8], hi)
 	binary.BigEndian.PutUint64(k[8:], lo)
 	return k
+}
+
+// routedBy is what a producer's partitioner sees of the profile id of an event with the key:
+// where that is the id, the key as it is, which need not be UTF-8.
+func routedBy(id, key []byte) []byte {
+	if bytes.Equal(jsonvalue.Sanitize(key), id) {
+		return key
+	}
+	return id
 }
 
 // router says which partition Kafka's default partitioner picks for a key.

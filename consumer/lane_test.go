@@ -179,12 +179,18 @@ func TestANewEventTopicFindsVersionsThatWerePruned(t *testing.T) {
 	}
 }
 
-// TestMisroutedEventsAreCounted: those whose profile_id belongs to another partition.
+// TestMisroutedEventsAreCounted: those whose profile_id belongs to another partition. What
+// counts of a key is what the producer had: in bytes that are no UTF-8 the id has U+FFFD.
 func TestMisroutedEventsAreCounted(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	r := w.start(filepath.Join(t.TempDir(), "d"), nil)
 	here, there := keyIn(0), keyIn(1)
+	odd := "\xff" // of another partition than its text
+	for partitionOfKey(odd) == partitionOfKey(strings.ToValidUTF8(odd, "\uFFFD")) {
+		odd += "x"
+	}
+	w.produce("email-events", odd, `{"correlation_id":"odd","type":"SENT","account_id":"acme","section":"s1"}`)
 	for i, profile := range []string{there, here, ""} {
 		value := fmt.Sprintf(`{"correlation_id":"c%d","type":"SENT","account_id":"acme","section":"s1","profile_id":%q}`, i, profile)
 		if profile == "" {
@@ -197,7 +203,7 @@ func TestMisroutedEventsAreCounted(t *testing.T) {
 	if n, err := w.counter(r, "lockstitch_misrouted_total"); n != 1 || err != nil {
 		t.Errorf("%v events are misrouted, %v, want 1", n, err)
 	}
-	if rows := w.rows(r.cat); len(rows) != 3 {
+	if rows := w.rows(r.cat); len(rows) != 4 {
 		t.Errorf("rows %v", rows)
 	}
 }
