@@ -112,6 +112,7 @@ func (c *Consumer) cut(ctx context.Context) error {
 		return fmt.Errorf("cut: %w", err)
 	}
 	if time.Since(begun) > uploadLimit {
+		c.metrics.cutFailures.WithLabelValues("upload").Inc()
 		return fmt.Errorf("cut: the upload took %v, more than %v; uploading anew", time.Since(begun), uploadLimit)
 	}
 	committed, err := c.transact(ctx, lanes, records)
