@@ -170,7 +170,7 @@ func New(cfg Config, deps Deps) (*Consumer, error) {
 	}
 	c := &Consumer{
 		cfg: cfg, deps: deps, log: deps.Log.With("component", "consumer"),
-		metrics:    newMetrics(deps.Registerer, cfg.Topics, func() int64 { return deps.Catalog.Retention().Refused.OldestAvailable }),
+		metrics:    newMetrics(deps.Registerer, cfg.Topics, func() int64 { return deps.Catalog.Retention().Refused.OldestAvailable }, deps.Catalog.Count),
 		lanes:      make(map[int32]*lane),
 		barriers:   make(map[segment.Partition]int64),
 		noEnds:     rate.Sometimes{First: 1, Interval: 10 * time.Second},
@@ -266,6 +266,7 @@ func (c *Consumer) open(ctx context.Context, full func()) error {
 	c.db, err = local.Open(c.cfg.DataDir, cluster, c.cfg.Group, local.Options{
 		CacheBytes: c.cfg.MemoryBytes / 8, MemTableBytes: uint64(min(c.cfg.MemoryBytes/32, 16<<20)),
 		LoadBytes: min(c.cfg.MemoryBytes/64, 16<<20), FS: c.cfg.FS, Log: c.log, Done: ctx.Done(), Held: full,
+		Full: c.metrics.waitForRoom,
 	})
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 // A replica that is told to end while its disk is full does so: not by a panic, which
@@ -40,6 +41,9 @@ func TestAFullDiskHoldsUpNoEnd(t *testing.T) {
 			w.produce("profiles", fmt.Sprint("p", i), profileOf(strings.Repeat("v", 64<<10)))
 		}
 		<-refused
+		if testutil.ToFloat64(r.c.metrics.diskFull) != 1 {
+			t.Error("nothing tells that the disk is full")
+		}
 		w.event("p1", "c2", "SENT") // is read again, if it is not in the last cut
 		begun := time.Now()
 		if err := r.stop(); err != nil || time.Since(begun) > 2*revokeGrace {
@@ -47,6 +51,9 @@ func TestAFullDiskHoldsUpNoEnd(t *testing.T) {
 		}
 		full.Store(false)
 		time.Sleep(fullEnds) // virtual: what was left ends when there is room
+		if testutil.ToFloat64(r.c.metrics.diskFull) != 0 {
+			t.Error("there is room, and the disk is told to be full")
+		}
 		b := w.start("/d", small)
 		w.settle(b.cat)
 		if rows := w.rows(b.cat); len(rows) != 2 {

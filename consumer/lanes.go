@@ -5,6 +5,8 @@ import (
 	"errors"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"lockstitch/state/task"
 )
 
 // carryOut does what the group says. Revoked lanes are cut a last time: until
@@ -125,6 +127,10 @@ func (c *Consumer) becomeReady() error {
 		}
 		c.events.AddConsumePartitions(add)
 		c.metrics.laneReady(l.n, true)
+		if l.n == retainLane {
+			c.metrics.tasks.Done(task.Retention)
+			c.metrics.tasks.Done(task.Merging)
+		}
 		c.at(StepTaken)
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"lockstitch/state/catalog"
 	"lockstitch/state/objects"
 	"lockstitch/state/segment"
+	"lockstitch/state/task"
 )
 
 // Merging puts small segments together, so that their number is that of hours and
@@ -37,7 +38,8 @@ const (
 type merging struct {
 	lane   *lane
 	cancel context.CancelFunc
-	made   chan *merged // gets one, nil if there is none, and is closed
+	made   chan *merged // gets one, if there is any, and is closed
+	err    error        // for who has received from made
 }
 
 // merged is a segment that is ready to be committed.
@@ -62,7 +64,13 @@ func (c *Consumer) merge(ctx context.Context, now time.Time) {
 		case made := <-m.made:
 			m.cancel()
 			c.merging = nil
-			if made != nil && m.lane == l {
+			if m.lane != l {
+				break
+			}
+			if m.err == nil {
+				c.metrics.tasks.Done(task.Merging)
+			}
+			if made != nil {
 				l.merged = made
 				l.touch(now)
 			}
@@ -83,6 +91,7 @@ func (c *Consumer) merge(ctx context.Context, now time.Time) {
 	c.mergers.Go(func() {
 		defer close(m.made)
 		made, err := c.prepareMerged(mctx, now, over, expired)
+		m.err = err
 		switch {
 		case err != nil && mctx.Err() == nil:
 			level := slog.LevelWarn

@@ -8,6 +8,7 @@ import (
 
 	"lockstitch/state/kafka"
 	"lockstitch/state/poison"
+	"lockstitch/state/task"
 )
 
 // metrics of the consumer. The lag has a collector of its own (lag.go).
@@ -25,16 +26,17 @@ type metrics struct {
 	cutSeconds   prometheus.Histogram
 	segmentBytes prometheus.Counter
 	swept        prometheus.Counter
+	tasks        task.Times
+	diskFull     prometheus.Gauge
 	retired      prometheus.Counter
 	retiredBytes prometheus.Counter
 
 	mergedSegments prometheus.Counter
-	oldest         prometheus.GaugeFunc
 }
 
 // newMetrics registers the metrics; oldest is the server_time (ms) from which on everything
-// is kept, and is asked whenever the metrics are read.
-func newMetrics(reg prometheus.Registerer, topics kafka.Topics, oldest func() int64) *metrics {
+// is kept, segments how many are, and both are asked whenever the metrics are read.
+func newMetrics(reg prometheus.Registerer, topics kafka.Topics, oldest func() int64, segments func() int) *metrics {
 	f := promauto.With(reg)
 	counter := func(name, help string) prometheus.Counter {
 		return f.NewCounter(prometheus.CounterOpts{Name: "lockstitch_" + name, Help: help})
@@ -42,7 +44,7 @@ func newMetrics(reg prometheus.Registerer, topics kafka.Topics, oldest func() in
 	m := &metrics{
 		ready: f.NewGaugeVec(prometheus.GaugeOpts{Name: "lockstitch_lane_ready",
 			Help: "1 when the lane's events are read; 0 while it is taken over, catches up or is stopped."}, []string{"partition"}),
-		kept:       counter("events_kept_total", "Events that became a row."),
+		kept:       counter("events_kept_total", "Events that became a row, counted again when a partition is read again that changed hands."),
 		duplicates: counter("duplicates_dropped_total", "Events dropped because they repeat an earlier kept one."),
 		lookups:    counter("dedup_lookups_total", "Deduplication keys looked up on disk: those of duplicates, and all where memory_limit leaves the filters no room."),
 		misrouted:  counter("misrouted_total", "Events whose profile_id belongs to another partition than theirs."),
@@ -54,17 +56,23 @@ func newMetrics(reg prometheus.Registerer, topics kafka.Topics, oldest func() in
 		cutFailures: f.NewCounterVec(prometheus.CounterOpts{Name: "lockstitch_cut_failures_total",
 			Help: "Cuts that failed and were tried again, by the stage that failed."}, []string{"stage"}),
 		cutSeconds: f.NewHistogram(prometheus.HistogramOpts{Name: "lockstitch_cut_duration_seconds",
-			Help: "Time from the start of a cut to its commit.", Buckets: prometheus.ExponentialBuckets(0.005, 2, 14)}),
+			Help: "Time that a cut took which was committed, its part in the local state included.", Buckets: prometheus.ExponentialBuckets(0.005, 2, 17)}),
 		segmentBytes: counter("segment_bytes_total", "Bytes of segment objects uploaded."),
 		swept:        counter("objects_swept_total", "Orphaned segment objects removed, those of expired segments included."),
 		retired:      counter("segments_expired_total", "Segments removed by retention."),
 		retiredBytes: counter("segments_expired_bytes_total", "Bytes of the segments removed by retention."),
 
 		mergedSegments: counter("segments_merged_total", "Small segments that another one has taken the place of."),
-		oldest: f.NewGaugeFunc(prometheus.GaugeOpts{Name: "lockstitch_oldest_available_timestamp_seconds",
-			Help: "server_time, in seconds since the Unix epoch, from which on everything is kept; 0: retention has removed nothing yet."},
-			func() float64 { return float64(oldest()) / 1000 }),
+		tasks:          task.NewTimes(reg),
+		diskFull: f.NewGauge(prometheus.GaugeOpts{Name: "lockstitch_disk_full",
+			Help: "1 while the local state waits for room on its disk: nothing is processed."}),
 	}
+	f.NewGaugeFunc(prometheus.GaugeOpts{Name: "lockstitch_oldest_available_timestamp_seconds",
+		Help: "server_time, in seconds since the Unix epoch, from which on everything is kept; 0: retention has removed nothing yet."},
+		func() float64 { return float64(oldest()) / 1000 })
+	f.NewGaugeFunc(prometheus.GaugeOpts{Name: "lockstitch_catalog_segments",
+		Help: "Segments that the catalog names. Each replica holds all of them in its memory."},
+		func() float64 { return float64(segments()) })
 	for _, t := range topics.Inputs() {
 		for _, r := range poison.Reasons {
 			m.dead.WithLabelValues(t, string(r))
@@ -75,15 +83,27 @@ func newMetrics(reg prometheus.Registerer, topics kafka.Topics, oldest func() in
 	return m
 }
 
-func (m *metrics) laneReady(n int32, ready bool) {
-	v := 0.0
-	if ready {
-		v = 1
+// as is 1 for true, 0 for false.
+func as(is bool) float64 {
+	if is {
+		return 1
 	}
-	m.ready.WithLabelValues(strconv.Itoa(int(n))).Set(v)
+	return 0
 }
 
-func (m *metrics) forget(n int32) { m.ready.DeleteLabelValues(strconv.Itoa(int(n))) }
+func (m *metrics) laneReady(n int32, ready bool) {
+	m.ready.WithLabelValues(strconv.Itoa(int(n))).Set(as(ready))
+}
+
+// waitForRoom notes that writes to the local state wait for room on the disk, or do no more.
+func (m *metrics) waitForRoom(waits bool) { m.diskFull.Set(as(waits)) }
+
+func (m *metrics) forget(n int32) {
+	m.ready.DeleteLabelValues(strconv.Itoa(int(n)))
+	if n == retainLane {
+		m.tasks.Forget(task.Retention, task.Merging)
+	}
+}
 
 // count adds what a lane has counted and sets it back.
 func (m *metrics) count(c *laneCounts) {

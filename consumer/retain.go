@@ -12,6 +12,7 @@ import (
 	"lockstitch/state/catalog"
 	"lockstitch/state/kafka"
 	"lockstitch/state/segment"
+	"lockstitch/state/task"
 )
 
 const (
@@ -79,6 +80,9 @@ func (c *Consumer) retain(ctx context.Context, now time.Time) {
 	case r != nil:
 		l.retaining = r
 		l.touch(now)
+	}
+	if err == nil {
+		c.metrics.tasks.Done(task.Retention)
 	}
 	if l.forgets = forgets; len(c.unreadMarks(l, 1)) > 0 {
 		c.log.Info("old minute marks of partitions that nobody reads any more are removed", "before", time.Unix(3600*forgets, 0).UTC())

@@ -9,6 +9,7 @@ import (
 
 	"lockstitch/state/objects"
 	"lockstitch/state/segment"
+	"lockstitch/state/task"
 )
 
 // sweepLoop removes what failed cuts and retention have left in the store. Every
@@ -17,13 +18,17 @@ func (c *Consumer) sweepLoop(ctx context.Context) {
 	tick := time.NewTicker(c.cfg.SweepEvery)
 	defer tick.Stop()
 	s := sweeper{Consumer: c, apart: c.cfg.SweepEvery / 2}
+	c.metrics.tasks.Done(task.Sweeping)
 	for {
 		n, err := s.sweep(ctx)
 		if errors.Is(err, ErrForeignStore) {
 			c.mail.post(func(context.Context) error { return err })
 			return
 		}
-		if err != nil && ctx.Err() == nil {
+		switch {
+		case err == nil:
+			c.metrics.tasks.Done(task.Sweeping)
+		case ctx.Err() == nil:
 			c.log.Warn("sweeping the store", "err", err)
 		}
 		if n > 0 {

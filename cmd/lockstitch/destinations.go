@@ -223,6 +223,14 @@ func (r *replica) deliver(ctx context.Context, destination string, f rolling.Fil
 	if !r.destinations.allows(f.Account, destination) {
 		return fmt.Errorf("there is no destination %q for account %q in this replica's settings", destination, f.Account)
 	}
+	err := r.deliverTo(ctx, destination, f)
+	if err != nil && ctx.Err() == nil {
+		r.metrics.deliveryFailed.WithLabelValues(destination).Inc()
+	}
+	return err
+}
+
+func (r *replica) deliverTo(ctx context.Context, destination string, f rolling.File) error {
 	one := r.destinations.stores[destination]
 	dest, err := one.open(ctx)
 	if err != nil {

@@ -14,6 +14,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"lockstitch/exporter/rolling"
 	"lockstitch/state/objects"
 )
@@ -194,7 +196,7 @@ func TestADestinationThatHangsHoldsUpItsDeliveriesAlone(t *testing.T) {
 		settings := []Destination{{Name: "lake", URL: "file://" + lake, Accounts: []string{"acme"}}, {Name: "pond", URL: "file://" + t.TempDir(), Accounts: []string{"acme"}}}
 		start := func() *replica {
 			begun := time.Now()
-			r := &replica{store: store, destinations: openDestinations(t.Context(), slow, settings, slog.New(slog.NewTextHandler(log, nil)))}
+			r := &replica{store: store, metrics: newReplicaMetrics(nil, &Settings{}), destinations: openDestinations(t.Context(), slow, settings, slog.New(slog.NewTextHandler(log, nil)))}
 			if took := time.Since(begun); took != destinationPatience {
 				t.Errorf("the start took %s", took)
 			}
@@ -221,6 +223,9 @@ func TestADestinationThatHangsHoldsUpItsDeliveriesAlone(t *testing.T) {
 		time.AfterFunc(time.Second, cancel)
 		if err := r.deliver(ctx, "lake", f); !errors.Is(err, context.Canceled) {
 			t.Errorf("called off while it is opened: %v", err)
+		}
+		if n := testutil.ToFloat64(r.metrics.deliveryFailed.WithLabelValues("lake")); n != 3 {
+			t.Errorf("%v deliveries count as failed, want those that were not called off, 3", n)
 		}
 		close(back)
 		synctest.Wait()

@@ -56,6 +56,7 @@ func (r *replica) serveAPI() {
 	h := r.s.HTTP
 	if h.TLSCertFile != "" {
 		pair := &renewedPair{cert: h.TLSCertFile, key: h.TLSKeyFile, log: r.log}
+		pair.showExpiry(r.reg)
 		s.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: pair.get}
 	}
 	go func() {

@@ -43,6 +43,8 @@ type replica struct {
 	api   net.Listener
 	admin net.Listener
 
+	metrics *replicaMetrics
+
 	asker        *kgo.Client // asks for the ends of the event topics
 	store        objects.Store
 	destinations *destinations
@@ -80,10 +82,12 @@ func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica
 		}
 	}()
 	r.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.metrics = newReplicaMetrics(r.reg, s)
 	opts, err := s.Kafka.Config().Opts()
 	if err != nil {
 		return nil, usage(err)
 	}
+	opts = append(opts, kgo.WithHooks(r.metrics))
 	// Addresses first: one that is taken shows at once.
 	if err := r.listen(); err != nil {
 		return nil, err
@@ -98,6 +102,7 @@ func openReplica(ctx context.Context, s *Settings, log *slog.Logger) (_ *replica
 		return nil, err
 	}
 	r.onClose(func() { _ = r.store.Close() })
+	r.store = objects.Measured(r.store, r.reg)
 	r.destinations = openDestinations(ctx, objects.OpenForOthers, s.Replica.Destinations, log)
 	r.onClose(r.destinations.close)
 

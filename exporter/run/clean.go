@@ -9,6 +9,7 @@ import (
 
 	"lockstitch/state/objects"
 	"lockstitch/state/report"
+	"lockstitch/state/task"
 )
 
 const (
@@ -24,10 +25,14 @@ const (
 func (r *Runner) cleanLoop(ctx context.Context) {
 	remove := time.NewTimer(removeEvery)
 	defer remove.Stop()
+	r.metrics.tasks.Done(task.Cleaning)
 	for {
 		changed, moved := r.deps.Reports.Changed(), r.slots.Changed()
 		next, err := r.clean(ctx)
-		if err != nil && ctx.Err() == nil {
+		switch {
+		case err == nil:
+			r.metrics.tasks.Done(task.Cleaning)
+		case ctx.Err() == nil:
 			r.log.Warn("removing files of expired reports", "err", err)
 		}
 		wait := cleanEvery

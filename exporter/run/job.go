@@ -31,7 +31,6 @@ const writeLimit = 10 * time.Second
 // writes the result. Failures of Kafka and of the store are tried again until
 // ctx ends; what no repetition cures becomes the report's error.
 func (r *Runner) run(ctx context.Context, rep *report.Report) {
-	begun := time.Now()
 	show := r.newProgress(ctx, rep)
 	defer show.stop()
 	log := r.log.With("report", rep.Request.ID)
@@ -78,7 +77,6 @@ func (r *Runner) run(ctx context.Context, rep *report.Report) {
 		return // ctx has ended
 	}
 	r.finish(ctx, rep, res) // without a token: it may wait for Kafka
-	r.metrics.seconds.Observe(time.Since(begun).Seconds())
 }
 
 // token waits until a file may be rendered, and returns what lets the next one.
@@ -214,6 +212,12 @@ func (r *Runner) finish(ctx context.Context, rep *report.Report, res report.Resu
 		r.metrics.failed.WithLabelValues(path.Base(res.Problem.Type)).Inc()
 	}
 	if err == nil && won {
+		kind := kindReport
+		if rep.Request.Step != nil {
+			kind = kindRolling
+		}
+		// By the clock of who accepted it.
+		r.metrics.seconds.WithLabelValues(kind).Observe(max(0, time.Since(rep.Request.CreatedAt)).Seconds())
 		r.log.Info("report finished", "report", rep.Request.ID, "rows", res.Rows, "bytes", res.Bytes, "failed", res.Problem != nil)
 	}
 	r.at(StepDone)

@@ -22,6 +22,7 @@ import (
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/goleak"
@@ -280,12 +281,17 @@ func TestReportWaitsForItsBarrierAndHoldsWhatIsBelow(t *testing.T) {
 
 func TestBarrierTimeoutEndsInErrorNamingThePartition(t *testing.T) {
 	w := newWorld(t)
-	tab := w.table()
-	w.runner(tab, w.store, nil)
+	tab, reg := w.table(), prometheus.NewRegistry()
+	w.reg = reg
+	stop := w.runner(tab, w.store, nil)
 	r := w.submit(tab, 5, 0)
 	r = w.await(tab, r.Request.ID, report.StatusError)
 	if p := r.Result.Problem; p.Type != "/problems/barrier-timeout" || p.Status != 503 || !strings.Contains(p.Detail, "events/0") {
 		t.Errorf("problem %+v", p)
+	}
+	stop()
+	if n := took(t, reg, kindReport).GetSampleCount(); n != 1 {
+		t.Errorf("of %d reports it is told how long they took", n)
 	}
 }
 
@@ -294,8 +300,9 @@ func TestBarrierTimeoutEndsInErrorNamingThePartition(t *testing.T) {
 // no more.
 func TestClocksThatDifferDoNotEndAReport(t *testing.T) {
 	w := newWorld(t)
-	tab := w.table()
-	w.runner(tab, w.store, nil)
+	tab, reg := w.table(), prometheus.NewRegistry()
+	w.reg = reg
+	stop := w.runner(tab, w.store, nil)
 	r := w.submitAt(tab, 5, time.Hour, time.Now().UTC().Add(-2*day))
 	w.await(tab, r.Request.ID, report.StatusProcessing)
 	w.commit(5)
@@ -304,6 +311,11 @@ func TestClocksThatDifferDoNotEndAReport(t *testing.T) {
 	}
 	late := w.submitAt(tab, 6, 0, time.Now().UTC().Add(2*day))
 	w.await(tab, late.Request.ID, report.StatusError)
+	stop()
+	// From the acceptance on, as far as that can be.
+	if h := took(t, reg, kindReport); h.GetSampleCount() != 2 || h.GetSampleSum() < (2*day).Seconds() || h.GetSampleSum() > (2*day+time.Hour).Seconds() {
+		t.Errorf("%d reports took %v s", h.GetSampleCount(), h.GetSampleSum())
+	}
 }
 
 func TestDefaults(t *testing.T) {
@@ -458,6 +470,23 @@ lockstitch_exports_failed_total{problem="stored-data-damaged"} %d
 `, failed)), "lockstitch_exports_failed_total"); err != nil {
 		t.Error(err)
 	}
+}
+
+// took is what is told of how long the exports of a kind took.
+func took(t *testing.T, reg prometheus.Gatherer, kind string) *dto.Histogram {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == "lockstitch_export_duration_seconds" && m.GetLabel()[0].GetValue() == kind {
+				return m.GetHistogram()
+			}
+		}
+	}
+	return nil
 }
 
 // lines is a log, line by line, whose newest lines are lost while nobody reads.

@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"lockstitch/state/report"
 )
 
@@ -25,7 +27,9 @@ func TestALongReportHoldsUpNoStep(t *testing.T) {
 		w := newVirtualWorld(t)
 		w.commit(5)
 		tab, slow := w.table(), newGate(w.store)
-		w.runner(tab, slow, nil)
+		reg := prometheus.NewRegistry()
+		w.reg = reg
+		stop := w.runner(tab, slow, nil)
 		open := w.later(slow.open)
 		long := w.submit(tab, 5, time.Hour)
 		w.happens("a report is rendered", slow.reached)
@@ -37,6 +41,10 @@ func TestALongReportHoldsUpNoStep(t *testing.T) {
 		open()
 		for _, r := range []*report.Report{long, next} {
 			w.await(tab, r.Request.ID, report.StatusCompleted)
+		}
+		stop()
+		if reports, steps := took(t, reg, kindReport).GetSampleCount(), took(t, reg, kindRolling).GetSampleCount(); reports != 2 || steps != 1 {
+			t.Errorf("%d reports and %d files of rolling exports are counted", reports, steps)
 		}
 	})
 }

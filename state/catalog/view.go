@@ -276,6 +276,13 @@ func (v *View) Segments() []*Segment {
 	return out
 }
 
+// Count is the number of segments.
+func (v *View) Count() int {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return len(v.st.segments)
+}
+
 // Live says whether a segment is in the catalog.
 func (v *View) Live(id string) bool {
 	v.mu.RLock()

@@ -103,6 +103,9 @@ type Options struct {
 	// does so until there is room: it must be left if the process is to end.
 	Done <-chan struct{}
 	Held func()
+	// Full, if set, is called when writes begin to wait for room on a full disk, and
+	// when they wait no more.
+	Full func(full bool)
 	Log  *slog.Logger
 }
 
@@ -177,7 +180,7 @@ func openLocked(dir string, opt Options) (*DB, error) {
 
 func (db *DB) options(opt Options) *pebble.Options {
 	o := &pebble.Options{
-		FS:                          whileFull(opt.FS, db.dir, db.log, opt.Done, opt.Held),
+		FS:                          whileFull(opt.FS, db.dir, db.log, opt),
 		FormatMajorVersion:          pebble.FormatNewest,
 		MemTableSize:                opt.MemTableBytes,
 		MemTableStopWritesThreshold: 3,

@@ -15,16 +15,20 @@ const fullRetry = time.Second
 // whileFull makes writes to a full disk wait until there is room again. To
 // Pebble a write that fails is fatal: it would end the process, which on a full
 // disk could not start again either. Lag ticks meanwhile. Therefore a write waits
-// when done is closed, too: held is called then, once, for whoever waits for the write.
-func whileFull(fs vfs.FS, dir string, log *slog.Logger, done <-chan struct{}, held func()) vfs.FS {
+// when opt.Done is closed, too: opt.Held is called then, once, for whoever waits for the write.
+func whileFull(fs vfs.FS, dir string, log *slog.Logger, opt Options) vfs.FS {
 	probe := fs.PathJoin(dir, "room")
 	var once sync.Once
 	return vfs.OnDiskFull(fs, func() {
 		log.Error("the disk is full; writing waits for room", "dir", dir)
+		if opt.Full != nil {
+			opt.Full(true)
+			defer opt.Full(false)
+		}
 		begun := time.Now()
 		tick := time.NewTicker(fullRetry)
 		defer tick.Stop()
-		for ending := done; ; {
+		for ending := opt.Done; ; {
 			last := false
 			select {
 			case <-tick.C:
@@ -35,8 +39,8 @@ func whileFull(fs vfs.FS, dir string, log *slog.Logger, done <-chan struct{}, he
 				log.Info("there is room on the disk again", "dir", dir, "seconds", time.Since(begun).Seconds())
 				return
 			}
-			if last && held != nil {
-				once.Do(held)
+			if last && opt.Held != nil {
+				once.Do(opt.Held)
 			}
 		}
 	})
