@@ -64,8 +64,8 @@ func BenchmarkLane(b *testing.B) {
 	state := db.Lane(0)
 	l := &lane{
 		buf: segment.NewBuffer(), dd: newDedup(state, 7*24*3600*1000, enoughForBlooms()), dec: event.Decoder{},
-		misrouted: func([]byte) bool { return false },
-		prof:      &profiles{lane: state, cache: make(map[string]*history), cacheLimit: 256 << 20},
+		misrouted: func([]byte) bool { return false }, room: math.MaxInt64,
+		prof: &profiles{lane: state, cache: make(map[string]*history), cacheLimit: 256 << 20},
 	}
 	in := &input{stream: &segment.Stream{Topic: "email-events"}}
 	l.inputs = []*input{in}

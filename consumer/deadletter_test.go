@@ -121,6 +121,46 @@ func TestDeadLettersAreWhole(t *testing.T) {
 	}
 }
 
+// TestLargeKeysAreSetAside: a key may be as large as a value. What is larger no segment may
+// have room for, and a cut that fails for it would do so for all lanes and for ever.
+func TestLargeKeysAreSetAside(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.start(filepath.Join(t.TempDir(), "d"), nil)
+	big := w.client(kgo.DisableIdempotentWrite(), kgo.ProducerBatchMaxBytes(8<<20))
+	for _, n := range []int{1 << 20, 1<<20 + 1} {
+		key := bytes.Repeat([]byte("k"), n)
+		for _, rec := range []*kgo.Record{
+			{Topic: w.topics.Profiles, Key: key, Value: []byte(profileOf(fmt.Sprint("of ", n)))},
+			{Topic: "email-events", Key: key, Value: fmt.Appendf(nil, `{"correlation_id":"%d","type":"SENT","account_id":"acme","section":"s1"}`, n)},
+		} {
+			if err := big.ProduceSync(t.Context(), rec).FirstErr(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := big.ProduceSync(t.Context(), &kgo.Record{Topic: w.topics.Profiles, Key: bytes.Repeat([]byte("k"), 1<<20+1)}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	w.settle(r.cat)
+	if got := strings.Join(w.rows(r.cat), "\n"); got != "1048576 SENT of 1048576" {
+		t.Errorf("rows:\n%s", got)
+	}
+	dead := w.deadLetters()
+	for _, d := range dead {
+		said := make(map[string]string)
+		for _, h := range d.Headers {
+			said[h.Key] = string(h.Value)
+		}
+		if said["lockstitch.reason"] != string(poison.TooLarge) || said["lockstitch.detail"] != "the key has 1048577 bytes, 1048576 are allowed" {
+			t.Errorf("set aside with %v", said)
+		}
+	}
+	if len(dead) != 3 {
+		t.Errorf("%d dead letters, want an event, a profile and a deletion", len(dead))
+	}
+}
+
 // TestDeadLetterIsStoredOnce: nothing sweeps dead letters, a cut is tried again for as long
 // as it fails, and lanes are taken over while it does.
 func TestDeadLetterIsStoredOnce(t *testing.T) {

@@ -76,6 +76,9 @@ func (p *profiles) apply(records []*kgo.Record, floor int64, dropped func(int), 
 				dead(r, perr)
 			}
 		}
+		if jsonvalue.CheckKey(r.Key) != nil {
+			continue // it is no event's
+		}
 		id := jsonvalue.Sanitize(r.Key)
 		v := local.Version{Offset: r.Offset, Time: r.Timestamp.UnixMilli(), Snapshot: snap}
 		if err := put(id, v); err != nil {

@@ -45,6 +45,16 @@ const deadPerCut = 4 << 20
 // sealing it takes about as much again.
 func (c *Consumer) bufferLimit() int64 { return c.cfg.MemoryBytes / 4 }
 
+// room is how many bytes the lanes may add in one turn together. Not ever less as the buffers
+// fill up: one lane alone would come to its share of the rest, of the rest of that, and so on.
+func (c *Consumer) room() int64 {
+	left := c.bufferLimit() - c.bufferedBytes()
+	if left <= 0 {
+		return 0
+	}
+	return max(left, c.bufferLimit()/8)
+}
+
 // cutDue says whether it is time for a cut: the buffers are full, something has
 // waited for the flush interval, a lane that was taken over must be announced, or a
 // request waits for what has been processed.

@@ -48,6 +48,7 @@ type lane struct {
 	routed    int32      // partitions of the profiles that misrouted goes by
 	counts    laneCounts // since the last look
 	hourLimit int        // of mark records for the next cut; see full
+	room      int64      // bytes that one run may add to what the lane holds, its last event aside
 	retaining *retaining // what its next cut removes; nil: nothing
 	forgets   int64      // before which hour its next cuts forget marks that nobody needs; 0: none
 	merged    *merged    // what its next cut replaces segments with; nil: nothing
@@ -151,8 +152,10 @@ func (l *lane) wait(b *batch) {
 }
 
 // run processes the waiting batches whose profiles are there, as far as there is
-// room for their minute marks.
+// room for their minute marks and their rows: what decorates an event may be a thousand times
+// as large as the event.
 func (l *lane) run(now time.Time) error {
+	held := l.bytes()
 	for len(l.waiting) > 0 {
 		b := l.waiting[0]
 		if b.profEnd < 0 || l.prof.next < b.profEnd {
@@ -162,7 +165,7 @@ func (l *lane) run(now time.Time) error {
 			if r.Offset < b.in.pos.Next {
 				continue
 			}
-			if l.full() {
+			if l.full() || l.bytes()-held >= l.room {
 				l.touch(now)
 				return nil
 			}

@@ -106,8 +106,10 @@ func (c *Consumer) turn(ctx context.Context, t *turnState) error {
 
 // shareOut divides among the lanes what they have in common.
 func (c *Consumer) shareOut() {
+	room := c.room()
 	for _, l := range c.lanes {
 		l.hourLimit = max(1, hoursPerCut/len(c.lanes))
+		l.room = room / int64(len(c.lanes))
 		if l.prof != nil {
 			l.prof.cacheLimit = c.cfg.MemoryBytes / 5 / int64(len(c.lanes))
 		}

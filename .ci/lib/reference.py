@@ -62,11 +62,11 @@ def _clean(v):
     return v
 
 
-def parse_object(value):
-    """1.1: one JSON object, at most 1 MiB, at most 64 deep."""
+def parse_object(value, key=None):
+    """1.1: one JSON object, at most 1 MiB as its key, at most 64 deep."""
     if value is None:
         raise Poison("null_value")
-    if len(value) > 1 << 20:
+    if len(value) > 1 << 20 or len(key or b"") > 1 << 20:
         raise Poison("too_large")
     text = value.decode("utf-8", "replace")
     if text.count("[") + text.count("{") > 64 and _depth(text) > 64:
@@ -113,7 +113,7 @@ Event = collections.namedtuple("Event", "account type correlation section profil
 
 def decode_event(record, default_account=None):
     """1.1: the event of a record, or Poison."""
-    o = parse_object(record.value)
+    o = parse_object(record.value, record.key)
     got = {}
     for name in IDS:
         v = o.get(name)
@@ -161,9 +161,9 @@ class Snapshot:
 
 def decode_profile(record):
     """1.2: a Snapshot, None for a deletion, or Poison."""
-    if record.value is None:
+    if record.value is None and len(record.key or b"") <= 1 << 20:
         return None
-    o = parse_object(record.value)
+    o = parse_object(record.value or b"", record.key)
     account = _text(o, "account_id", required=True)
     named = _text(o, "profile_id")
     if named is not None and named != (record.key or b"").decode("utf-8", "replace"):

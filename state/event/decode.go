@@ -42,7 +42,7 @@ const maxScratch = 64 << 10
 // else that of the first wrong field in the order of contract 1.1.
 func (d *Decoder) Decode(key, value []byte, kafkaTime int64, ev *Event) error {
 	d.begin()
-	if len(value) <= jsonvalue.MaxSize && d.scan(value) && d.build(key, kafkaTime, ev) == nil {
+	if len(value) <= jsonvalue.MaxSize && len(key) <= jsonvalue.MaxSize && d.scan(value) && d.build(key, kafkaTime, ev) == nil {
 		return nil
 	}
 	return d.decodeSlow(key, value, kafkaTime, ev)
@@ -54,6 +54,9 @@ func (d *Decoder) decodeSlow(key, value []byte, kafkaTime int64, ev *Event) erro
 	d.begin()
 	if len(value) == 0 {
 		return poison.New(poison.NullValue, "the record has no value")
+	}
+	if err := jsonvalue.CheckKey(key); err != nil {
+		return err
 	}
 	obj, err := jsonvalue.ParseObject(value)
 	if err != nil {

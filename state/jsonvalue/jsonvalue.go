@@ -61,6 +61,14 @@ type Value struct {
 	Raw  []byte // the bytes of the value; of a String without its quotes, still escaped
 }
 
+// CheckKey is a *poison.Error with the reason too_large if a record's key is.
+func CheckKey(key []byte) error {
+	if len(key) > MaxSize {
+		return poison.New(poison.TooLarge, "the key has %d bytes, %d are allowed", len(key), MaxSize)
+	}
+	return nil
+}
+
 // Parse checks a record's value and returns it as one JSON value. The result
 // aliases value, or a copy where invalid UTF-8 had to be replaced. The error is
 // a *poison.Error with the reason too_large, too_deep or not_json.

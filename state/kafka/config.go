@@ -143,6 +143,8 @@ func (c Config) Opts() ([]kgo.Opt, error) {
 		// those that a call waits for.
 		kgo.MetadataMinAge(500 * time.Millisecond),
 		kgo.MaxDecompressBatchBytes(MaxBatchBytes),
+		// An answer brings a batch whole, however large it is, and others beside it.
+		kgo.BrokerMaxReadBytes(MaxBatchBytes + 64<<20),
 		kgo.RequestRetries(1000), // the library's limit of 30 s decides
 	}
 	if _, err := c.tlsConfig(); err != nil {

@@ -543,4 +543,9 @@ func TestABatchMayUnpackToSoMuch(t *testing.T) {
 	if got := cl.OptValue(kgo.MaxDecompressBatchBytes); got != int32(MaxBatchBytes) && got != int64(MaxBatchBytes) && got != MaxBatchBytes {
 		t.Errorf("%T %v, want %d", got, got, MaxBatchBytes)
 	}
+	// One that does not pack is as large in an answer: the client would refuse that again and
+	// again, without a word of which partition it is.
+	if got := cl.OptValue(kgo.BrokerMaxReadBytes).(int32); got < MaxBatchBytes+50<<20 {
+		t.Errorf("an answer may have %d bytes", got)
+	}
 }

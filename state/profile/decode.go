@@ -21,6 +21,9 @@ import (
 // may be absent or null. Members that the contract does not name are ignored.
 // The Snapshot is new memory.
 func Decode(key, value []byte) (snap Snapshot, dropped int, err error) {
+	if err := jsonvalue.CheckKey(key); err != nil {
+		return nil, 0, err
+	}
 	if value == nil {
 		return nil, 0, nil
 	}
