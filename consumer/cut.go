@@ -102,17 +102,17 @@ func (c *Consumer) cut(ctx context.Context) error {
 	id := ulid.Make().String()
 
 	if err := c.deps.Catalog.SameTopic(ctx); err != nil { // else each attempt would upload in vain
-		c.metrics.cutFailures.WithLabelValues("transaction").Inc()
+		c.metrics.cutFailed(stageTransaction)
 		return fmt.Errorf("cut: %w", err)
 	}
 	c.at(StepUpload)
 	records, err := c.upload(ctx, id, lanes)
 	if err != nil {
-		c.metrics.cutFailures.WithLabelValues("upload").Inc()
+		c.metrics.cutFailed(stageUpload)
 		return fmt.Errorf("cut: %w", err)
 	}
 	if time.Since(begun) > uploadLimit {
-		c.metrics.cutFailures.WithLabelValues("upload").Inc()
+		c.metrics.cutFailed(stageUpload)
 		return fmt.Errorf("cut: the upload took %v, more than %v; uploading anew", time.Since(begun), uploadLimit)
 	}
 	committed, err := c.transact(ctx, lanes, records)
@@ -120,7 +120,7 @@ func (c *Consumer) cut(ctx context.Context) error {
 		if err == nil {
 			err = errors.New("aborted")
 		}
-		c.metrics.cutFailures.WithLabelValues("transaction").Inc()
+		c.metrics.cutFailed(stageTransaction)
 		if !errors.Is(err, errNothingBegun) {
 			var rerr error
 			if committed, rerr = c.resolve(ctx, id, lanes); rerr != nil {
@@ -155,6 +155,7 @@ func (c *Consumer) cut(ctx context.Context) error {
 	}
 	c.lastCut = time.Now()
 	c.metrics.cuts.Inc()
+	c.metrics.cutsGoOn()
 	c.metrics.cutSeconds.Observe(time.Since(begun).Seconds())
 	c.log.Debug("cut", "id", id, "lanes", len(lanes), "rows", rows, "seconds", time.Since(begun).Seconds())
 	c.at(StepDone)

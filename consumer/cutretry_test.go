@@ -26,6 +26,10 @@ func TestAStoreThatIsAwayIsAskedNowAndThen(t *testing.T) {
 		w.event("p1", "c1", "SENT")
 		time.Sleep(10 * time.Minute) // virtual
 		// Every 5 s or so in the end.
+		failing := r.c.metrics.cutFailing.WithLabelValues(stageUpload)
+		if testutil.ToFloat64(failing) != 1 {
+			t.Error("it is not told that cuts fail")
+		}
 		if n := flaky.failures(); n < 60 || n > 300 {
 			t.Errorf("%d uploads were tried in ten minutes", n)
 		}
@@ -34,6 +38,18 @@ func TestAStoreThatIsAwayIsAskedNowAndThen(t *testing.T) {
 		if got := w.rows(r.cat); len(got) != 1 {
 			t.Errorf("rows %v", got)
 		}
+		r.await(t, "it is told that cuts fail, and none does", func(*Consumer) bool { return testutil.ToFloat64(failing) == 0 })
+		flaky.fail(true)
+		w.event("p1", "c2", "SENT")
+		r.await(t, "no cut fails", func(*Consumer) bool { return testutil.ToFloat64(failing) == 1 })
+		// When its lanes are another replica's nothing is there for a cut.
+		r.await(t, "it is told that cuts fail, and there are none", func(c *Consumer) bool {
+			for n := range int32(lanes) {
+				c.drop(n)
+			}
+			c.publish()
+			return testutil.ToFloat64(failing) == 0
+		})
 	})
 }
 

@@ -303,7 +303,9 @@ func (c *Consumer) past(topic string, id segment.TopicID) bool {
 
 // publish tells the lag table and the counters what the lanes have done.
 func (c *Consumer) publish() {
+	waits := false // something for a cut
 	for n, l := range c.lanes {
+		waits = waits || l.dirty
 		if l.prof == nil { // not taken over yet: it stands where the catalog says
 			for _, topic := range c.inputs() {
 				var next int64
@@ -321,6 +323,9 @@ func (c *Consumer) publish() {
 		c.lag.setPosition(l.prof.topic, n, l.prof.next, l.prof.deadTo, 0, l.prof.oldest)
 		l.counts.lookups, l.dd.lookups = l.dd.lookups, 0
 		c.metrics.count(&l.counts)
+	}
+	if !waits {
+		c.metrics.cutsGoOn()
 	}
 }
 

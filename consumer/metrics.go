@@ -23,6 +23,7 @@ type metrics struct {
 	dead         *prometheus.CounterVec
 	cuts         prometheus.Counter
 	cutFailures  *prometheus.CounterVec
+	cutFailing   *prometheus.GaugeVec
 	cutSeconds   prometheus.Histogram
 	segmentBytes prometheus.Counter
 	swept        prometheus.Counter
@@ -55,6 +56,8 @@ func newMetrics(reg prometheus.Registerer, topics kafka.Topics, oldest func() in
 		cuts: counter("cuts_total", "Cuts committed."),
 		cutFailures: f.NewCounterVec(prometheus.CounterOpts{Name: "lockstitch_cut_failures_total",
 			Help: "Cuts that failed and were tried again, by the stage that failed."}, []string{"stage"}),
+		cutFailing: f.NewGaugeVec(prometheus.GaugeOpts{Name: "lockstitch_cut_failing",
+			Help: "1 since a cut has failed at the stage, until one has succeeded or nothing waits for one."}, []string{"stage"}),
 		cutSeconds: f.NewHistogram(prometheus.HistogramOpts{Name: "lockstitch_cut_duration_seconds",
 			Help: "Time that a cut took which was committed, its part in the local state included.", Buckets: prometheus.ExponentialBuckets(0.005, 2, 17)}),
 		segmentBytes: counter("segment_bytes_total", "Bytes of segment objects uploaded."),
@@ -78,9 +81,28 @@ func newMetrics(reg prometheus.Registerer, topics kafka.Topics, oldest func() in
 			m.dead.WithLabelValues(t, string(r))
 		}
 	}
-	m.cutFailures.WithLabelValues("upload")
-	m.cutFailures.WithLabelValues("transaction")
+	for _, stage := range []string{stageUpload, stageTransaction} {
+		m.cutFailures.WithLabelValues(stage)
+	}
+	m.cutsGoOn()
 	return m
+}
+
+// Stages that a cut may fail at.
+const (
+	stageUpload      = "upload"
+	stageTransaction = "transaction"
+)
+
+func (m *metrics) cutFailed(stage string) {
+	m.cutFailures.WithLabelValues(stage).Inc()
+	m.cutFailing.WithLabelValues(stage).Set(1)
+}
+
+// cutsGoOn notes that a cut has succeeded, or that nothing is there for one.
+func (m *metrics) cutsGoOn() {
+	m.cutFailing.WithLabelValues(stageUpload).Set(0)
+	m.cutFailing.WithLabelValues(stageTransaction).Set(0)
 }
 
 // as is 1 for true, 0 for false.

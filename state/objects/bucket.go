@@ -22,7 +22,7 @@ const (
 	// attemptTime bounds one attempt at a small operation, the beginning of a
 	// read included.
 	attemptTime = 30 * time.Second
-	// putTime bounds one attempt at storing an object that is in memory.
+	// putTime and a second for each MiB bound one attempt at storing an object that is in memory.
 	putTime = 2 * time.Minute
 	// readStall is how long a read within an object may bring nothing.
 	readStall = 2 * time.Minute
@@ -156,7 +156,7 @@ func (s *bucketStore) Put(ctx context.Context, name string, data []byte) error {
 		return s.err("writing", name, err)
 	}
 	token := ulid.Make().String()
-	err := s.retry(ctx, putTime, func(ctx context.Context) error {
+	err := s.retry(ctx, putTime+time.Duration(len(data)>>20)*time.Second, func(ctx context.Context) error {
 		if s.lookFirst {
 			if err := s.free(ctx, name, token); err != nil {
 				return err
