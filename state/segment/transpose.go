@@ -30,34 +30,41 @@ const (
 
 // snapColumn collects one attribute, tag or audience over the snapshots.
 type snapColumn struct {
-	kind        uint8
-	section, id []byte   // alias the snapshots
-	snaps       []uint32 // which have it, ascending
-	codes       []uint32 // attributes: per entry of snaps
-	dict        []uint32 // attributes: interned kind and value
+	kind    uint8
+	section uint32   // its number
+	id      []byte   // aliases the snapshots
+	snaps   []uint32 // which have it, ascending
+	codes   []uint32 // attributes: per entry of snaps
+	dict    []uint32 // attributes: interned kind and value
 }
 
 // keepTransposed is how much memory a transposer keeps of each store.
 const keepTransposed = 8 << 20
 
-// transposer turns snapshots, which are rows, into columns.
+// transposer turns snapshots, which are rows, into columns. Columns know their section by
+// its number: a name may be as long as a record, and that of thousands of columns.
 type transposer struct {
-	keys   *interner // kind, section, id → 1 + index in columns
-	cols   []snapColumn
-	values *interner // column, kind, value
-	local  []uint32  // per value: its code within its column
-	expect []uint32  // the columns of the snapshot before, in its order
-	nth    int
-	snap   uint32
-	key    []byte
-	out    []byte
+	sections *interner // name → number; 0 is that of the empty one, which audiences have
+	name     []byte    // the name looked up last, and its number
+	number   uint32
+	keys     *interner // kind, section, id → 1 + index in columns
+	cols     []snapColumn
+	values   *interner // column, kind, value
+	local    []uint32  // per value: its code within its column
+	expect   []uint32  // the columns of the snapshot before, in its order
+	nth      int
+	snap     uint32
+	key      []byte
+	out      []byte
 }
 
 func newTransposer() *transposer {
-	return &transposer{keys: newInterner(), values: newInterner()}
+	return &transposer{sections: newInterner(), keys: newInterner(), values: newInterner()}
 }
 
 func (t *transposer) reset() {
+	t.sections.reset(keepTransposed)
+	t.name = nil
 	t.keys.reset(keepTransposed)
 	t.values.reset(keepTransposed)
 	for i := range t.cols {
@@ -82,7 +89,7 @@ func (t *transposer) add(snap uint32, p []byte) {
 }
 
 func (t *transposer) attribute(section, id []byte, v profile.Value) {
-	ci := t.column(kindAttribute, section, id)
+	ci := t.column(kindAttribute, t.section(section), id)
 	c := &t.cols[ci]
 	t.key = binary.LittleEndian.AppendUint32(t.key[:0], ci)
 	t.key = append(append(t.key, byte(v.Kind)), v.Raw...)
@@ -96,27 +103,39 @@ func (t *transposer) attribute(section, id []byte, v profile.Value) {
 }
 
 func (t *transposer) tag(section, id []byte) {
-	c := &t.cols[t.column(kindTag, section, id)]
+	c := &t.cols[t.column(kindTag, t.section(section), id)]
 	c.snaps = append(c.snaps, t.snap)
 }
 
 func (t *transposer) audience(discriminator []byte) {
-	c := &t.cols[t.column(kindAudience, nil, discriminator)]
+	c := &t.cols[t.column(kindAudience, 0, discriminator)]
 	c.snaps = append(c.snaps, t.snap)
+}
+
+// section is the number of a section. A snapshot gives the very same bytes as its name with
+// all that is in it, so they are read for the first of that only.
+func (t *transposer) section(name []byte) uint32 {
+	if len(name) == 0 {
+		return 0
+	}
+	if len(name) != len(t.name) || &name[0] != &t.name[0] {
+		t.name, t.number = name, t.sections.code(name)
+	}
+	return t.number
 }
 
 // column finds the column, trying first the one that stood here in the
 // snapshot before: profiles of an account look alike.
-func (t *transposer) column(kind uint8, section, id []byte) uint32 {
+func (t *transposer) column(kind uint8, section uint32, id []byte) uint32 {
 	if t.nth < len(t.expect) {
 		at := t.expect[t.nth]
-		if c := &t.cols[at]; c.kind == kind && bytes.Equal(c.id, id) && bytes.Equal(c.section, section) {
+		if c := &t.cols[at]; c.kind == kind && c.section == section && bytes.Equal(c.id, id) {
 			t.nth++
 			return at
 		}
 	}
-	t.key = append(t.key[:0], kind)
-	t.key = append(appendString(t.key, section), id...)
+	t.key = binary.LittleEndian.AppendUint32(append(t.key[:0], kind), section)
+	t.key = append(t.key, id...)
 	at := t.keys.code(t.key) - 1
 	if int(at) == len(t.cols) {
 		if len(t.cols) < cap(t.cols) {
@@ -138,31 +157,27 @@ func (t *transposer) encode(snapshots int) (directory []byte, pages [][]byte) {
 	if len(t.cols) == 0 {
 		return nil, nil
 	}
+	ranks := t.sectionRanks()
 	order := make([]int, len(t.cols))
 	for i := range order {
 		order[i] = i
 	}
-	slices.SortFunc(order, func(a, b int) int { return t.cols[a].compare(&t.cols[b]) })
+	slices.SortFunc(order, func(a, b int) int { return t.cols[a].compare(&t.cols[b], ranks) })
 
 	var sections [][]byte
-	sectionOf := make([]uint64, len(order))
-	index := map[string]uint64{}
-	for i, at := range order {
-		s := t.cols[at].section
-		n, ok := index[string(s)]
-		if !ok {
-			n = uint64(len(sections))
-			index[string(s)] = n
-			sections = append(sections, s)
+	listed := make([]uint32, len(ranks)) // per section: 1 + its index in sections
+	for _, at := range order {
+		if s := t.cols[at].section; listed[s] == 0 {
+			sections = append(sections, t.sections.bytes(s))
+			listed[s] = uint32(len(sections))
 		}
-		sectionOf[i] = n
 	}
 	directory = appendStrings(nil, len(sections), func(i int) []byte { return sections[i] })
 	directory = binary.AppendUvarint(directory, uint64(len(order)))
 	out := t.out[:0]
 	var ends []int
 	start := 0
-	for i, at := range order {
+	for _, at := range order {
 		c := &t.cols[at]
 		before := len(out)
 		out = t.appendColumn(out, c, snapshots)
@@ -171,7 +186,7 @@ func (t *transposer) encode(snapshots int) (directory []byte, pages [][]byte) {
 			start = before
 		}
 		directory = append(directory, c.kind)
-		directory = binary.AppendUvarint(directory, sectionOf[i])
+		directory = binary.AppendUvarint(directory, uint64(listed[c.section]-1))
 		directory = appendString(directory, c.id)
 		directory = binary.AppendUvarint(directory, uint64(len(ends)))
 		directory = binary.AppendUvarint(directory, uint64(len(out)-before))
@@ -186,11 +201,25 @@ func (t *transposer) encode(snapshots int) (directory []byte, pages [][]byte) {
 	return directory, pages
 }
 
-func (c *snapColumn) compare(o *snapColumn) int {
+// sectionRanks gives, per section, its place in the order of their names.
+func (t *transposer) sectionRanks() []uint32 {
+	order := make([]uint32, t.sections.len())
+	for i := range order {
+		order[i] = uint32(i)
+	}
+	slices.SortFunc(order, func(a, b uint32) int { return bytes.Compare(t.sections.bytes(a), t.sections.bytes(b)) })
+	ranks := make([]uint32, len(order))
+	for i, s := range order {
+		ranks[s] = uint32(i)
+	}
+	return ranks
+}
+
+func (c *snapColumn) compare(o *snapColumn, ranks []uint32) int {
 	if d := cmp.Compare(c.kind, o.kind); d != 0 {
 		return d
 	}
-	if d := bytes.Compare(c.section, o.section); d != 0 {
+	if d := cmp.Compare(ranks[c.section], ranks[o.section]); d != 0 {
 		return d
 	}
 	return bytes.Compare(c.id, o.id)
