@@ -238,6 +238,49 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestASectionIsListedOnce: under two numbers its columns would be in no order, and a
+// profile that is put together again would have it twice.
+func TestASectionIsListedOnce(t *testing.T) {
+	row := simpleRow(0, "acme", 1_700_000_000_000)
+	row.snap = (&testProfile{Account: "acme", Sections: map[string]testSection{"s": {Attributes: map[string]any{"1": true}, Tags: []string{"1", "2"}}}}).snapshot(t)
+	b := NewBuffer()
+	row.add(b)
+	objects := seal(t, b)
+	whole, err := openAll(t, objects)[0].snapshotDirectory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		sections []string
+		numbers  [3]byte // of the attribute and the two tags
+		refused  bool    // whoever looks for one column sees it
+		damaged  bool    // who reads everything does
+	}{
+		{[]string{"s"}, [3]byte{0, 0, 0}, false, false},
+		{[]string{"a", "s"}, [3]byte{1, 0, 1}, false, false},
+		{[]string{"s", "s"}, [3]byte{0, 0, 1}, true, true},
+		{[]string{"s", "s"}, [3]byte{0, 1, 1}, false, true},
+	} {
+		p := appendStrings(nil, len(c.sections), func(i int) []byte { return []byte(c.sections[i]) })
+		p = append(p, byte(len(whole.columns)))
+		for i, column := range whole.columns {
+			p = append(appendString(append(p, column.kind, c.numbers[i]), column.id), byte(column.page), byte(column.length))
+		}
+		s := openAll(t, objects)[0]
+		d, err := s.takeSnapDirectory(p)
+		if (err != nil) != c.refused {
+			t.Errorf("%v: %v", c, err)
+		}
+		if err != nil {
+			continue
+		}
+		_, _ = s.snapColumns.get(func() (*snapDirectory, error) { return d, nil })
+		if err := s.verify(); isDamage(err) != c.damaged {
+			t.Errorf("%v, verified: %v", c, err)
+		}
+	}
+}
+
 // repair sets the checksums of a slice anew, so that fuzzing reaches what is
 // behind them.
 func repair(data []byte) {

@@ -137,7 +137,7 @@ func (s *Slice) dumpRow(n, row int) dumpRow {
 func (s *Slice) dumpColumn(n int, c *snapPlace) (dumpColumn, error) {
 	out := dumpColumn{Slice: n, Kind: [numKinds]string{"attribute", "tag", "audience"}[c.kind], Section: string(c.section), ID: string(c.id)}
 	if c.kind != kindAttribute {
-		b, err := s.bitmap(c.kind, out.Section, out.ID)
+		b, err := s.members(c)
 		for i := range s.shape.snapshots {
 			if b.Has(i) {
 				out.Members = append(out.Members, i)

@@ -129,7 +129,7 @@ func (s *Slice) snapshots() ([]profile.Snapshot, error) {
 	for i := range d.columns {
 		c := &d.columns[i]
 		if c.kind != kindAttribute {
-			has, err := s.bitmap(c.kind, string(c.section), string(c.id))
+			has, err := s.members(c)
 			if err != nil {
 				return nil, err
 			}

@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"bytes"
 	"cmp"
 	"math/bits"
 	"sort"
@@ -32,35 +33,63 @@ func (b Bitmap) Count() int {
 	return n
 }
 
-// snapDirectory lists the snapshot columns of a slice, sorted.
+// snapDirectory lists the snapshot columns of a slice, sorted, and their sections.
 type snapDirectory struct {
-	columns []snapPlace
+	sections [][]byte
+	columns  []snapPlace
 }
 
 type snapPlace struct {
 	kind        uint8
+	number      uint32 // of the section: its index in the list
 	section, id []byte
 	page        uint32
 	off, length uint32
 }
 
-func (a *snapPlace) compare(kind uint8, section, id string) int {
-	if c := cmp.Compare(a.kind, kind); c != 0 {
-		return c
+// compare looks at the sections only if they are two: a name may be long, and that of
+// thousands of columns. Two of one name are in no order.
+func (a *snapPlace) compare(b *snapPlace) int {
+	if a.kind != b.kind {
+		return cmp.Compare(a.kind, b.kind)
 	}
-	if c := cmp.Compare(string(a.section), section); c != 0 {
-		return c
+	if a.number != b.number {
+		return bytes.Compare(a.section, b.section)
 	}
-	return cmp.Compare(string(a.id), id)
+	return bytes.Compare(a.id, b.id)
 }
 
 // find returns the index of a column or -1.
 func (d *snapDirectory) find(kind uint8, section, id string) int {
-	i := sort.Search(len(d.columns), func(i int) bool { return d.columns[i].compare(kind, section, id) >= 0 })
-	if i < len(d.columns) && d.columns[i].compare(kind, section, id) == 0 {
-		return i
+	last, order := -1, 0 // the section that was compared last, and what came of it
+	i, found := sort.Find(len(d.columns), func(i int) int {
+		c := &d.columns[i]
+		if c.kind != kind {
+			return cmp.Compare(kind, c.kind)
+		}
+		if int(c.number) != last {
+			last, order = int(c.number), compareText(section, c.section)
+		}
+		if order != 0 {
+			return order
+		}
+		return compareText(id, c.id)
+	})
+	if !found {
+		return -1
 	}
-	return -1
+	return i
+}
+
+// compareText copies neither.
+func compareText(a string, b []byte) int {
+	switch {
+	case a == string(b):
+		return 0
+	case a < string(b):
+		return -1
+	}
+	return 1
 }
 
 func (s *Slice) snapshotDirectory() (*snapDirectory, error) {
@@ -85,8 +114,8 @@ func (s *Slice) takeSnapDirectory(p []byte) (*snapDirectory, error) {
 		}
 		return d, nil
 	}
-	sections, p, err := takeStrings(p, len(p))
-	if err != nil {
+	var err error
+	if d.sections, p, err = takeStrings(p, len(p)); err != nil {
 		return nil, err
 	}
 	count, p, err := takeUvarint(p)
@@ -117,15 +146,15 @@ func (s *Slice) takeSnapDirectory(p []byte) (*snapDirectory, error) {
 		if length, p, err = takeUvarint(p); err != nil {
 			return nil, err
 		}
-		if c.kind >= numKinds || section >= uint64(len(sections)) || page >= uint64(len(s.pages)) || length > maxBlockBytes {
+		if c.kind >= numKinds || section >= uint64(len(d.sections)) || page >= uint64(len(s.pages)) || length > maxBlockBytes {
 			return nil, errNumber
 		}
-		c.section = sections[section]
+		c.number, c.section = uint32(section), d.sections[section]
 		c.page, c.off, c.length = uint32(page), uint32(used[page]), uint32(length)
 		if used[page] += length; used[page] > uint64(s.blocks[blockPages+int(page)].raw) {
 			return nil, errNumber
 		}
-		if i > 0 && d.columns[i-1].compare(c.kind, string(c.section), string(c.id)) >= 0 {
+		if i > 0 && d.columns[i-1].compare(c) >= 0 {
 			return nil, errNumber
 		}
 	}
@@ -207,23 +236,26 @@ func (s *Slice) bitmap(kind uint8, section, id string) (Bitmap, error) {
 	if err != nil || i < 0 {
 		return nil, err
 	}
-	return kept(s, &s.bitmaps, i).get(func() (Bitmap, error) {
-		c := &d.columns[i]
-		p, err := s.snapColumn(c)
-		if err != nil {
-			return nil, err
-		}
-		b, rest, err := takePresent(p, s.shape.snapshots)
-		if err == nil && len(rest) != 0 {
-			err = errLong
-		}
-		if err != nil {
-			return nil, s.snapDamaged(c, err)
-		}
-		return b, nil
-	})
+	return kept(s, &s.bitmaps, i).get(func() (Bitmap, error) { return s.members(&d.columns[i]) })
 }
 
+// members decodes the column of a tag or an audience.
+func (s *Slice) members(c *snapPlace) (Bitmap, error) {
+	p, err := s.snapColumn(c)
+	if err != nil {
+		return nil, err
+	}
+	b, rest, err := takePresent(p, s.shape.snapshots)
+	if err == nil && len(rest) != 0 {
+		err = errLong
+	}
+	if err != nil {
+		return nil, s.snapDamaged(c, err)
+	}
+	return b, nil
+}
+
+// values decodes the column of an attribute.
 func (s *Slice) values(c *snapPlace) (*ValueColumn, error) {
 	p, err := s.snapColumn(c)
 	if err != nil {

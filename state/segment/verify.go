@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 )
 
 // Directory reads the directory of an object from its footer. Errors:
@@ -258,28 +259,24 @@ func (s *Slice) verifySnapshots() error {
 	if err != nil {
 		return err
 	}
+	sections := slices.Clone(d.sections)
+	slices.SortFunc(sections, bytes.Compare)
+	if len(slices.CompactFunc(sections, bytes.Equal)) != len(d.sections) {
+		return s.damaged(blockSnapshotDirectory, errNumber)
+	}
 	values := 0
 	for i := range d.columns {
 		c := &d.columns[i]
-		p, err := s.snapColumn(c)
-		if err != nil {
+		if c.kind == kindAttribute {
+			v, err := s.values(c)
+			if err != nil {
+				return err
+			}
+			values += len(v.Dict)
+		} else if _, err := s.members(c); err != nil {
 			return err
 		}
-		if c.kind == kindAttribute {
-			var v *ValueColumn
-			if v, err = takeValues(p, s.shape.snapshots); err == nil {
-				values += len(v.Dict)
-			}
-		} else {
-			var rest []byte
-			if _, rest, err = takePresent(p, s.shape.snapshots); err == nil && len(rest) != 0 {
-				err = errLong
-			}
-		}
-		if err != nil {
-			return s.snapDamaged(c, err)
-		}
-		if c.kind == kindAudience && !bytes.Equal(c.section, nil) {
+		if c.kind == kindAudience && len(c.section) != 0 {
 			return s.snapDamaged(c, errNumber)
 		}
 	}
