@@ -1,26 +1,34 @@
 package profile
 
-import (
-	"bytes"
-	"slices"
-)
+import "slices"
 
 // Builder puts Snapshots together from what Attributes, Tags and Segments tell of
-// one: each part once, in any order. It keeps the parts until Snapshot, and the names
-// of the sections that it has met. The zero Builder is ready for use.
+// one: each part once, in any order. It keeps the parts until Snapshot. Sections go by
+// their numbers: a name may be long, and that of thousands of parts.
 type Builder struct {
-	sections []section // with those that have no part yet
+	sections []section // by number, with those that have no part yet
+	begun    []int     // the numbers of those that have
 	parts    model
 }
 
-// Attribute adds an attribute; versionID is canonical (VersionID).
-func (b *Builder) Attribute(section, versionID []byte, v Value) {
+// NewBuilder returns a Builder for profiles whose sections are among these, which are
+// distinct.
+func NewBuilder(sections [][]byte) *Builder {
+	b := &Builder{sections: make([]section, len(sections))}
+	for i, name := range sections {
+		b.sections[i].name = name
+	}
+	return b
+}
+
+// Attribute adds an attribute of a section; versionID is canonical (VersionID).
+func (b *Builder) Attribute(section int, versionID []byte, v Value) {
 	s := b.section(section)
 	s.attributes = append(s.attributes, attribute{versionID, v})
 }
 
 // Tag adds a tag that is set; versionID is canonical (VersionID).
-func (b *Builder) Tag(section, versionID []byte) {
+func (b *Builder) Tag(section int, versionID []byte) {
 	s := b.section(section)
 	s.tags = append(s.tags, versionID)
 }
@@ -30,23 +38,22 @@ func (b *Builder) Segment(discriminator []byte) {
 	b.parts.segments = append(b.parts.segments, discriminator)
 }
 
-func (b *Builder) section(name []byte) *section {
-	at, ok := slices.BinarySearchFunc(b.sections, name, func(s section, name []byte) int { return compareText(s.name, name) })
-	if !ok {
-		b.sections = slices.Insert(b.sections, at, section{name: bytes.Clone(name)})
+// section is the section to which a part is added.
+func (b *Builder) section(number int) *section {
+	s := &b.sections[number]
+	if len(s.attributes)+len(s.tags) == 0 {
+		b.begun = append(b.begun, number)
 	}
-	return &b.sections[at]
+	return s
 }
 
 // Snapshot is made of the parts added since the last call.
 func (b *Builder) Snapshot(account []byte) Snapshot {
 	m := &b.parts
 	m.account = account
-	for i := range b.sections {
-		s := &b.sections[i]
-		if len(s.attributes) == 0 && len(s.tags) == 0 {
-			continue
-		}
+	slices.SortFunc(b.begun, func(x, y int) int { return compareText(b.sections[x].name, b.sections[y].name) })
+	for _, number := range b.begun {
+		s := &b.sections[number]
 		slices.SortFunc(s.attributes, func(a, b attribute) int { return compareText(a.id, b.id) })
 		slices.SortFunc(s.tags, compareText)
 		m.sections = append(m.sections, *s)
@@ -54,6 +61,6 @@ func (b *Builder) Snapshot(account []byte) Snapshot {
 	}
 	slices.SortFunc(m.segments, compareText)
 	out := encode(m)
-	m.sections, m.segments = m.sections[:0], m.segments[:0]
+	b.begun, m.sections, m.segments = b.begun[:0], m.sections[:0], m.segments[:0]
 	return out
 }

@@ -141,12 +141,25 @@ func FuzzDecode(f *testing.F) {
 			if err := Check(snap); err != nil || snap == nil {
 				t.Fatalf("Check of what Decode made: %v", err)
 			}
-			var b Builder
+			numbers := map[string]int{"of another one": 0}
+			names := [][]byte{[]byte("of another one")}
+			number := func(section []byte) int {
+				n, ok := numbers[string(section)]
+				if !ok {
+					n = len(names)
+					numbers[string(section)], names = n, append(names, section)
+				}
+				return n
+			}
+			snap.Tags(func(section, _ []byte) { number(section) })
+			snap.Attributes(func(section, _ []byte, _ Value) { number(section) })
+			b := NewBuilder(names)
+			b.Tag(0, []byte("1"))
 			b.Segment([]byte("of another one"))
 			b.Snapshot(nil)
 			snap.Segments(b.Segment)
-			snap.Tags(b.Tag)
-			snap.Attributes(b.Attribute)
+			snap.Tags(func(section, id []byte) { b.Tag(number(section), id) })
+			snap.Attributes(func(section, id []byte, v Value) { b.Attribute(number(section), id, v) })
 			if again := b.Snapshot(snap.Account()); !bytes.Equal(again, snap) {
 				t.Fatalf("put together again: %q, was %q", again, snap)
 			}

@@ -160,14 +160,14 @@ func (s *Slice) snapshots() ([]profile.Snapshot, error) {
 		next[p.snap]++
 	}
 	out := make([]profile.Snapshot, s.shape.snapshots)
-	var b profile.Builder
+	b := profile.NewBuilder(d.sections)
 	for n := range out {
 		for _, i := range of[ends[n]:ends[n+1]] {
 			switch c := &d.columns[parts[i].column]; c.kind {
 			case kindAttribute:
-				b.Attribute(c.section, c.id, values[parts[i].value])
+				b.Attribute(int(c.number), c.id, values[parts[i].value])
 			case kindTag:
-				b.Tag(c.section, c.id)
+				b.Tag(int(c.number), c.id)
 			default:
 				b.Segment(c.id)
 			}
