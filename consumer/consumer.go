@@ -136,6 +136,7 @@ type Consumer struct {
 	barriers map[segment.Partition]int64 // ends that pending requests wait for
 	failing  bool                        // some could not in this turn
 	endless  bool                        // the end of some profile partition was not told last
+	endsAt   time.Time                   // when they were asked for last
 	noEnds   rate.Sometimes              // logs that
 	lastCut  time.Time
 	retainAt time.Time // when retention is looked after next

@@ -142,9 +142,11 @@ func (c *Consumer) askProfileEnds(ctx context.Context) {
 			}
 		}
 	}
-	if len(ask) == 0 {
+	// What comes meanwhile waits for the next question, unless somebody waits for it.
+	if len(ask) == 0 || len(c.barriers) == 0 && time.Since(c.endsAt) < askEvery {
 		return
 	}
+	c.endsAt = time.Now()
 	limit := requestLimit
 	if c.endless { // the others are told at once
 		limit = endlessLimit

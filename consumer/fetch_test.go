@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"lockstitch/state/kafka"
@@ -72,6 +73,39 @@ func TestEventsInARemoteTier(t *testing.T) {
 		w.settle(r.cat)
 		if got := w.rows(r.cat); len(got) != 4 {
 			t.Errorf("%d rows of 4: %q", len(got), got)
+		}
+	})
+}
+
+// TestEndsOfProfilesAreAskedNowAndThen: not with each turn, however little it has brought. Each
+// question is several requests of every broker.
+func TestEndsOfProfilesAreAskedNowAndThen(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtualWorld(t)
+		r := w.start("/d", func(c *Config) { c.FS = vfs.NewMem() })
+		r.awaitLanes(t, func(ready, all int) bool { return ready == lanes })
+		var asked atomic.Int64
+		w.broker.ControlKey(kmsg.ListOffsets.Int16(), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+			w.broker.KeepControl()
+			for _, rt := range kreq.(*kmsg.ListOffsetsRequest).Topics {
+				if rt.Topic == w.topics.Profiles {
+					asked.Add(1)
+				}
+			}
+			return nil, nil, false
+		})
+		const events = 400
+		for i := range events {
+			w.event("p1", fmt.Sprint("c", i), "SENT")
+			time.Sleep(2 * time.Millisecond) // virtual
+		}
+		if n, most := asked.Load(), int64(events*2*time.Millisecond/askEvery)+10; n > most {
+			t.Errorf("asked %d times within %v, %d would do", n, events*2*time.Millisecond, most)
+		}
+		w.settle(r.cat)
+		if got := len(w.rows(r.cat)); got != events {
+			t.Errorf("%d rows of %d", got, events)
 		}
 	})
 }

@@ -18,6 +18,7 @@ const (
 	probeSame    = 500 * time.Millisecond // until the same is asked again of a partition
 	probeLimit   = 500 * time.Millisecond // for all answers together
 	touchEvery   = time.Minute            // how often the profiles' markers say that they are current
+	askEvery     = 25 * time.Millisecond  // how often at most the ends of profiles are asked for; it takes several requests of each broker
 	requestLimit = 10 * time.Second
 	endlessLimit = 500 * time.Millisecond // for the ends of profiles, while some are not told
 	settleLimit  = 500 * time.Millisecond // for what logs answer about their epochs
