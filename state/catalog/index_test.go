@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -285,29 +286,44 @@ func TestSlicesInLooksAtNothingElse(t *testing.T) {
 	}
 }
 
-// TestReplacedIsRememberedForAWhile, for the sweeper, and not for ever.
+// TestReplacedIsRememberedForAWhile, for the sweeper, and not for ever; what may be
+// forgotten is looked for every hour, not with each of the records that a start reads.
 func TestReplacedIsRememberedForAWhile(t *testing.T) {
-	st := newState()
-	put := func(made time.Time, replaces string) string {
-		id := ulid.MustNew(uint64(made.UnixMilli()), ulid.DefaultEntropy()).String()
-		rec, err := (&Segment{ID: id, Object: "segments/" + id, Replaces: []string{replaces}}).Record("cat")
-		if err == nil {
-			err = st.decode(rec)
+	synctest.Test(t, func(t *testing.T) {
+		st := newState()
+		put := func(made time.Time, replaces string) string {
+			id := ulid.MustNew(uint64(made.UnixMilli()), ulid.DefaultEntropy()).String()
+			rec, err := (&Segment{ID: id, Object: "segments/" + id, Replaces: []string{replaces}}).Record("cat")
+			if err == nil {
+				err = st.decode(rec)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			return id
 		}
-		if err != nil {
-			t.Fatal(err)
+		remembered := func(want ...string) {
+			t.Helper()
+			if got := slices.Sorted(maps.Keys(st.replaced)); !slices.Equal(got, want) {
+				t.Errorf("remembered: %v, want %v", got, want)
+			}
 		}
-		return id
-	}
-	now := time.Now()
-	put(now.Add(-96*time.Hour), "old")
-	put(now.Add(-24*time.Hour), "new")
-	if _, kept := st.replaced["old"]; kept || st.replaced["new"] != now.Add(-24*time.Hour).UnixMilli() {
-		t.Errorf("remembered: %v", st.replaced)
-	}
-	st.replaced["new"] = now.Add(-96 * time.Hour).UnixMilli()
-	last := put(now, "newest")
-	if _, kept := st.replaced["new"]; kept || len(st.replaced) != 1 || len(st.segments[last].Replaces) != 0 {
-		t.Errorf("remembered: %v, and by the segment %v", st.replaced, st.segments[last].Replaces)
-	}
+		at := time.Now().Add(-24 * time.Hour)
+		put(time.Now().Add(-96*time.Hour), "a")
+		put(at, "b")
+		if remembered("b"); st.replaced["b"] != at.UnixMilli() {
+			t.Errorf("remembered: %v", st.replaced)
+		}
+		time.Sleep(48 * time.Hour) // three days, and no more
+		put(time.Now(), "c")
+		remembered("b", "c")
+		time.Sleep(forgetEvery - 1)
+		put(time.Now(), "d")
+		remembered("b", "c", "d")
+		time.Sleep(1)
+		last := put(time.Now(), "e")
+		if remembered("c", "d", "e"); len(st.segments[last].Replaces) != 0 {
+			t.Errorf("the segment remembers %v, too", st.segments[last].Replaces)
+		}
+	})
 }

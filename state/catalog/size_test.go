@@ -59,6 +59,39 @@ func BenchmarkSegments(b *testing.B) {
 	}
 }
 
+// BenchmarkReplaced is the processor time of reading the record of a merged segment, as a
+// start does: it does not grow with their number.
+func BenchmarkReplaced(b *testing.B) {
+	for _, n := range []int{1000, 8000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			records := make([]*kgo.Record, n)
+			for i := range records {
+				id := ulid.Make().String()
+				seg := &Segment{ID: id, Object: "segments/" + id}
+				for range MaxReplaced {
+					seg.Replaces = append(seg.Replaces, ulid.Make().String())
+				}
+				var err error
+				if records[i], err = seg.Record("cat"); err != nil {
+					b.Fatal(err)
+				}
+			}
+			spent := time.Duration(0)
+			for b.Loop() {
+				s := newState()
+				began := cpu(b)
+				for _, r := range records {
+					if err := s.decode(r); err != nil {
+						b.Fatal(err)
+					}
+				}
+				spent += cpu(b) - began
+			}
+			b.ReportMetric(float64(spent.Microseconds())/float64(b.N*n), "cpu-µs/record")
+		})
+	}
+}
+
 // segmentRecord is that of the nth segment of a replica that reads ten topics.
 func segmentRecord(tb testing.TB, n, sources, accounts int) *kgo.Record {
 	tb.Helper()

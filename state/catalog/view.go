@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"slices"
 	"sort"
@@ -49,6 +50,7 @@ type SliceRef struct {
 type state struct {
 	segments   map[string]*Segment
 	replaced   map[string]int64    // segments that were replaced lately, and when (ms)
+	forgotAt   time.Time           // when those of long ago were last taken out of it
 	accounts   map[string]*account // those with at least one slice
 	positions  map[string]*Position
 	first      map[string]*FirstEnds
@@ -292,8 +294,12 @@ func (v *View) Live(id string) bool {
 }
 
 // replacedKept (ms) is how long a View remembers what was replaced: longer than
-// anybody asks.
-const replacedKept = int64(72 * time.Hour / time.Millisecond)
+// anybody asks. Every forgetEvery it looks for what it may forget, not with each
+// record: that would take as long as there are records and ids in these days.
+const (
+	replacedKept = int64(72 * time.Hour / time.Millisecond)
+	forgetEvery  = time.Hour
+)
 
 // Replaced is when (ms) another segment has taken a segment's place, by the clock of
 // who made that; 0: none has, or it was long ago.
@@ -368,18 +374,18 @@ func (s *state) replace(seg *Segment) {
 		return
 	}
 	made := seg.Sealed()
-	now := time.Now().UnixMilli()
-	for id, at := range s.replaced {
-		if at < now-replacedKept {
-			delete(s.replaced, id)
-		}
+	now := time.Now()
+	from := now.UnixMilli() - replacedKept
+	if now.Sub(s.forgotAt) >= forgetEvery {
+		s.forgotAt = now
+		maps.DeleteFunc(s.replaced, func(_ string, at int64) bool { return at < from })
 	}
 	for _, id := range seg.Replaces {
 		if old, ok := s.segments[id]; ok {
 			s.drop(old)
 			delete(s.segments, id)
 		}
-		if made >= now-replacedKept {
+		if made >= from {
 			s.replaced[id] = made
 		}
 	}
