@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"fmt"
+	"math"
 	"runtime"
 	"strings"
 	"syscall"
@@ -90,6 +91,29 @@ func BenchmarkReplaced(b *testing.B) {
 			b.ReportMetric(float64(spent.Microseconds())/float64(b.N*n), "cpu-µs/record")
 		})
 	}
+}
+
+// BenchmarkSlicesSince lists all slices that have rows of a partition, as a lane does that
+// has nothing on its disk.
+func BenchmarkSlicesSince(b *testing.B) {
+	const segments, accounts = 5000, 20
+	v := &View{st: newState()}
+	for n := range segments {
+		if err := v.st.decode(segmentRecord(b, n, 1, accounts)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	all := segment.Stream{Topic: "email-events-0", ID: segment.TopicID{1}}.Range(0, 0, math.MaxInt64)
+	found, spent := 0, time.Duration(0)
+	for b.Loop() {
+		began := cpu(b)
+		found += len(v.SlicesSince(all, 0))
+		spent += cpu(b) - began
+	}
+	if found != b.N*segments*accounts {
+		b.Fatalf("%d slices were found", found)
+	}
+	b.ReportMetric(float64(spent.Nanoseconds())/float64(found), "cpu-ns/slice")
 }
 
 // segmentRecord is that of the nth segment of a replica that reads ten topics.
