@@ -134,6 +134,7 @@ type Consumer struct {
 	as       membership      // as whom the lanes are held
 	lanes    map[int32]*lane
 	barriers map[segment.Partition]int64 // ends that pending requests wait for
+	awaited  map[string]bool             // ids of the requests that these are of
 	failing  bool                        // some could not in this turn
 	endless  bool                        // the end of some profile partition was not told last
 	endsAt   time.Time                   // when they were asked for last
@@ -174,6 +175,7 @@ func New(cfg Config, deps Deps) (*Consumer, error) {
 		metrics:    newMetrics(deps.Registerer, cfg.Topics, func() int64 { return deps.Catalog.Retention().Refused.OldestAvailable }, deps.Catalog.Count),
 		lanes:      make(map[int32]*lane),
 		barriers:   make(map[segment.Partition]int64),
+		awaited:    make(map[string]bool),
 		noEnds:     rate.Sometimes{First: 1, Interval: 10 * time.Second},
 		mail:       newMailbox(),
 		quit:       make(chan struct{}),

@@ -3,6 +3,7 @@ package consumer
 import (
 	"time"
 
+	"lockstitch/state/report"
 	"lockstitch/state/segment"
 )
 
@@ -99,10 +100,27 @@ func (c *Consumer) barrier(in *input) int64 {
 	return c.barriers[segment.Partition{Topic: in.stream.ID, N: in.partition}]
 }
 
-// readBarriers takes the ends of the pending requests.
+// readBarriers takes the ends of the pending requests, of each once: there may be many, and each has
+// one for every partition. Those of requests that are over go together, when these are more than one
+// for each 16 that are pending. Until then they make one cut of a partition too many at the most, or
+// let one for the others wait for as long as their own would have.
 func (c *Consumer) readBarriers() {
-	clear(c.barriers)
-	for _, r := range c.deps.Reports.Pending() {
+	pending := c.deps.Reports.Pending()
+	c.addBarriers(pending)
+	if over := len(c.awaited) - len(pending); 16*over > len(pending) {
+		clear(c.awaited)
+		clear(c.barriers)
+		c.addBarriers(pending)
+	}
+}
+
+// addBarriers takes in those that are new.
+func (c *Consumer) addBarriers(pending []*report.Report) {
+	for _, r := range pending {
+		if c.awaited[r.Request.ID] {
+			continue
+		}
+		c.awaited[r.Request.ID] = true
 		for _, e := range r.Request.Question.Barrier {
 			k := e.At()
 			c.barriers[k] = max(c.barriers[k], e.Offset)
