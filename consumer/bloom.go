@@ -45,12 +45,13 @@ const (
 	bloomMaxDoubling = 12
 )
 
-func (b *bloom) add(k local.DedupKey) {
+// add is false once nothing need be added any more.
+func (b *bloom) add(k local.DedupKey) bool {
 	if b.room == 0 {
 		b.grow(bloomFirstKeys << min(len(b.filters), bloomMaxDoubling))
 	}
 	if b.given {
-		return
+		return false
 	}
 	b.room--
 	f := b.filters[len(b.filters)-1]
@@ -60,6 +61,7 @@ func (b *bloom) add(k local.DedupKey) {
 		block[w] |= 1 << (bits & 63)
 		bits >>= 6
 	}
+	return true
 }
 
 // grow makes a filter that the next n keys go to.

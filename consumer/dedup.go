@@ -127,7 +127,8 @@ func (d *dedup) bloom(gen int32) *bloom {
 }
 
 // load reads the keys of the generations that still count into the filters: for
-// each stream's log time (ms) its own and the one before.
+// each stream's log time (ms) its own and the one before. Where the filters have no
+// room it does not go on: it would read billions of keys for nothing.
 func (d *dedup) load(logTimes []int64) error {
 	for _, t := range logTimes {
 		gen := local.Generation(t, d.horizon)

@@ -165,8 +165,8 @@ func (l *Lane) LookupDedup(gen int32, k DedupKey) (e DedupEntry, ok bool, err er
 	return DedupEntry{Key: k, Offset: int64(off), LogTime: lt}, true, nil
 }
 
-// ScanDedup calls fn for every key of a generation, in no useful order.
-func (l *Lane) ScanDedup(gen int32, fn func(DedupKey)) error {
+// ScanDedup calls fn for the keys of a generation, in no useful order, until it is false.
+func (l *Lane) ScanDedup(gen int32, fn func(DedupKey) bool) error {
 	prefix := binary.BigEndian.AppendUint32(l.key(kindDedup), uint32(gen))
 	it, err := l.db.p.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
 	if err != nil {
@@ -174,8 +174,8 @@ func (l *Lane) ScanDedup(gen int32, fn func(DedupKey)) error {
 	}
 	defer it.Close()
 	for ok := it.First(); ok; ok = it.Next() {
-		if k := it.Key(); len(k) == 25 {
-			fn(DedupKey(k[9:]))
+		if k := it.Key(); len(k) == 25 && !fn(DedupKey(k[9:])) {
+			break
 		}
 	}
 	return it.Error()

@@ -77,7 +77,7 @@ func TestFullDiskIsWaitedFor(t *testing.T) {
 			t.Fatal(err)
 		}
 		n := 0
-		if err := db.Lane(0).ScanDedup(0, func(DedupKey) { n++ }); err != nil || n != batches*entries {
+		if err := db.Lane(0).ScanDedup(0, func(DedupKey) bool { n++; return true }); err != nil || n != batches*entries {
 			t.Errorf("%d entries are there, want %d: %v", n, batches*entries, err)
 		}
 		if err := db.Close(); err != nil {
@@ -121,7 +121,7 @@ func TestDamageWithinATableIsAnError(t *testing.T) {
 		}
 	}
 	db = openAt(t, dir)
-	err = db.Lane(0).ScanDedup(0, func(DedupKey) {})
+	err = db.Lane(0).ScanDedup(0, func(DedupKey) bool { return true })
 	if err == nil {
 		t.Fatal("damage was not noticed")
 	}
@@ -136,7 +136,7 @@ func TestDamageWithinATableIsAnError(t *testing.T) {
 	}
 	db = openAt(t, dir)
 	defer db.Close()
-	if err := db.Lane(0).ScanDedup(0, func(DedupKey) { t.Fatal("damaged state was kept") }); err != nil {
+	if err := db.Lane(0).ScanDedup(0, func(DedupKey) bool { t.Fatal("damaged state was kept"); return false }); err != nil {
 		t.Error(err)
 	}
 }

@@ -98,7 +98,7 @@ func TestDroppedLanesAreGone(t *testing.T) {
 			}
 		}
 		for gen := range int32(4) {
-			if err := db.Lane(n).ScanDedup(gen, func(DedupKey) { keys++ }); err != nil {
+			if err := db.Lane(n).ScanDedup(gen, func(DedupKey) bool { keys++; return true }); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -194,7 +194,7 @@ func (h history) read(t *testing.T, db *DB, name string) error {
 			}
 		}
 		keys := 0
-		if err := lane.ScanDedup(0, func(DedupKey) { keys++ }); err != nil {
+		if err := lane.ScanDedup(0, func(DedupKey) bool { keys++; return true }); err != nil {
 			return err
 		}
 		if want := int(dm.Next+1-int64(n)) / 2 * flipEntries; keys != want {

@@ -104,22 +104,23 @@ func TestLoadedEntries(t *testing.T) {
 			}
 			n, there := 0, make(map[seen]bool)
 			for gen := int32(1); gen <= 2; gen++ {
-				if err := l.ScanDedup(gen, func(k DedupKey) { there[seen{gen, k}] = true }); err != nil {
+				if err := l.ScanDedup(gen, func(k DedupKey) bool { there[seen{gen, k}] = true; return true }); err != nil {
 					t.Fatal(err)
 				}
-				if err := want.ScanDedup(gen, func(k DedupKey) {
+				if err := want.ScanDedup(gen, func(k DedupKey) bool {
 					n++
 					if !got[seen{gen, k}] || !there[seen{gen, k}] {
 						t.Fatalf("generation %d: %x was not told of or is not there", gen, k)
 					}
 					if n%20 > 0 {
-						return
+						return true
 					}
 					a, _, _ := want.LookupDedup(gen, k)
 					b, ok, err := l.LookupDedup(gen, k)
 					if err != nil || !ok || a != b {
 						t.Fatalf("generation %d: %+v, want %+v: %v", gen, b, a, err)
 					}
+					return true
 				}); err != nil {
 					t.Fatal(err)
 				}
@@ -233,7 +234,7 @@ func TestLoadCalledOff(t *testing.T) {
 			t.Fatal(err)
 		}
 		for gen := int32(1); gen <= 2; gen++ {
-			if err := db.Lane(0).ScanDedup(gen, func(k DedupKey) { t.Fatalf("%x is there", k) }); err != nil {
+			if err := db.Lane(0).ScanDedup(gen, func(k DedupKey) bool { t.Fatalf("%x is there", k); return false }); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -301,7 +302,7 @@ func TestCrashDuringALoad(t *testing.T) {
 		}
 		there := 0
 		for gen := int32(1); gen <= 2; gen++ {
-			if err := db.Lane(0).ScanDedup(gen, func(DedupKey) { there++ }); err != nil {
+			if err := db.Lane(0).ScanDedup(gen, func(DedupKey) bool { there++; return true }); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -203,7 +203,7 @@ func TestDedupEntries(t *testing.T) {
 		t.Errorf("marker %+v %v %v", m, ok, err)
 	}
 	n := 0
-	if err := l.ScanDedup(1, func(DedupKey) { n++ }); err != nil || n != 1 {
+	if err := l.ScanDedup(1, func(DedupKey) bool { n++; return true }); err != nil || n != 1 {
 		t.Errorf("scan of generation 1: %d, %v", n, err)
 	}
 	if err := l.DropDedupBefore(1); err != nil {
