@@ -17,7 +17,15 @@ import (
 // 24 in SliceInfo, the rest of a slice 200 (BenchmarkSegments).
 type account struct {
 	segments map[string]*Segment
-	ranges   map[segment.Partition]ranges
+	ranges   map[segment.Partition]rangeList
+}
+
+// rangeList is a list of ranges from near whose front one is removed at little cost, however
+// long it is: retention removes a thousand of the oldest with each of its cuts, while nobody
+// can read the catalog.
+type rangeList struct {
+	ranges
+	before int // places that its memory has in front of it, at the most
 }
 
 // ranges are those of one partition, in order of their ends. A cut takes all
@@ -83,23 +91,32 @@ func (l ranges) between(from, to int64) ranges {
 	return l[:n]
 }
 
-func (l ranges) insert(r offsetRange) ranges {
+func (l *rangeList) insert(r offsetRange) {
 	i := l.behind(r.offsets().Next)
 	r.least = -1 // not known yet
-	l = slices.Insert(l, i, r)
+	l.ranges = slices.Insert(l.ranges, i, r)
 	l.settle(i)
-	return l
 }
 
-func (l ranges) remove(r offsetRange) ranges {
-	for i := l.behind(r.offsets().Next - 1); i < len(l); i++ {
-		if l[i].segment == r.segment && l[i].slice == r.slice && l[i].source == r.source {
-			l = slices.Delete(l, i, i+1)
-			l.settle(i - 1)
-			break
+func (l *rangeList) remove(r offsetRange) {
+	i := l.behind(r.offsets().Next - 1)
+	for i < len(l.ranges) && (l.ranges[i].segment != r.segment || l.ranges[i].slice != r.slice || l.ranges[i].source != r.source) {
+		i++
+	}
+	switch n := len(l.ranges); {
+	case i == n:
+		return
+	case i >= n/2:
+		l.ranges = slices.Delete(l.ranges, i, i+1)
+	default: // those before it move, and the list begins one place later
+		copy(l.ranges[1:], l.ranges[:i])
+		l.ranges[0] = offsetRange{}
+		l.ranges = l.ranges[1:]
+		if l.before++; l.before >= n {
+			l.ranges, l.before = slices.Clone(l.ranges), 0
 		}
 	}
-	return l
+	l.settle(i - 1)
 }
 
 // settle makes least true from a changed place to the front, as far as it is
@@ -123,13 +140,15 @@ func (s *state) add(seg *Segment) {
 		in := &seg.Slices[i]
 		a := s.accounts[in.Account]
 		if a == nil {
-			a = &account{segments: make(map[string]*Segment), ranges: make(map[segment.Partition]ranges)}
+			a = &account{segments: make(map[string]*Segment), ranges: make(map[segment.Partition]rangeList)}
 			s.accounts[in.Account] = a
 		}
 		a.segments[seg.ID] = seg
 		for j := range in.Sources {
 			k := in.Sources[j].Source().At()
-			a.ranges[k] = a.ranges[k].insert(offsetRange{segment: seg, slice: int32(i), source: int32(j)})
+			l := a.ranges[k]
+			l.insert(offsetRange{segment: seg, slice: int32(i), source: int32(j)})
+			a.ranges[k] = l
 		}
 	}
 }
@@ -141,7 +160,9 @@ func (s *state) drop(seg *Segment) {
 		a := s.accounts[in.Account]
 		for j := range in.Sources {
 			k := in.Sources[j].Source().At()
-			if a.ranges[k] = a.ranges[k].remove(offsetRange{segment: seg, slice: int32(i), source: int32(j)}); len(a.ranges[k]) == 0 {
+			l := a.ranges[k]
+			l.remove(offsetRange{segment: seg, slice: int32(i), source: int32(j)})
+			if a.ranges[k] = l; len(l.ranges) == 0 {
 				delete(a.ranges, k)
 			}
 		}

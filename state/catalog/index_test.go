@@ -152,8 +152,8 @@ func (h *history) merge() {
 func (h *history) check() {
 	h.t.Helper()
 	for _, a := range h.v.st.accounts {
-		for k, l := range a.ranges {
-			least := int64(math.MaxInt64)
+		for k, list := range a.ranges {
+			l, least := list.ranges, int64(math.MaxInt64)
 			for i := len(l) - 1; i >= 0; i-- {
 				o := l[i].offsets()
 				least = min(least, o.Min)
@@ -274,7 +274,7 @@ func TestSlicesInLooksAtNothingElse(t *testing.T) {
 	source := slice("", 0, 0).Sources[0]
 	for range 1000 {
 		cut()
-		l := v.st.accounts["acme"].ranges[source.Source().At()]
+		l := v.st.accounts["acme"].ranges[source.Source().At()].ranges
 		for _, first := range []int64{cuts - 1, cuts / 2, 0} {
 			if looked := len(l.between(first*rows, (first+1)*rows)); looked != 1+late {
 				t.Fatalf("of %d cuts, %d ranges were looked at for those of cut %d, want %d", cuts, looked, first, 1+late)

@@ -116,6 +116,67 @@ func BenchmarkSlicesSince(b *testing.B) {
 	b.ReportMetric(float64(spent.Nanoseconds())/float64(found), "cpu-ns/slice")
 }
 
+// TestRemovedRangesTakeNoMemory: the oldest go from the front of a list.
+func TestRemovedRangesTakeNoMemory(t *testing.T) {
+	const n = 100_000
+	list, all := longList(n)
+	before := heap()
+	for _, r := range all[:n-10] {
+		list.remove(r)
+	}
+	if freed := int64(before) - int64(heap()); len(list.ranges) != 10 || freed < n*20 {
+		t.Errorf("%d bytes are free when %d ranges of %d are left", freed, len(list.ranges), n)
+	}
+	runtime.KeepAlive(list)
+	runtime.KeepAlive(all)
+}
+
+// BenchmarkRemove is the processor time of removing one of the oldest ranges of a partition,
+// as retention does, with as many others; and one of the newest, as merging does.
+func BenchmarkRemove(b *testing.B) {
+	for _, n := range []int{10_000, 1_000_000} {
+		for _, from := range []string{"oldest", "newest"} {
+			b.Run(fmt.Sprintf("%s/of=%d", from, n), func(b *testing.B) {
+				list, left := longList(n)
+				removed, spent := 0, time.Duration(0)
+				for b.Loop() {
+					if len(left) < n/2 {
+						list, left = longList(n)
+					}
+					part := left[:n/1000]
+					if from == "newest" {
+						part = left[len(left)-n/1000:]
+						left = left[:len(left)-n/1000]
+					} else {
+						left = left[n/1000:]
+					}
+					began := cpu(b)
+					for i := range part {
+						list.remove(part[i^1]) // not quite in order
+					}
+					spent += cpu(b) - began
+					removed += len(part)
+				}
+				b.ReportMetric(float64(spent.Nanoseconds())/float64(removed), "cpu-ns/range")
+			})
+		}
+	}
+}
+
+// longList is one of so many ranges, which it answers, too, in order.
+func longList(n int) (rangeList, []offsetRange) {
+	seg := &Segment{Slices: make([]segment.SliceInfo, n)}
+	list, sources := rangeList{}, make([]segment.OffsetRange, n)
+	all := make([]offsetRange, n)
+	for i := range all {
+		sources[i] = segment.Stream{}.Range(0, int64(i), int64(i)+1)
+		seg.Slices[i].Sources = sources[i : i+1]
+		all[i] = offsetRange{segment: seg, slice: int32(i)}
+		list.insert(all[i])
+	}
+	return list, all
+}
+
 // segmentRecord is that of the nth segment of a replica that reads ten topics.
 func segmentRecord(tb testing.TB, n, sources, accounts int) *kgo.Record {
 	tb.Helper()
