@@ -120,7 +120,7 @@ func (c *Consumer) prepareMerged(ctx context.Context, now time.Time, over, expir
 	if err := c.deps.Catalog.CatchUp(ctx); err != nil {
 		return nil, err
 	}
-	places := c.picker.pick(c.deps.Catalog.Segments(), now.UnixMilli(), over, expired)
+	places := c.picker.pick(c.deps.Catalog.Unsorted(), now.UnixMilli(), over, expired)
 	for len(places) > 1 {
 		c.at(StepMergeRead)
 		o, err := c.readMerged(ctx, places)

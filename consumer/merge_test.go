@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"path"
 	"path/filepath"
@@ -457,8 +458,11 @@ func TestPick(t *testing.T) {
 			if step > 2000 {
 				t.Fatal("no end")
 			}
-			slices.SortFunc(live, func(a, b *catalog.Segment) int { return strings.Compare(a.ID, b.ID) })
 			got := p.pick(live, now, now, 0)
+			r.Shuffle(len(live), func(i, j int) { live[i], live[j] = live[j], live[i] })
+			if again := p.pick(live, now, now, 0); !slices.Equal(again, got) {
+				t.Fatalf("in another order other segments are picked: %v, %v", again, got)
+			}
 			if got == nil {
 				break
 			}
@@ -488,6 +492,28 @@ func TestPick(t *testing.T) {
 			t.Errorf("%d segments are left; %d rows were written for %d", len(live), rewritten, all)
 		}
 	})
+}
+
+// BenchmarkPick chooses among a million segments of a year, nearly all of which are large
+// already, from the catalog's list on.
+func BenchmarkPick(b *testing.B) {
+	const n = 1_000_000
+	cfg := Config{MemoryBytes: 256 << 20, MergeSpans: []time.Duration{time.Hour, day}, MergeFuture: day}
+	now := int64(1_790_000_000_000)
+	live := make(map[string]*catalog.Segment, n) // as the catalog has them
+	for i := range n {
+		at := now - int64(i)*(365*day).Milliseconds()/n
+		s := &catalog.Segment{ID: ulid.MustNew(uint64(at), ulid.DefaultEntropy()).String(), LogTime: at, Bytes: cfg.MemoryBytes, Slices: []segment.SliceInfo{{Account: "a", Rows: 10, MaxTime: at}}}
+		if i%100 == 0 {
+			s.Bytes = 1000
+		}
+		live[s.ID] = s
+	}
+	for b.Loop() {
+		if got := newPicker(&cfg).pick(slices.Collect(maps.Values(live)), now, now, 0); len(got) < 2 {
+			b.Fatal("nothing is merged")
+		}
+	}
 }
 
 // TestPickOfManyAccounts: as many as one object has room for, and the guess of that is not
@@ -599,7 +625,7 @@ func TestPickWhatABrokerStampedAhead(t *testing.T) {
 	}
 	add(now, now.Add(-3*time.Hour).UnixMilli())
 	got := newPicker(&cfg).pick(segments, now.UnixMilli(), ahead, 0)
-	if len(got) != 2 || got[0] != segments[3] || got[1] != segments[4] {
+	if len(got) != 2 || got[0] != segments[4] || got[1] != segments[3] {
 		t.Errorf("%d are merged, want the two of the hour three hours ago", len(got))
 	}
 }

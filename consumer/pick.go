@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -67,13 +68,23 @@ type group struct {
 	sealed bool
 }
 
-// pick chooses those that are merged next, small ones first, nil if there are none, of
-// the segments in order of their ids. Spans are over by Kafka's time over (ms), see
-// spanOf; what is older than expired (ms) is left to retention.
+// before is an order: the oldest spans first.
+func (g group) before(other group) int {
+	if g.at == other.at && g.sealed != other.sealed {
+		if other.sealed {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Compare(g.at, other.at)
+}
+
+// pick chooses those that are merged next, of the oldest span first and small ones first,
+// nil if there are none; in which order it gets the segments does not count. Spans are over
+// by Kafka's time over (ms), see spanOf; what is older than expired (ms) is left to retention.
 func (p *picker) pick(segments []*catalog.Segment, now, over, expired int64) []*catalog.Segment {
 	for _, span := range p.spans {
 		groups := make(map[group][]candidate)
-		var order []group
 		for _, s := range segments {
 			at, is := spanOf(s, span.Milliseconds(), now, over)
 			if !is || s.Newest() < expired || p.isLeft(s.ID) {
@@ -83,12 +94,9 @@ func (p *picker) pick(segments []*catalog.Segment, now, over, expired int64) []*
 			if !small {
 				continue
 			}
-			if groups[at] == nil {
-				order = append(order, at)
-			}
 			groups[at] = append(groups[at], c)
 		}
-		for _, at := range order {
+		for _, at := range slices.SortedFunc(maps.Keys(groups), group.before) {
 			if found := p.choose(groups[at]); len(found) > 1 {
 				return found
 			}
@@ -120,7 +128,7 @@ func (p *picker) candidate(s *catalog.Segment) (candidate, bool) {
 // than all others together: so a row is written again a number of times that grows
 // with the logarithm of the segments only, however they trickle in.
 func (p *picker) choose(from []candidate) []*catalog.Segment {
-	slices.SortStableFunc(from, func(a, b candidate) int { return cmp.Compare(a.rows, b.rows) })
+	slices.SortFunc(from, func(a, b candidate) int { return cmp.Or(cmp.Compare(a.rows, b.rows), cmp.Compare(a.ID, b.ID)) })
 	rows, bytes, n := 0, int64(0), 0
 	size := newDirectorySize()
 	for _, c := range from {

@@ -1,10 +1,10 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
-	"sort"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -100,7 +100,7 @@ func (c *Consumer) decideRetention(ctx context.Context, now time.Time) (r *retai
 	if err != nil {
 		return nil, 0, fmt.Errorf("the ends of the event topics: %w", err)
 	}
-	at, segments := c.deps.Catalog.Retention(), c.deps.Catalog.Segments()
+	at, segments := c.deps.Catalog.Retention(), c.deps.Catalog.Unsorted()
 	old := c.newAges(ends, now).expired(segments)
 	forgets = c.forgetFrom(now, old)
 	if announcedEarly(at, segments, c.deps.Catalog.LogTime()-c.cfg.Retention.Milliseconds()) {
@@ -184,7 +184,9 @@ func (a ages) expired(segments []*catalog.Segment) []*catalog.Segment {
 			out = append(out, s)
 		}
 	}
-	sort.SliceStable(out, func(i, j int) bool { return out[i].Newest() < out[j].Newest() })
+	slices.SortFunc(out, func(x, y *catalog.Segment) int {
+		return cmp.Or(cmp.Compare(x.Newest(), y.Newest()), cmp.Compare(x.ID, y.ID))
+	})
 	return out
 }
 

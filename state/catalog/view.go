@@ -268,13 +268,19 @@ func (v *View) GivenUp(topic string, partition int32) int64 {
 // Segments lists the live segments in order of their ids, which is the order
 // in which they were sealed. They are shared and must not be changed.
 func (v *View) Segments() []*Segment {
+	out := v.Unsorted()
+	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
+	return out
+}
+
+// Unsorted is Segments in no order: for a million that takes a fraction of the time.
+func (v *View) Unsorted() []*Segment {
 	v.mu.RLock()
+	defer v.mu.RUnlock()
 	out := make([]*Segment, 0, len(v.st.segments))
 	for _, s := range v.st.segments {
 		out = append(out, s)
 	}
-	v.mu.RUnlock()
-	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
 	return out
 }
 
