@@ -310,11 +310,12 @@ func (e *encoder) cells() error {
 }
 
 // transpose turns the snapshots of the rows into columns and answers how many rows it
-// has taken in: all, unless the columns get too many.
+// has taken in: all, unless the columns get too many, or long values too much text.
 func (e *encoder) transpose(rows []entry) int {
 	e.snapCodes, e.snapList = e.snapCodes[:0], e.snapList[:0]
 	e.localSnap.start()
 	e.transposer.reset()
+	long, values := 0, &e.transposer.values.refs
 	for i, r := range rows {
 		b := e.buffers[r.buffer]
 		common := e.snaps.code(int(r.buffer), b.row(int(r.row)).snap)
@@ -324,8 +325,12 @@ func (e *encoder) transpose(rows []entry) int {
 		}
 		at := &e.localSnap.at[common]
 		if at.epoch != e.localSnap.epoch {
+			before := len(*values)
 			e.transposer.add(uint32(len(e.snapList)), e.snaps.bytes(common))
-			if i > 0 && len(e.transposer.cols) > maxSnapColumns {
+			for _, v := range (*values)[before:] {
+				long += max(0, int(v.n)-ordinaryText)
+			}
+			if i > 0 && (len(e.transposer.cols) > maxSnapColumns || long > maxLongText) {
 				return e.transpose(rows[:i])
 			}
 			e.snapList = append(e.snapList, common)

@@ -22,7 +22,9 @@ const (
 
 	bigHour        = 64 << 10 // rows from which on an hour has an object of its own
 	hourBreak      = 1024     // rows from which on a slice ends with its hour
-	maxSliceText   = 16 << 20 // bytes of text after which a slice ends early
+	maxSliceText   = 16 << 20 // bytes of text, repeated or not, after which a slice ends early
+	maxLongText    = 1 << 20  // the same of what its different texts have beyond ordinaryText each
+	ordinaryText   = 64
 	maxSnapColumns = 32 << 10 // attributes, tags and audiences above which a slice has no second row: half a KiB each
 	hourMillis     = 3_600_000
 )
@@ -197,9 +199,15 @@ func (e *encoder) objects(hour time.Time, rows []entry, emit func(Object) error)
 }
 
 // sliceRows is how many of the sorted rows make up the next slice.
+//
+// Long texts end it early, as an export has many slices in memory that overlap in
+// time, each with the different texts of a column, and reads those again that it has no
+// room for. Texts of ordinary length do not count, so that with them a slice has
+// MaxSliceRows.
 func (e *encoder) sliceRows(rows []entry) (int, error) {
 	first := rows[0]
-	text := 0
+	text, long := 0, 0
+	e.localText.start()
 	sources := map[uint32]struct{}{}
 	for i := range min(len(rows), MaxSliceRows) {
 		r := rows[i]
@@ -211,10 +219,10 @@ func (e *encoder) sliceRows(rows []entry) (int, error) {
 			return i, nil
 		}
 		size := int(e.buffers[r.buffer].row(int(r.row)).size)
-		if i > 0 && text+size > maxSliceText {
+		text, long = text+size, long+e.longCells(r)
+		if i > 0 && (text > maxSliceText || long > maxLongText) {
 			return i, nil
 		}
-		text += size
 		if i == 0 || r.source != rows[i-1].source {
 			if sources[r.source] = struct{}{}; len(sources) > maxSources {
 				return i, nil
@@ -222,4 +230,24 @@ func (e *encoder) sliceRows(rows []entry) (int, error) {
 		}
 	}
 	return min(len(rows), MaxSliceRows), nil
+}
+
+// longCells is what the row's cells and correlation id have beyond ordinaryText each,
+// without those that were asked about since localText has started.
+func (e *encoder) longCells(at entry) (long int) {
+	b := e.buffers[at.buffer]
+	r := b.row(int(at.row))
+	if !r.uuid {
+		long = max(0, len(b.correlation(r))-ordinaryText)
+	}
+	for _, own := range r.cells {
+		if own == 0 || b.text.refs[own].n <= ordinaryText {
+			continue
+		}
+		if seen := &e.localText.at[e.text.code(int(at.buffer), own)]; seen.epoch != e.localText.epoch {
+			seen.epoch = e.localText.epoch
+			long += int(b.text.refs[own].n) - ordinaryText
+		}
+	}
+	return long
 }
