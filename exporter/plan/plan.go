@@ -35,8 +35,9 @@ type Piece struct {
 
 // Plan is what an export has to read.
 type Plan struct {
-	Slices []catalog.SliceRef // in order of (first time, object, position in it)
-	Pieces []Piece
+	Slices     []catalog.SliceRef // in order of (first time, object, position in it)
+	Pieces     []Piece
+	start, end int64 // the window
 }
 
 // Part says which part of the plan's rows, 0 to 1, lies before a piece of it and
@@ -68,7 +69,7 @@ func Make(refs []catalog.SliceRef, q *report.Question, rows int) Plan {
 		end = *q.EndAt
 	}
 	barrier, after := offsets(q.Barrier), offsets(q.After)
-	p := Plan{}
+	p := Plan{start: start, end: end}
 	for _, ref := range refs {
 		if in := ref.Info; in.Rows > 0 && in.MinTime < end && in.MaxTime >= start && contributes(in, barrier, after) {
 			p.Slices = append(p.Slices, ref)
@@ -77,8 +78,15 @@ func Make(refs []catalog.SliceRef, q *report.Question, rows int) Plan {
 	slices.SortFunc(p.Slices, func(a, b catalog.SliceRef) int {
 		return cmp.Or(cmp.Compare(a.Info.MinTime, b.Info.MinTime), cmp.Compare(a.Object, b.Object), cmp.Compare(a.Info.Offset, b.Info.Offset))
 	})
-	p.divide(start, end, float64(rows))
+	p.divide(float64(rows), nil)
 	return p
+}
+
+// Divide makes the pieces anew for rows that differ in length: a row of slice i counts
+// as weights[i] of those that a piece is to have.
+func (p *Plan) Divide(rows int, weights []float64) {
+	p.Pieces = nil
+	p.divide(float64(rows), weights)
 }
 
 func offsets(ends []report.End) map[segment.Partition]int64 {
@@ -108,10 +116,11 @@ func contributes(in *segment.SliceInfo, barrier, after map[segment.Partition]int
 // slice begins or ends, rows come at a constant rate, and a piece ends where
 // enough have come together. A piece that is nearly full ends early at a moment
 // that cuts through no slice, so that few slices are needed by two pieces.
-func (p *Plan) divide(start, end int64, target float64) {
+func (p *Plan) divide(target float64, weights []float64) {
 	if len(p.Slices) == 0 {
 		return
 	}
+	start, end := p.start, p.end
 	clip := func(i int32) (first, next int64) {
 		in := p.Slices[i].Info
 		first, next = max(in.MinTime, start), end
@@ -120,9 +129,13 @@ func (p *Plan) divide(start, end int64, target float64) {
 		}
 		return first, next
 	}
-	rate := func(i int32) float64 {
+	rate := func(i int32) (rows, weighed float64) {
 		in := p.Slices[i].Info
-		return float64(in.Rows) / (float64(in.MaxTime) - float64(in.MinTime) + 1)
+		rows = float64(in.Rows) / (float64(in.MaxTime) - float64(in.MinTime) + 1)
+		if weights == nil {
+			return rows, rows
+		}
+		return rows, rows * weights[i]
 	}
 	// begin and leave: the slices in order of their first and of their last
 	// moment within the window.
@@ -138,11 +151,12 @@ func (p *Plan) divide(start, end int64, target float64) {
 	})
 
 	now, _ := clip(begin[0])
-	pieceStart, filled, perMs := now, 0.0, 0.0
+	pieceStart, filled, perMs := now, 0.0, 0.0 // filled and perMs are weighed
+	rows, rowsPerMs := 0.0, 0.0
 	var active []int32 // that the piece being made needs and that have not left
 	var members []int32
 	finish := func(at int64) {
-		piece := Piece{Start: pieceStart, End: at, Slices: members, Rows: int64(filled)}
+		piece := Piece{Start: pieceStart, End: at, Slices: members, Rows: int64(rows)}
 		still := active[:0]
 		for _, i := range active {
 			if _, next := clip(i); next > at {
@@ -153,7 +167,7 @@ func (p *Plan) divide(start, end int64, target float64) {
 		piece.Finished = len(members) - len(active)
 		p.Pieces = append(p.Pieces, piece)
 		members = slices.Clone(active)
-		pieceStart, filled = at, 0
+		pieceStart, filled, rows = at, 0, 0
 	}
 	open := 0
 	for len(leave) > 0 {
@@ -176,6 +190,7 @@ func (p *Plan) divide(start, end int64, target float64) {
 			}
 			full = min(max(full, now+1), event)
 			filled += perMs * float64(full-now)
+			rows += rowsPerMs * float64(full-now)
 			now = full
 			if filled >= enough-1 {
 				finish(now)
@@ -185,12 +200,13 @@ func (p *Plan) divide(start, end int64, target float64) {
 			if _, next := clip(leave[0]); next != now {
 				break
 			}
-			perMs -= rate(leave[0])
+			r, w := rate(leave[0])
+			rowsPerMs, perMs = rowsPerMs-r, perMs-w
 			leave = leave[1:]
 			open--
 		}
 		if open == 0 {
-			perMs = 0 // what rounding has left
+			rowsPerMs, perMs = 0, 0 // what rounding has left
 			if filled >= target*3/4 {
 				finish(now)
 			}
@@ -199,7 +215,8 @@ func (p *Plan) divide(start, end int64, target float64) {
 			if first, _ := clip(begin[0]); first != now {
 				break
 			}
-			perMs += rate(begin[0])
+			r, w := rate(begin[0])
+			rowsPerMs, perMs = rowsPerMs+r, perMs+w
 			active = append(active, begin[0])
 			members = append(members, begin[0])
 			begin = begin[1:]

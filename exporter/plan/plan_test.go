@@ -126,6 +126,34 @@ func TestSliceBoundariesArePieceBoundaries(t *testing.T) {
 	}
 }
 
+// A piece has as much fewer rows as they are longer, and Rows counts rows all the same.
+func TestLongRows(t *testing.T) {
+	var refs []catalog.SliceRef
+	for i := range int64(100) {
+		refs = append(refs, ref(fmt.Sprint(i), i*1000, i*1000+999, 1000))
+	}
+	q := question(0, math.MaxInt64)
+	p := Make(refs, q, 10_000)
+	weights := make([]float64, len(p.Slices))
+	for i := range weights {
+		weights[i] = map[bool]float64{true: 1, false: 10}[i < 50]
+	}
+	p.Divide(10_000, weights)
+	check(t, p, q)
+	short, long, rows := 0, 0, int64(0)
+	for _, piece := range p.Pieces {
+		rows += piece.Rows
+		if piece.End <= 50_000 {
+			short++
+		} else {
+			long++
+		}
+	}
+	if short < 4 || short > 6 || long < 48 || long > 52 || rows < 99_900 || rows > 100_000 {
+		t.Errorf("%d pieces of short rows, %d of long ones, %d rows", short, long, rows)
+	}
+}
+
 func TestOneMoment(t *testing.T) {
 	var refs []catalog.SliceRef
 	for i := range 50 {
@@ -153,7 +181,14 @@ func TestRandom(t *testing.T) {
 			end := q.StartAt + 1 + r.Int64N(span)
 			q.EndAt = &end
 		}
-		p := Make(refs, q, 1+r.IntN(50_000))
+		rows := 1 + r.IntN(50_000)
+		p := Make(refs, q, rows)
+		check(t, p, q)
+		weights := make([]float64, len(p.Slices))
+		for i := range weights {
+			weights[i] = 1 + 15*r.Float64()
+		}
+		p.Divide(rows, weights)
 		check(t, p, q)
 	})
 }

@@ -12,63 +12,124 @@ import (
 
 // library holds the slices that are being rendered or will be needed again
 // soon. A slice that nobody uses stays only while pieces that need it are still
-// to come and all slices together are within the budget, so memory does not
-// grow with the export, however many slices overlap.
+// to come and all such slices are within keep; those that are used or being loaded
+// are within room with them, or one is alone. So memory does not grow with the
+// export, however many slices overlap and however large they are.
 type library struct {
-	ctx     context.Context
-	store   objects.Store
-	columns *columns
-	refs    []catalog.SliceRef
-	budget  int64
-	loaders sync.WaitGroup
+	ctx        context.Context
+	store      objects.Store
+	columns    *columns
+	refs       []catalog.SliceRef
+	keep, room int64
+	loaders    sync.WaitGroup
 
 	mu      sync.Mutex
+	changed sync.Cond // something was loaded, given back or let go
 	loans   map[int32]*loan
 	pending []int32 // per slice: pieces not yet finished that need it
-	held    int64   // bytes of all loaded slices
+	used    int     // loans that somebody has
+	held    int64   // bytes of all loans
+	idle    int64   // and of those that nobody has
 }
 
 // loan is a slice that is loaded or being loaded.
 type loan struct {
 	index int32
 	users int           // guarded by library.mu
+	bytes int64         // the same; what it takes, or about what loading it takes
 	ready chan struct{} // closed when sheet or err is set
 	sheet *sheet
 	err   error
 }
 
-func newLibrary(ctx context.Context, store objects.Store, c *columns, p *plan.Plan, budget int64) *library {
-	l := &library{ctx: ctx, store: store, columns: c, refs: p.Slices, budget: budget,
-		loans: make(map[int32]*loan), pending: make([]int32, len(p.Slices))}
-	for i := range p.Pieces {
-		for _, s := range p.Pieces[i].Slices {
-			l.pending[s]++
-		}
-	}
+// loading is how many times its stored length a slice takes while it is being loaded:
+// as it is stored, unpacked, and as cells.
+const loading = 4
+
+func newLibrary(ctx context.Context, store objects.Store, c *columns, refs []catalog.SliceRef, keep, room int64) *library {
+	l := &library{ctx: ctx, store: store, columns: c, refs: refs, keep: keep, room: room,
+		loans: make(map[int32]*loan), pending: make([]int32, len(refs))}
+	l.changed.L = &l.mu
 	return l
 }
 
-// borrow asks for a slice, which is loaded in the background if it is not there.
-// The caller waits for the loan and gives it back.
+// expect says which slices the pieces need.
+func (l *library) expect(pieces []plan.Piece) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range pieces {
+		for _, s := range pieces[i].Slices {
+			l.pending[s]++
+		}
+	}
+}
+
+// borrow asks for a slice, which is loaded in the background if it is not there, once
+// there is room. The caller has no other loan, or two might wait for each other's room;
+// it waits for this one and gives it back.
 func (l *library) borrow(index int32) *loan {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for {
+		if n := l.ask(index, l.used == 0); n != nil {
+			return n
+		}
+		l.changed.Wait()
+	}
+}
+
+// prefetch is borrow for who has a loan: nil if there is no room now.
+func (l *library) prefetch(index int32) *loan {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ask(index, false)
+}
+
+// ask lends a slice that is there, or that there is room for or must be. l.mu is held.
+func (l *library) ask(index int32, must bool) *loan {
 	if n, there := l.loans[index]; there {
+		if n.users == 0 {
+			l.used++
+			l.idle -= n.bytes
+		}
 		n.users++
 		return n
 	}
-	n := &loan{index: index, users: 1, ready: make(chan struct{})}
+	size := loading * l.refs[index].Info.Length
+	if !must && l.held+size > l.room {
+		return nil
+	}
+	n := &loan{index: index, users: 1, bytes: size, ready: make(chan struct{})}
 	l.loans[index] = n
+	l.used++
+	l.held += size
 	l.loaders.Go(func() {
 		n.sheet, n.err = l.load(&l.refs[index])
+		l.mu.Lock()
+		l.held -= n.bytes
+		n.bytes = 0
 		if n.err == nil {
-			l.mu.Lock()
-			l.held += n.sheet.bytes
-			l.mu.Unlock()
+			n.bytes = n.sheet.bytes
 		}
+		l.held += n.bytes
+		l.mu.Unlock()
+		l.changed.Broadcast()
 		close(n.ready)
 	})
 	return n
+}
+
+// there answers the first slice that is loaded or being loaded and that the caller
+// wants; false if there is none.
+func (l *library) there(wants func(index int32) bool) (first int32, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for index := range l.loans {
+		if (!ok || index < first) && wants(index) {
+			first, ok = index, true
+		}
+	}
+	return first, ok
 }
 
 // wait returns the slice once it is loaded.
@@ -82,31 +143,31 @@ func (l *library) giveBack(n *loan) {
 	<-n.ready
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n.users--
-	l.shed(n)
+	if n.users--; n.users == 0 {
+		l.used--
+		l.idle += n.bytes
+		l.shed(n)
+	}
 }
 
-// finish says that a piece is done with its slices.
-func (l *library) finish(slices []int32) {
+// finish says that a piece is done with a slice.
+func (l *library) finish(index int32) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, i := range slices {
-		l.pending[i]--
-		if n, there := l.loans[i]; there {
-			l.shed(n)
-		}
+	l.pending[index]--
+	if n, there := l.loans[index]; there && n.users == 0 {
+		l.shed(n)
 	}
 }
 
-// shed lets go of a slice that need not be kept. l.mu is held.
+// shed lets go of a slice that nobody has, unless it is kept. l.mu is held.
 func (l *library) shed(n *loan) {
-	if n.users > 0 || (n.err == nil && l.pending[n.index] > 0 && l.held <= l.budget) {
-		return
+	if n.err != nil || l.pending[n.index] <= 0 || l.idle > l.keep {
+		delete(l.loans, n.index)
+		l.held -= n.bytes
+		l.idle -= n.bytes
 	}
-	delete(l.loans, n.index)
-	if n.err == nil {
-		l.held -= n.sheet.bytes
-	}
+	l.changed.Broadcast()
 }
 
 // close waits for everything that is still loading.

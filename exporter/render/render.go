@@ -9,7 +9,8 @@
 // The text of the file is a function of the rows below the barrier and the
 // question alone: not of how rows are divided into slices, of the pieces, or of
 // the number of workers. Memory is bounded by constants of this file and by the
-// longest row, not by the export, nor by how many slices overlap.
+// longest row, not by the export, nor by how many slices overlap; those that have
+// no room are read again for a later piece.
 package render
 
 import (
@@ -25,6 +26,7 @@ import (
 	"lockstitch/state/catalog"
 	"lockstitch/state/objects"
 	"lockstitch/state/report"
+	"lockstitch/state/segment"
 )
 
 // ErrTooLarge says that the file would be larger than Params.MaxBytes.
@@ -40,8 +42,10 @@ func (e *TooLargeError) Unwrap() error { return ErrTooLarge }
 
 // Memory is about what one export takes at most, in bytes, while so many workers
 // render it (<= 0: one for each processor): the text and the slices below, and for
-// each worker two loaded slices, the compressor, and the compressed chunks waiting for
-// their turn, with what garbage there is of them. BenchmarkExport measures it.
+// each worker the compressor and the compressed chunks waiting for their turn, with what
+// garbage there is of them. BenchmarkExport measures it. Segments that were sealed
+// before long texts ended a slice (segment.Seal) have larger slices, of which one is
+// loaded at a time, and may take twice as much.
 func Memory(workers int) int64 {
 	return 48<<20 + int64(count(workers))*(5<<19)
 }
@@ -57,7 +61,8 @@ func count(workers int) int {
 // Memory of one export in bytes.
 const (
 	textMemory  = 10 << 20 // of all workers: text being merged
-	sliceMemory = 6 << 20  // loaded slices that a later piece needs
+	sliceMemory = 8 << 20  // loaded slices that a later piece needs
+	loadMemory  = 8 << 20  // slices that are loaded or read, beside these; for each worker 1 MiB more
 	maxText     = 5 << 20  // of one worker
 	minText     = 256 << 10
 )
@@ -93,7 +98,8 @@ func Export(ctx context.Context, p Params, w io.Writer) (Totals, error) {
 		return Totals{}, err
 	}
 	text := min(max(textMemory/workers, minText), maxText)
-	return (&export{Params: p, columns: c, workers: workers, text: text, rows: int(int64(text) * 3 / 4 / c.rowEstimate())}).run(ctx, w)
+	return (&export{Params: p, columns: c, workers: workers, text: text, rows: int(int64(text) * 3 / 4 / c.rowEstimate()),
+		keep: sliceMemory, room: sliceMemory + loadMemory + int64(workers)<<20}).run(ctx, w)
 }
 
 // export is one call of Export.
@@ -102,7 +108,9 @@ type export struct {
 	columns *columns
 	workers int
 	text    int // bytes of text that a worker holds
-	rows    int // wanted rows of a piece
+	rows    int // wanted rows of a piece, if they are of the usual length
+	keep    int64
+	room    int64 // of the library
 }
 
 // order is a piece on its way from a worker to the file.
@@ -113,9 +121,14 @@ type order struct {
 
 func (e *export) run(ctx context.Context, w io.Writer) (Totals, error) {
 	planned := plan.Make(e.Slices, e.Question, e.rows)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	group, ctx := errgroup.WithContext(ctx)
-	library := newLibrary(ctx, e.Store, e.columns, &planned, sliceMemory)
+	library := newLibrary(ctx, e.Store, e.columns, planned.Slices, e.keep, e.room)
 	defer library.close()
+	if err := e.divide(&planned, library); err != nil {
+		return Totals{}, err
+	}
 
 	// Every piece is put into both channels, in order. That of the file has room
 	// for few, which is how far workers can be ahead of it; the worker of the
@@ -186,6 +199,47 @@ func (e *export) run(ctx context.Context, w io.Writer) (Totals, error) {
 	}
 	return totals, nil
 }
+
+// maxWeight bounds the number of pieces for a guess that is wrong.
+const maxWeight = 16
+
+// divide makes the pieces by how long rows are, so that for a piece a stretch mostly
+// does, and tells the library. The catalog does not know: the slice that takes most in
+// the store is loaded to see, and of the others it is guessed by what they take there.
+func (e *export) divide(planned *plan.Plan, l *library) error {
+	rows, most, stored := 0, int32(0), int64(0)
+	for i := range planned.Slices {
+		in := planned.Slices[i].Info
+		rows += in.Rows
+		if n := beyondKeys(in); n > stored {
+			most, stored = int32(i), n
+		}
+	}
+	if stored == 0 || rows <= e.rows/8 { // they fit into a stretch unless they are very long
+		l.expect(planned.Pieces)
+		return nil
+	}
+	n := l.borrow(most)
+	defer l.giveBack(n) // after the library knows who needs it
+	s, err := n.wait()
+	if err != nil {
+		return err
+	}
+	length, usual := float64(s.rowLength()), float64(e.columns.rowEstimate())
+	ratio := length * float64(planned.Slices[most].Info.Rows) / float64(stored)
+	weights := make([]float64, len(planned.Slices))
+	for i := range weights {
+		in := planned.Slices[i].Info
+		guess := min(length, ratio*float64(beyondKeys(in))/float64(in.Rows))
+		weights[i] = min(max(guess/usual, 1), maxWeight)
+	}
+	planned.Divide(e.rows, weights)
+	l.expect(planned.Pieces)
+	return nil
+}
+
+// beyondKeys is what a slice takes in the store for its texts.
+func beyondKeys(in *segment.SliceInfo) int64 { return in.Length - in.KeysLength }
 
 // write puts the header and then the chunks of all pieces into the file.
 func (e *export) write(ctx context.Context, s *stitch.Writer, planned *plan.Plan, file <-chan order, spare chan<- []byte, totals *Totals) error {

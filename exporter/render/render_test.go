@@ -21,15 +21,15 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// exportIt runs an export with small stretches and pieces, so that few rows are
-// enough to meet every way of dividing.
-func exportIt(ctx context.Context, p Params, text, rows, workers int) ([]byte, Totals, error) {
+// exportIt runs an export with small stretches and pieces and little room for slices, so
+// that few rows are enough to meet every way of dividing.
+func exportIt(ctx context.Context, p Params, text, rows, workers int, room int64) ([]byte, Totals, error) {
 	c, err := newColumns(p.Question, p.Slices)
 	if err != nil {
 		return nil, Totals{}, err
 	}
 	var file bytes.Buffer
-	totals, err := (&export{Params: p, columns: c, workers: workers, text: text, rows: rows}).run(ctx, &file)
+	totals, err := (&export{Params: p, columns: c, workers: workers, text: text, rows: rows, keep: room / 2, room: room}).run(ctx, &file)
 	return file.Bytes(), totals, err
 }
 
@@ -44,7 +44,7 @@ func TestSameBytes(t *testing.T) {
 			for range 3 {
 				q, pass := w.question(span)
 				want, rows := w.reference(q, pass)
-				text, perPiece, workers := 1+w.r.IntN(1<<uint(4+w.r.IntN(16))), 1+w.r.IntN(500), 1+w.r.IntN(4)
+				text, perPiece, workers, room := 1+w.r.IntN(1<<uint(4+w.r.IntN(16))), 1+w.r.IntN(500), 1+w.r.IntN(4), w.r.Int64N(1<<uint(12+w.r.IntN(12)))
 				if w.r.IntN(4) == 0 {
 					text, perPiece = maxText, 1<<20
 				}
@@ -54,7 +54,7 @@ func TestSameBytes(t *testing.T) {
 						t.Errorf("progress went from %d to %d of %d", last, done, total)
 					}
 					last = done
-				}}, text, perPiece, workers)
+				}}, text, perPiece, workers, room)
 				if err != nil {
 					t.Error(err)
 					return
@@ -64,7 +64,7 @@ func TestSameBytes(t *testing.T) {
 					t.Errorf("%d rows, file of %d bytes, %d slices done: totals are %+v", rows, len(file), last, totals)
 				}
 				if got := unzip(t, file); got != want {
-					t.Errorf("%d cuts, stretches of %d bytes, pieces of %d rows, %d workers: %s", cuts, text, perPiece, workers, difference(got, want))
+					t.Errorf("%d cuts, stretches of %d bytes, pieces of %d rows, %d workers, room for %d bytes: %s", cuts, text, perPiece, workers, room, difference(got, want))
 					return
 				}
 			}
@@ -202,7 +202,7 @@ func TestCancel(t *testing.T) {
 	w := newWorld(t, 7, 3000, 100_000)
 	store, refs := w.store(t, 4)
 	ctx, cancel := context.WithCancel(t.Context())
-	_, _, err := exportIt(ctx, Params{Store: store, Slices: refs, Question: everything(w), Progress: func(done, total int, rows, bytes int64) { cancel() }}, 1000, 50, 3)
+	_, _, err := exportIt(ctx, Params{Store: store, Slices: refs, Question: everything(w), Progress: func(done, total int, rows, bytes int64) { cancel() }}, 1000, 50, 3, 1<<20)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}

@@ -165,6 +165,20 @@ func (s *sheet) appendRow(dst []byte, row int) []byte {
 	return dst
 }
 
+// rowLength is about how long a row's line is.
+func (s *sheet) rowLength() int {
+	const looked = 256
+	step := max(1, len(s.times)/looked)
+	var line []byte
+	sum, n := 0, 0
+	for row := 0; row < len(s.times); row += step {
+		line = s.appendRow(line[:0], row)
+		sum += len(line)
+		n++
+	}
+	return sum / n
+}
+
 // sheetBuilder makes a sheet from a slice, column by column.
 type sheetBuilder struct {
 	*sheet

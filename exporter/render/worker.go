@@ -2,6 +2,8 @@ package render
 
 import (
 	"context"
+	"math"
+	"slices"
 
 	"lockstitch/exporter/plan"
 	"lockstitch/exporter/stitch"
@@ -21,18 +23,28 @@ type worker struct {
 	stretch    stretch
 	compressor *compressor
 	spare      func() []byte // memory for a chunk
+	asked      []bool        // per slice of the piece: the stretch has it or does without
 }
 
 // render passes on the chunks of a piece in order. It takes as much of the piece
 // at a time as fits into a stretch: usually all of it.
 func (w *worker) render(ctx context.Context, p *plan.Piece, emit func(chunk) error) error {
-	defer w.library.finish(p.Slices)
+	finished := make([]bool, len(p.Slices))
+	finish := func(before int64) {
+		for i, index := range p.Slices {
+			if !finished[i] && w.plan.Slices[index].Info.MaxTime < before {
+				finished[i] = true
+				w.library.finish(index)
+			}
+		}
+	}
 	end := key{time: p.End}
 	for from := (key{time: p.Start}); from.less(end); {
 		to, err := w.collect(ctx, p, from, end)
 		if err != nil {
 			return err
 		}
+		finish(to.time)
 		if len(w.stretch.rows) > 0 {
 			piece, err := w.compressor.compress(w.spare(), w.stretch.merge)
 			if err != nil {
@@ -44,46 +56,70 @@ func (w *worker) render(ctx context.Context, p *plan.Piece, emit func(chunk) err
 		}
 		from = to
 	}
+	finish(math.MaxInt64)
 	return nil
 }
 
 // collect fills the stretch with the rows from <= key < to, where to is end or,
 // if they are too many, as much less as is needed.
+//
+// Slices are taken in order of their first row's time, so that those that begin later
+// are not read if to is lowered. But of those that have begun before from, one that the
+// library has goes first: workers that are at neighbouring pieces, which need mostly the
+// same slices, so come to read them together.
 func (w *worker) collect(ctx context.Context, p *plan.Piece, from, end key) (to key, err error) {
 	w.stretch.reset()
 	to = end
+	w.asked = append(w.asked[:0], make([]bool, len(p.Slices))...)
 	var next *loan // the slice after the one being read, on its way
 	defer func() {
 		if next != nil {
 			w.library.giveBack(next)
 		}
 	}()
-	for i, index := range p.Slices {
+	first := 0 // all slices before have been asked for
+	choose := func() (index int32, ok bool) {
+		for ; first < len(p.Slices); first++ {
+			if !w.asked[first] && w.overlaps(p.Slices[first], from, to) {
+				break
+			}
+		}
+		if first == len(p.Slices) {
+			return 0, false
+		}
+		index, ok = w.library.there(func(index int32) bool {
+			at, in := slices.BinarySearch(p.Slices, index)
+			return in && !w.asked[at] && w.plan.Slices[index].Info.MinTime <= from.time && w.overlaps(index, from, to)
+		})
+		if !ok {
+			index = p.Slices[first]
+		}
+		return index, true
+	}
+	for {
 		if err := ctx.Err(); err != nil {
 			return to, err
 		}
-		if !w.overlaps(index, from, to) {
-			continue
-		}
 		current := next
 		next = nil
-		if current != nil && current.index != index {
+		if current != nil && !w.overlaps(current.index, from, to) {
 			w.library.giveBack(current)
 			current = nil
 		}
 		if current == nil {
+			index, ok := choose()
+			if !ok {
+				return to, nil
+			}
 			current = w.library.borrow(index)
 		}
-		for _, later := range p.Slices[i+1:] {
-			if w.overlaps(later, from, to) {
-				next = w.library.borrow(later)
-				break
-			}
-		}
+		at, _ := slices.BinarySearch(p.Slices, current.index)
+		w.asked[at] = true
 		// behind is a time before which no later slice of the piece has a row.
 		behind := end
-		if i+1 < len(p.Slices) {
-			behind.time = min(behind.time, w.plan.Slices[p.Slices[i+1]].Info.MinTime)
+		if index, ok := choose(); ok {
+			behind.time = min(behind.time, w.plan.Slices[p.Slices[first]].Info.MinTime)
+			next = w.library.prefetch(index)
 		}
 		s, err := current.wait()
 		if err == nil {
@@ -94,7 +130,6 @@ func (w *worker) collect(ctx context.Context, p *plan.Piece, from, end key) (to 
 			return to, err
 		}
 	}
-	return to, nil
 }
 
 // overlaps tells whether the slice may have rows from <= key < to.
