@@ -200,7 +200,9 @@ func (e *export) run(ctx context.Context, w io.Writer) (Totals, error) {
 	return totals, nil
 }
 
-// maxWeight bounds the number of pieces for a guess that is wrong.
+// maxWeight bounds the number of pieces for a guess that is wrong, as short pieces
+// compress badly. Where texts differ, longer ones count whole: there too long pieces have
+// slices read again.
 const maxWeight = 16
 
 // divide makes the pieces by how long rows are, so that for a piece a stretch mostly
@@ -225,13 +227,15 @@ func (e *export) divide(planned *plan.Plan, l *library) error {
 	if err != nil {
 		return err
 	}
+	itsRows := float64(planned.Slices[most].Info.Rows)
 	length, usual := float64(s.rowLength()), float64(e.columns.rowEstimate())
-	ratio := length * float64(planned.Slices[most].Info.Rows) / float64(stored)
+	ratio := length * itsRows / float64(stored)
+	limit := max(maxWeight, float64(s.bytes)/itsRows/usual)
 	weights := make([]float64, len(planned.Slices))
 	for i := range weights {
 		in := planned.Slices[i].Info
 		guess := min(length, ratio*float64(beyondKeys(in))/float64(in.Rows))
-		weights[i] = min(max(guess/usual, 1), maxWeight)
+		weights[i] = min(max(guess/usual, 1), limit)
 	}
 	planned.Divide(e.rows, weights)
 	l.expect(planned.Pieces)

@@ -71,14 +71,17 @@ func longTexts(t *testing.T, cuts, rows, length int, apart float64) (shelf, []ca
 // TestLongTextsAreReadFewTimes exports what has the most text for its rows, from cuts of
 // which few or all overlap in time. Each slice is needed by several pieces.
 func TestLongTextsAreReadFewTimes(t *testing.T) {
-	for name, apart := range map[string]float64{"two overlap": 0.6, "all overlap": 0} {
-		const cuts, rows, length = 8, 1000, 2000
-		store, refs, stored := longTexts(t, cuts, rows, length, apart)
+	for name, c := range map[string]struct {
+		rows, length int // of each cut
+		apart        float64
+	}{"two overlap": {1000, 2000, 0.6}, "all overlap": {1000, 2000, 0}, "very long": {100, 20_000, 0}} {
+		const cuts = 8
+		store, refs, stored := longTexts(t, cuts, c.rows, c.length, c.apart)
 		for _, workers := range []int{2, 8} {
 			var read atomic.Int64
 			totals, err := Export(t.Context(), Params{Store: weighed{store, &read}, Slices: refs, Parallel: workers,
 				Question: &report.Question{Barrier: []report.End{{TopicID: segment.TopicID{1}, Offset: math.MaxInt64}}}}, io.Discard)
-			if err != nil || totals.Rows != cuts*rows {
+			if err != nil || totals.Rows != int64(cuts*c.rows) {
 				t.Fatal(totals, err)
 			}
 			if times := float64(read.Load()) / float64(stored); times > 2 {
@@ -121,7 +124,7 @@ func (l left) Close() error {
 // slice is as large as one that was sealed before long texts ended it.
 func TestSlicesWithoutRoomAreReadOneByOne(t *testing.T) {
 	seed.Each(t, 1, func(t *testing.T, seed uint64) {
-		w := newWorld(t, seed, 150, 1000)
+		w := newWorld(t, seed, 80, 1000)
 		store, refs := w.store(t, 8)
 		c := &crowd{Store: store}
 		q := everything(w)
