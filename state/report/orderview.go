@@ -1,7 +1,6 @@
 package report
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -72,60 +71,44 @@ func isOrderKey(kind string) bool {
 	return false
 }
 
-// applyOrder takes in one record of a standing order.
-func (v *view) applyOrder(rec *kgo.Record, kind, id string) error {
-	if kind == KeyOrder {
-		return v.create(rec, id)
-	}
+// applyOrder takes in what a record of a standing order says, or why it cannot be read.
+func (v *view) applyOrder(rec *kgo.Record, id string, said any, bad error) error {
 	key := string(rec.Key)
 	o := v.orders[id]
-	if o == nil {
+	_, creation := said.(*Order)
+	if o == nil && !creation {
 		v.orphans[key] = orphan{rec.Partition, rec.Timestamp}
 		return nil
 	}
+	if bad != nil {
+		return bad
+	}
+	if creation {
+		return v.create(rec, id, said.(*Order))
+	}
 	next := o.standing
-	switch kind {
-	case KeyChange:
-		c := new(Change)
-		if err := json.Unmarshal(rec.Value, c); err != nil {
+	switch x := said.(type) {
+	case *Change:
+		if err := x.Settings.check(); err != nil {
 			return err
 		}
-		if err := c.Settings.check(); err != nil {
-			return err
-		}
-		if next.Settings = c.Settings; next.Deleted {
+		if next.Settings = x.Settings; next.Deleted {
 			next.slim()
 		}
-	case KeyPause:
-		p := new(Pause)
-		if err := json.Unmarshal(rec.Value, p); err != nil {
-			return err
-		}
-		next.Paused = p.Paused
-	case KeyTrouble:
-		t := new(Trouble)
-		if err := json.Unmarshal(rec.Value, t); err != nil {
-			return err
-		}
-		next.Trouble = t
-	case KeyDelivered:
-		d := new(Delivered)
-		if err := json.Unmarshal(rec.Value, d); err != nil {
-			return err
-		}
+	case *Pause:
+		next.Paused = x.Paused
+	case *Trouble:
+		next.Trouble = x
+	case *Delivered:
 		// A replica that lost the order may say late what it has delivered.
-		if d.Number > next.Delivered.Number {
-			next.Delivered = *d
+		if x.Number > next.Delivered.Number {
+			next.Delivered = *x
 		}
-	case KeyDeletion:
-		d := new(Deletion)
-		if err := json.Unmarshal(rec.Value, d); err != nil {
-			return err
-		}
+	case *Deletion:
 		if !rec.Timestamp.IsZero() {
-			d.At = rec.Timestamp.UTC()
+			x.At = rec.Timestamp.UTC()
 		}
-		v.end(o, d)
+		v.end(o, x)
 		next.Deleted = true
 		next.slim()
 	}
@@ -144,11 +127,7 @@ func (s *Settings) check() error {
 	return nil
 }
 
-func (v *view) create(rec *kgo.Record, id string) error {
-	c := new(Order)
-	if err := json.Unmarshal(rec.Value, c); err != nil {
-		return err
-	}
+func (v *view) create(rec *kgo.Record, id string, c *Order) error {
 	switch {
 	case c.ID != id:
 		return fmt.Errorf("standing order %.80q under the key of %q", c.ID, id)

@@ -152,17 +152,27 @@ func (v *view) read(rec *kgo.Record) error {
 	if err != nil {
 		return err
 	}
+	// Before the lock, which every call waits for: the request of a step is as large as
+	// there are partitions.
+	var said any
+	var bad error // counts only for a record that is looked at
+	if rec.Value != nil {
+		said, bad = decode(kind, rec.Value)
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if rec.Value == nil {
 		v.bury(kind, id, key)
 		return nil
 	}
-	if kind == KeyRequest {
-		return v.request(rec, id)
-	}
 	if isOrderKey(kind) {
-		return v.applyOrder(rec, kind, id)
+		return v.applyOrder(rec, id, said, bad)
+	}
+	if kind == KeyRequest {
+		if bad != nil {
+			return bad
+		}
+		return v.request(rec, id, said.(*Request))
 	}
 	e := v.byID[id]
 	if e == nil {
@@ -171,51 +181,38 @@ func (v *view) read(rec *kgo.Record) error {
 		v.orphans[key] = orphan{rec.Partition, rec.Timestamp}
 		return nil
 	}
+	if bad != nil {
+		return bad
+	}
 	next := *e.report
 	withdrawn := e.withdrawn
-	switch kind {
-	case KeyProgress:
-		p := new(Progress)
-		if err := json.Unmarshal(rec.Value, p); err != nil {
-			return err
-		}
+	switch x := said.(type) {
+	case *Progress:
 		if !rec.Timestamp.IsZero() {
-			p.At = rec.Timestamp.UTC()
+			x.At = rec.Timestamp.UTC()
 		}
-		next.Progress = p
-	case KeyResult:
-		r := new(Result)
-		if err := json.Unmarshal(rec.Value, r); err != nil {
-			return err
-		}
-		if r.Problem == nil && r.Object == "" && next.Request.Step == nil {
+		next.Progress = x
+	case *Result:
+		if x.Problem == nil && x.Object == "" && next.Request.Step == nil {
 			return fmt.Errorf("a result without a problem and without an object")
 		}
-		if !r.At.IsZero() && !rec.Timestamp.IsZero() {
-			r.Expires, r.At = r.Expires.Add(rec.Timestamp.Sub(r.At)), rec.Timestamp.UTC()
+		if !x.At.IsZero() && !rec.Timestamp.IsZero() {
+			x.Expires, x.At = x.Expires.Add(rec.Timestamp.Sub(x.At)), rec.Timestamp.UTC()
 		}
 		if next.Pending() {
-			next.Result = r
+			next.Result = x
 		}
-	case KeyCancel:
-		c := new(Cancel)
-		if err := json.Unmarshal(rec.Value, c); err != nil {
-			return err
-		}
+	case *Cancel:
 		if !rec.Timestamp.IsZero() {
-			c.At = rec.Timestamp.UTC()
+			x.At = rec.Timestamp.UTC()
 		}
 		switch {
-		case c.Withdrawn:
+		case x.Withdrawn:
 			withdrawn = withdrawn || !e.repeated
 		case !next.Cancelled:
-			next.Cancelled, next.CancelledAt = true, c.At
+			next.Cancelled, next.CancelledAt = true, x.At
 		}
-	case KeyExpired:
-		x := new(Expired)
-		if err := json.Unmarshal(rec.Value, x); err != nil {
-			return err
-		}
+	case *Expired:
 		next.Expired = true
 	}
 	if !slices.Contains(e.keys, key) {
@@ -225,11 +222,36 @@ func (v *view) read(rec *kgo.Record) error {
 	return nil
 }
 
-func (v *view) request(rec *kgo.Record, id string) error {
-	q := new(Request)
-	if err := json.Unmarshal(rec.Value, q); err != nil {
-		return err
+// decode is what a record of a kind says.
+func decode(kind string, value []byte) (said any, err error) {
+	switch kind {
+	case KeyRequest:
+		said = new(Request)
+	case KeyProgress:
+		said = new(Progress)
+	case KeyResult:
+		said = new(Result)
+	case KeyCancel:
+		said = new(Cancel)
+	case KeyExpired:
+		said = new(Expired)
+	case KeyOrder:
+		said = new(Order)
+	case KeyChange:
+		said = new(Change)
+	case KeyPause:
+		said = new(Pause)
+	case KeyTrouble:
+		said = new(Trouble)
+	case KeyDelivered:
+		said = new(Delivered)
+	case KeyDeletion:
+		said = new(Deletion)
 	}
+	return said, json.Unmarshal(value, said)
+}
+
+func (v *view) request(rec *kgo.Record, id string, q *Request) error {
 	if q.ID != id {
 		return fmt.Errorf("request %.80q under the key of %q", q.ID, id)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -514,4 +515,36 @@ func FuzzApply(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestRecordsAreDecodedBeforeTheLock: that takes milliseconds of the request of a step of
+// thousands of partitions, and every call reads the table.
+func TestRecordsAreDecodedBeforeTheLock(t *testing.T) {
+	v := newView()
+	q := request("a")
+	q.Version = Version
+	for n := range int32(5000) {
+		q.Question.Barrier = append(q.Question.Barrier, End{Topic: "events", Partition: n, Offset: 1})
+	}
+	rec := stamped(t, 0, KeyRequest+q.ID, q)
+	allocated := func() uint64 {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.TotalAlloc
+	}
+	applied := make(chan error, 1)
+	v.mu.RLock()
+	before := allocated()
+	go func() { applied <- v.apply(rec) }()
+	deadline := time.Now().Add(5 * time.Second)
+	for allocated()-before < uint64(len(rec.Value)) && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	if got := allocated() - before; got < uint64(len(rec.Value)) {
+		t.Errorf("only %d bytes were allocated for a record of %d while the table was read", got, len(rec.Value))
+	}
+	v.mu.RUnlock()
+	if err := <-applied; err != nil || v.byID[q.ID] == nil {
+		t.Errorf("applied: %v", err)
+	}
 }
