@@ -268,6 +268,9 @@ func (a *app) followAndFetch(ctx context.Context, x *exportClient, st *api.Statu
 			w := s.Waiting[0]
 			if text := fmt.Sprintf("waiting for %s/%d: %s", w.Topic, w.Partition, w.Reason); text != last {
 				last = text
+				if more := max(s.WaitingTotal, len(s.Waiting)) - 1; more > 0 {
+					text += fmt.Sprintf(", and %d more", more)
+				}
 				say("%s\n", text)
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/csv"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -566,5 +567,29 @@ func TestErrorsToTryAgainAfter(t *testing.T) {
 	never = nil
 	if err := permanent(io.ErrUnexpectedEOF); errors.As(err, &never) {
 		t.Errorf("%v is not tried again", err)
+	}
+}
+
+// Of the partitions that a report waits for the first is named, and said how many more
+// there are; again only when another one is the first, or waits for another reason.
+func TestExportSaysHowManyPartitionsItWaitsFor(t *testing.T) {
+	asked := 0
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		st := api.Status{ReportID: "r", Status: "processing", WaitingTotal: 2048 - asked, Waiting: []api.Waiting{{Topic: "events", Reason: "not processed yet"}}}
+		if asked == 2 {
+			st = api.Status{ReportID: "r", Status: "cancelled"}
+		}
+		_ = json.NewEncoder(w).Encode(st)
+	}))
+	defer srv.Close()
+	x := &exportClient{url: srv.URL, token: "t"}
+	st := &api.Status{ReportID: "r", Status: "processing", Waiting: make([]api.Waiting, 3)} // of an earlier version
+	st.Waiting[0] = api.Waiting{Topic: "events", Partition: 1, Reason: "not processed yet"}
+	var said strings.Builder
+	_, err := (&app{err: io.Discard}).followAndFetch(t.Context(), x, st, nil, exportOptions{quiet: true}, func(format string, args ...any) { fmt.Fprintf(&said, format, args...) })
+	const want = "waiting for events/1: not processed yet, and 2 more\nwaiting for events/0: not processed yet, and 2046 more\n"
+	if ended := (*endedError)(nil); !errors.As(err, &ended) || said.String() != want {
+		t.Errorf("%v; said %q", err, said.String())
 	}
 }

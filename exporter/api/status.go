@@ -19,7 +19,8 @@ type Status struct {
 	Request   *ExportRequest `json:"request"`
 	Progress  Progress       `json:"progress"`
 	// Waiting is empty once all of the input below the barrier was processed.
-	Waiting         []Waiting `json:"waiting,omitempty" nullable:"false" doc:"The input partitions that the report still waits for."`
+	Waiting         []Waiting `json:"waiting,omitempty" nullable:"false" doc:"The input partitions that the report still waits for, the first 100 of them."`
+	WaitingTotal    int       `json:"waiting_total,omitempty" doc:"How many input partitions the report still waits for; waiting names at most 100 of them."`
 	CompleteThrough Time      `json:"complete_through" doc:"Everything that Kafka acknowledged before this moment is in the export; if more is true, in it and those that follow."`
 
 	Rows   *int64 `json:"rows,omitempty" doc:"Rows of the file, its header line not counted."`
@@ -67,7 +68,8 @@ func (s *server) status(rep *report.Report) (*Status, error) {
 	if p := rep.Progress; p != nil {
 		st.Progress = Progress{SegmentsDone: p.SegmentsDone, SegmentsTotal: p.SegmentsTotal, Rows: p.Rows, Bytes: p.Bytes}
 		if rep.Pending() {
-			for _, w := range p.Waiting {
+			st.WaitingTotal = p.WaitsFor()
+			for _, w := range p.Waiting[:min(len(p.Waiting), report.MaxWaiting)] { // earlier versions wrote all
 				st.Waiting = append(st.Waiting, Waiting(w))
 			}
 		}

@@ -94,7 +94,7 @@ func (r *rig) checkStatus(id, want, body string, since int64) {
 	members := map[string]any{}
 	a.json(r.t, &members)
 	for name, in := range map[string][]string{
-		"waiting": {"processing"}, "error": {"error"},
+		"waiting": {"processing"}, "waiting_total": {"processing"}, "error": {"error"},
 		"rows": {"completed"}, "bytes": {"completed"}, "sha256": {"completed"},
 		"file_download_url": {"completed"}, "file_download_url_expires_at": {"completed"}, "file_expires_at": {"completed"},
 	} {
@@ -107,7 +107,7 @@ func (r *rig) checkStatus(id, want, body string, since int64) {
 	}
 	switch want {
 	case "processing":
-		if st.Progress != (Progress{1, 4, 7, 99}) || st.Waiting[0] != (Waiting{"email-events", 1, 5, 3, "behind"}) {
+		if st.Progress != (Progress{1, 4, 7, 99}) || st.Waiting[0] != (Waiting{"email-events", 1, 5, 3, "behind"}) || st.WaitingTotal != 1 {
 			r.t.Errorf("%+v", st)
 		}
 	case "completed":
@@ -120,6 +120,22 @@ func (r *rig) checkStatus(id, want, body string, since int64) {
 	case "error":
 		if e := st.Error; e.Type != "/problems/file-too-large" || e.Status != 413 || e.Title == "" || e.Detail != "shorter" {
 			r.t.Errorf("%+v", st.Error)
+		}
+	}
+}
+
+// TestAStatusNamesSomeOfThousands of partitions, also where an earlier version wrote all,
+// and counts all.
+func TestAStatusNamesSomeOfThousands(t *testing.T) {
+	all := make([]report.Waiting, 2048)
+	for name, p := range map[string]*report.Progress{
+		"an earlier version": {Waiting: all},
+		"this one":           {Waiting: all[:report.MaxWaiting], WaitingTotal: len(all)},
+	} {
+		s := &server{now: time.Now}
+		st, err := s.status(&report.Report{Request: &report.Request{Body: []byte("{}")}, Progress: p})
+		if err != nil || len(st.Waiting) != 100 || st.WaitingTotal != len(all) {
+			t.Errorf("%s: %d of %d are named, %v", name, len(st.Waiting), st.WaitingTotal, err)
 		}
 	}
 }

@@ -23,36 +23,42 @@ func (r *Runner) awaitBarrier(ctx context.Context, rep *report.Report, show *pro
 		defer deadline.Stop()
 		late = deadline.C
 	}
-	defer r.waits.set(show, nil)
+	defer r.waits.set(show, waiting{})
+	left := slices.Clone(rep.Request.Question.Barrier)
 	for {
 		changed := r.deps.Catalog.Changed()
-		waiting := r.waitingFor(rep)
-		if len(waiting) == 0 {
+		var what waiting
+		if left, what = r.waitingFor(rep, left); len(left) == 0 {
 			return nil, nil
 		}
-		r.waits.set(show, waiting)
+		r.waits.set(show, what)
 		select {
 		case <-changed:
 		case <-late:
-			return report.Barrier.Problem("Events acknowledged before the request were not processed within the barrier timeout, and an export is never short. Still waiting for " + describe(r.waits.explain(waiting))), nil
+			return report.Barrier.Problem("Events acknowledged before the request were not processed within the barrier timeout, and an export is never short. Still waiting for " + r.waits.explain(what).describe()), nil
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 	}
 }
 
-func (r *Runner) waitingFor(rep *report.Report) []report.Waiting {
-	var out []report.Waiting
-	for _, e := range rep.Request.Question.Barrier {
-		if e.Offset == 0 {
-			continue // nothing was ever produced
-		}
+// waitingFor takes out of left, the ends that were waited for up to now, those that need
+// not be waited for any more, and says what is waited for. None ever need be again:
+// positions do not fall, and what is over stays so.
+func (r *Runner) waitingFor(rep *report.Report, left []report.End) ([]report.End, waiting) {
+	var w waiting
+	left = slices.DeleteFunc(left, func(e report.End) bool {
 		pos, _ := r.deps.Catalog.Position(e.TopicID, e.Partition)
-		if pos.Next < e.Offset && !(rep.Request.Step != nil && r.over(e)) {
-			out = append(out, report.Waiting{Topic: e.Topic, Partition: e.Partition, Offset: e.Offset, Position: pos.Next, Reason: "not processed yet"})
+		// At 0 nothing was ever produced.
+		if pos.Next >= e.Offset || rep.Request.Step != nil && r.over(e) {
+			return true
 		}
-	}
-	return out
+		if w.total++; len(w.named) < report.MaxWaiting {
+			w.named = append(w.named, report.Waiting{Topic: e.Topic, Partition: e.Partition, Offset: e.Offset, Position: pos.Next, Reason: "not processed yet"})
+		}
+		return false
+	})
+	return left, w
 }
 
 // over tells whether nothing more will ever be consumed of a partition, whatever

@@ -19,32 +19,38 @@ const (
 	lookLimit = 2 * time.Second // how long brokers may take to tell them
 )
 
+// waiting is what a report waits for.
+type waiting struct {
+	named []report.Waiting // at most report.MaxWaiting
+	total int              // how many there are
+}
+
 // waits are the reports of a runner that wait for their barriers. Why they do is
 // asked for all of them at once, however many they are.
 type waits struct {
 	mu    sync.Mutex
-	of    map[*progress][]report.Waiting
+	of    map[*progress]waiting
 	known facts // from the last look
 }
 
-// set notes what a report waits for, nil: for nothing any more, and shows it with the
+// set notes what a report waits for, zero: for nothing any more, and shows it with the
 // reasons that are known.
-func (w *waits) set(p *progress, waiting []report.Waiting) {
+func (w *waits) set(p *progress, what waiting) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(waiting) == 0 {
+	if what.total == 0 {
 		delete(w.of, p)
 	} else {
-		w.of[p] = waiting
+		w.of[p] = what
 	}
-	p.waiting(w.known.explain(waiting))
+	p.waiting(w.known.explain(what))
 }
 
-// explain is waiting with the reasons that are known.
-func (w *waits) explain(waiting []report.Waiting) []report.Waiting {
+// explain is what is waited for with the reasons that are known.
+func (w *waits) explain(what waiting) waiting {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.known.explain(waiting)
+	return w.known.explain(what)
 }
 
 // learn shows all reports that wait the reasons that were found.
@@ -52,18 +58,18 @@ func (w *waits) learn(f facts) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.known = f
-	for p, waiting := range w.of {
-		p.waiting(f.explain(waiting))
+	for p, what := range w.of {
+		p.waiting(f.explain(what))
 	}
 }
 
-// partitions are those that any report waits for, by topic.
+// partitions are those that any report names, by topic.
 func (w *waits) partitions() map[string][]int32 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	seen := make(map[string]map[int32]bool)
-	for _, waiting := range w.of {
-		for _, e := range waiting {
+	for _, what := range w.of {
+		for _, e := range what.named {
 			if seen[e.Topic] == nil {
 				seen[e.Topic] = make(map[int32]bool)
 			}
@@ -135,11 +141,11 @@ func (r *Runner) look(ctx context.Context, parts map[string][]int32) facts {
 	return f
 }
 
-// explain is a copy of waiting with the reasons.
-func (f *facts) explain(waiting []report.Waiting) []report.Waiting {
-	out := slices.Clone(waiting)
-	for i := range out {
-		w := &out[i]
+// explain is a copy of what is waited for with the reasons.
+func (f *facts) explain(what waiting) waiting {
+	what.named = slices.Clone(what.named)
+	for i := range what.named {
+		w := &what.named[i]
 		stable, known := f.stable[w.Topic][w.Partition]
 		at, open := f.profiles[w.Partition]
 		switch {
@@ -151,15 +157,15 @@ func (f *facts) explain(waiting []report.Waiting) []report.Waiting {
 			w.Reason = fmt.Sprintf("a producer's transaction is open on %s, and the events wait for their profiles", at)
 		}
 	}
-	return out
+	return what
 }
 
-func describe(waiting []report.Waiting) string {
+func (what waiting) describe() string {
 	const most = 10
 	var b strings.Builder
-	for i, w := range waiting {
+	for i, w := range what.named {
 		if i == most {
-			fmt.Fprintf(&b, " and %d more", len(waiting)-most)
+			fmt.Fprintf(&b, " and %d more", what.total-most)
 			break
 		}
 		if i > 0 {

@@ -37,6 +37,7 @@ func (r *Runner) newProgress(ctx context.Context, rep *report.Report) *progress 
 		begun := time.Now()
 		var shown report.Progress // what was written last,
 		var at time.Time          // and when; zero: nothing yet
+		told := false             // that it could not be written
 		for {
 			select {
 			case <-tick.C:
@@ -46,15 +47,16 @@ func (r *Runner) newProgress(ctx context.Context, rep *report.Report) *progress 
 			cur := p.get()
 			switch {
 			case at.IsZero(), moved(cur, shown):
-			case slices.Equal(cur.Waiting, shown.Waiting), time.Since(at) < min(waitingEvery, at.Sub(begun)):
+			case cur.WaitingTotal == shown.WaitingTotal && slices.Equal(cur.Waiting, shown.Waiting), time.Since(at) < min(waitingEvery, at.Sub(begun)):
 				continue
 			}
 			now := time.Now()
 			cur.At = now.UTC()
 			if err := r.deps.Reports.WriteProgress(ctx, rep.Request.Account, rep.Request.ID, cur); err == nil {
 				shown, at = cur, now
-			} else if ctx.Err() == nil {
-				r.log.Debug("progress was not written", "report", rep.Request.ID, "err", err)
+			} else if ctx.Err() == nil && !told {
+				told = true
+				r.log.Warn("the progress of a report cannot be written", "report", rep.Request.ID, "err", err)
 			}
 		}
 	}()
@@ -79,10 +81,10 @@ func (p *progress) set(g report.Progress) {
 }
 
 // waiting shows what is waited for; w is not changed any more.
-func (p *progress) waiting(w []report.Waiting) {
+func (p *progress) waiting(w waiting) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.cur.Waiting = w
+	p.cur.Waiting, p.cur.WaitingTotal = w.named, w.total
 }
 
 func (p *progress) stop() {

@@ -108,7 +108,7 @@ func New(cfg Config, deps Deps) (*Runner, error) {
 	return &Runner{
 		cfg: cfg, deps: deps, log: deps.Log.With("component", "runner"), metrics: newMetrics(deps.Registerer),
 		slots: newSlots(), render: make(chan struct{}, cfg.Parallel), steps: make(chan struct{}, 1),
-		waits: waits{of: make(map[*progress][]report.Waiting)},
+		waits: waits{of: make(map[*progress]waiting)},
 	}, nil
 }
 

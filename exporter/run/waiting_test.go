@@ -130,9 +130,9 @@ func TestReasonsForWaiting(t *testing.T) {
 		r.cfg.Profiles = "profiles"
 		because := func(want string) {
 			t.Helper()
-			waiting := []report.Waiting{{Topic: "events", Offset: 1, Reason: "not processed yet"}, {Topic: "gone", Offset: 1, Reason: "unknown"}}
+			waiting := waiting{named: []report.Waiting{{Topic: "events", Offset: 1, Reason: "not processed yet"}, {Topic: "gone", Offset: 1, Reason: "unknown"}}}
 			found := r.look(t.Context(), map[string][]int32{"events": {0}, "gone": {0}})
-			if got := found.explain(waiting); got[0].Reason != want || got[1].Reason != "unknown" {
+			if got := found.explain(waiting).named; got[0].Reason != want || got[1].Reason != "unknown" {
 				t.Errorf("%q, want %q; %q of a topic that is gone", got[0].Reason, want, got[1].Reason)
 			}
 		}

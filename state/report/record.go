@@ -153,6 +153,11 @@ type Waiting struct {
 	Reason    string `json:"reason"`
 }
 
+// MaxWaiting is how many partitions a progress names at the most: with thousands of
+// them it would be written, held by every replica and shown in hundreds of kB, and in the
+// end be too large to be stored.
+const MaxWaiting = 100
+
 // Progress says how far a running report is. Only for show, and to learn the time.
 type Progress struct {
 	Version       int       `json:"v"`
@@ -161,8 +166,13 @@ type Progress struct {
 	SegmentsTotal int       `json:"segments_total"`
 	Rows          int64     `json:"rows"`
 	Bytes         int64     `json:"bytes"`
-	Waiting       []Waiting `json:"waiting,omitempty"`
+	Waiting       []Waiting `json:"waiting,omitempty"`       // the first of them, in the order of the barrier
+	WaitingTotal  int       `json:"waiting_total,omitempty"` // see WaitsFor
 }
+
+// WaitsFor is for how many partitions the report waits. A record of a version that named
+// all of them says no total.
+func (p *Progress) WaitsFor() int { return max(p.WaitingTotal, len(p.Waiting)) }
 
 // Result is the outcome of one attempt at a report. In a view At is the time at
 // which Kafka has stored it, and Expires is later by as much as it was later than
