@@ -36,8 +36,9 @@ type Tail struct {
 	id     [16]byte
 	cancel context.CancelFunc
 	done   chan struct{}
-	packed packed      // for run alone
-	asker  *kgo.Client // probes, for run alone; nil: none was needed yet
+	packed packed                           // for run alone
+	asker  *kgo.Client                      // probes, for run alone; nil: none was needed yet
+	ends   *Shared[string, map[int32]int64] // by partitions
 
 	mu      sync.Mutex
 	next    []int64 // per partition: everything below has been applied
@@ -93,7 +94,7 @@ func StartTail(ctx context.Context, cfg TailConfig) (*Tail, error) {
 		cfg: cfg, cl: cl, cancel: cancel, done: make(chan struct{}),
 		next: make([]int64, len(parts)), first: make([]int64, len(parts)), target: make([]int64, len(parts)),
 		changed: make(chan struct{}), wake: func() {}, unread: make(map[int32]error),
-		packed: make(packed),
+		packed: make(packed), ends: NewShared[string, map[int32]int64](),
 	}
 	for i, p := range parts {
 		// A position starts as a number, not as "nothing read": an emptied log
@@ -159,12 +160,31 @@ func (t *Tail) Client() *kgo.Client { return t.cl }
 // is followed. Its id is asked for at the same time: what was acknowledged before the
 // call both know. Another id is an error of the call and not the end of the Tail, as
 // a broker that has not heard of the others for long may tell it.
+//
+// Calls at the same time share the questions: clients that look whether their reports are
+// done are thousands.
 func (t *Tail) CatchUp(ctx context.Context, partitions ...int32) error {
 	if len(partitions) == 0 {
 		for p := range t.Partitions() {
 			partitions = append(partitions, p)
 		}
 	}
+	ends, err := t.ends.Do(ctx, fmt.Sprint(partitions), func(ctx context.Context) (map[int32]int64, error) {
+		return t.askEnds(ctx, partitions)
+	})
+	if err != nil {
+		return fmt.Errorf("catching up with %s: %w", t.cfg.Topic, err)
+	}
+	for p, end := range ends {
+		if err := t.WaitFor(ctx, p, end); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// askEnds reads high watermarks, if the topic is still the one that is followed.
+func (t *Tail) askEnds(ctx context.Context, partitions []int32) (map[int32]int64, error) {
 	var ends map[string]map[int32]int64
 	eg, ectx := errgroup.WithContext(ctx)
 	eg.Go(func() error { return t.SameTopic(ectx) })
@@ -172,15 +192,8 @@ func (t *Tail) CatchUp(ctx context.Context, partitions ...int32) error {
 		ends, err = ListOffsets(ectx, t.cl, map[string][]int32{t.cfg.Topic: partitions}, AtEnd, HighWatermark)
 		return err
 	})
-	if err := eg.Wait(); err != nil {
-		return fmt.Errorf("catching up with %s: %w", t.cfg.Topic, err)
-	}
-	for p, end := range ends[t.cfg.Topic] {
-		if err := t.WaitFor(ctx, p, end); err != nil {
-			return err
-		}
-	}
-	return nil
+	err := eg.Wait()
+	return ends[t.cfg.Topic], err
 }
 
 // Load is CatchUp for whoever has just started the tail. What the topic held then is read
@@ -245,10 +258,11 @@ func (t *Tail) Err() error {
 	return t.refused
 }
 
-// Close stops following, waits for the goroutine and closes the client.
+// Close stops following, waits for its goroutines and closes the client.
 func (t *Tail) Close() {
 	t.cancel()
 	<-t.done
+	t.ends.Close(ErrTailClosed)
 	t.cl.Close()
 	if t.asker != nil {
 		t.asker.Close()
