@@ -16,8 +16,8 @@ func (r *replica) buildRolling() (err error) {
 	r.rolling, err = rolling.New(rolling.Deps{
 		Reports: r.reports, Slots: r.runner.Slots(),
 		Floor: func() catalog.Floor { return r.catalog.Retention().Refused },
-		Boundary: func(ctx context.Context, at time.Time, before []report.End) ([]report.End, error) {
-			return rolling.Boundary(ctx, r.catalog, r.asker, r.s.Topics.Events, at, before)
+		Boundary: func(ctx context.Context, at time.Time) ([]report.End, error) {
+			return rolling.Boundary(ctx, r.catalog, r.asker, r.s.Topics.Events, at)
 		},
 		Time: r.reports.Time,
 		Resolve: func(ctx context.Context, account string, body []byte) (report.Question, error) {

@@ -26,8 +26,7 @@ import (
 //     reached t, as the broker's index of times says;
 //   - else the end (high watermark): no record has reached t.
 //
-// It is nowhere below before and names every partition that before names. A
-// topic that was made anew contributes all its incarnations; one that is over, or
+// A topic that was made anew contributes all its incarnations; one that is over, or
 // is not consumed any more, ends where it was left. There is an error, and no boundary, if brokers do not
 // answer or the incarnation in use has not been adopted: it might never be, and
 // whoever waits for a boundary waits for all of it.
@@ -35,7 +34,7 @@ import (
 // Asked again later, the answer may be another one: the index also knows records
 // of aborted transactions, the marks do not, and ends move. A boundary is to be
 // written down once and kept.
-func Boundary(ctx context.Context, cat *catalog.View, cl *kgo.Client, topics []string, t time.Time, before []report.End) ([]report.End, error) {
+func Boundary(ctx context.Context, cat *catalog.View, cl *kgo.Client, topics []string, t time.Time) ([]report.End, error) {
 	if !t.Equal(t.Truncate(time.Minute)) {
 		return nil, errors.New("a boundary must be on a whole minute")
 	}
@@ -50,7 +49,7 @@ func Boundary(ctx context.Context, cat *catalog.View, cl *kgo.Client, topics []s
 			present[e.Topic] = e.TopicID // it stands behind the earlier ones
 		}
 	}
-	out, least := make([]report.End, 0, len(ends)), slices.Clone(before)
+	out, least := make([]report.End, 0, len(ends)), []report.End(nil)
 	unmarked := make(map[string][]int32)
 	for _, e := range ends {
 		// The position first: it may move now, and a mark that comes with that

@@ -1,10 +1,14 @@
 package rolling
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -124,12 +128,12 @@ func (l *logs) id(topic string) segment.TopicID {
 
 func (l *logs) boundary(t time.Time, before ...report.End) map[string]int64 {
 	l.t.Helper()
-	ends, err := Boundary(l.t.Context(), l.cat, l.prod, l.topics, t, before)
+	ends, err := Boundary(l.t.Context(), l.cat, l.prod, l.topics, t)
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	out := make(map[string]int64)
-	for _, e := range ends {
+	for _, e := range report.Later(ends, before) { // as a step has it
 		k := fmt.Sprintf("%s/%s/%d", e.Topic, e.TopicID, e.Partition)
 		if _, twice := out[k]; twice {
 			l.t.Fatalf("%s stands twice in %v", k, ends)
@@ -285,7 +289,7 @@ func TestBoundaryOfATopicMadeAnew(t *testing.T) {
 	}
 	l.times["a"] = make([][]int64, partitions)
 	l.put("a", 1, midnight.Add(3*time.Hour).UnixMilli())
-	if ends, err := Boundary(t.Context(), l.cat, l.prod, l.topics, midnight, nil); err == nil {
+	if ends, err := Boundary(t.Context(), l.cat, l.prod, l.topics, midnight); err == nil {
 		t.Errorf("a boundary in a topic that was not adopted: %v", ends)
 	}
 	l.record((&catalog.Adopted{Topic: "a", IDs: []segment.TopicID{first, second}}).Record("catalog"))
@@ -338,10 +342,10 @@ func TestBoundaryOfATopicTakenOffTheList(t *testing.T) {
 
 func TestNoBoundary(t *testing.T) {
 	l := newLogs(t, "a")
-	if ends, err := Boundary(t.Context(), l.cat, l.prod, l.topics, midnight.Add(time.Second), nil); err == nil {
+	if ends, err := Boundary(t.Context(), l.cat, l.prod, l.topics, midnight.Add(time.Second)); err == nil {
 		t.Errorf("a boundary between minutes: %v", ends)
 	}
-	if ends, err := Boundary(t.Context(), l.cat, l.prod, []string{"a", "missing"}, midnight, nil); err == nil {
+	if ends, err := Boundary(t.Context(), l.cat, l.prod, []string{"a", "missing"}, midnight); err == nil {
 		t.Errorf("a boundary in a topic that does not exist: %v", ends)
 	}
 	l.broker.ControlKey(int16(kmsg.ListOffsets), func(req kmsg.Request) (kmsg.Response, error, bool) {
@@ -362,7 +366,38 @@ func TestNoBoundary(t *testing.T) {
 		}
 		return resp, nil, true
 	})
-	if ends, err := Boundary(t.Context(), l.cat, l.prod, l.topics, midnight, nil); err == nil {
+	if ends, err := Boundary(t.Context(), l.cat, l.prod, l.topics, midnight); err == nil {
 		t.Errorf("a boundary although the index did not answer: %v", ends)
 	}
+}
+
+// TestOrdersShareTheReadingOfTheirBoundary: all that are due at a minute ask at once. What
+// is shared nobody changes, and each has it nowhere below where its file begins.
+func TestOrdersShareTheReadingOfTheirBoundary(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const orders = 1000
+		var read atomic.Int64
+		g := &Generator{readings: kafka.NewShared[int64, []report.End]()}
+		defer g.readings.Close(nil)
+		g.deps.Boundary = func(_ context.Context, at time.Time) ([]report.End, error) {
+			read.Add(1)
+			time.Sleep(10 * time.Millisecond)
+			return []report.End{{Topic: "a", Offset: at.Unix()}}, nil
+		}
+		var all sync.WaitGroup
+		for n := range int64(orders) {
+			for _, at := range []int64{0, 60} {
+				all.Go(func() {
+					ends, err := g.boundary(t.Context(), time.Unix(at, 0), []report.End{{Offset: n}})
+					if want := max(n, at); err != nil || len(ends) != 1 || ends[0].Offset != want || ends[0].Topic != "a" {
+						t.Errorf("%v, %v; want %d", ends, err, want)
+					}
+				})
+			}
+		}
+		all.Wait()
+		if got := read.Load(); got > 4 {
+			t.Errorf("%d orders read two boundaries %d times", orders, got)
+		}
+	})
 }

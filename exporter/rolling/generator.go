@@ -2,6 +2,7 @@ package rolling
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -22,6 +23,7 @@ type job struct {
 func (g *Generator) Run(ctx context.Context) error {
 	jobs := make(map[string]*job) // by order id
 	ended := make(chan string)
+	defer g.readings.Close(errors.New("the replica ends"))
 	defer func() {
 		for _, j := range jobs {
 			j.cancel()

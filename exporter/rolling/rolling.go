@@ -27,6 +27,7 @@ import (
 
 	"lockstitch/exporter/cursor"
 	"lockstitch/state/catalog"
+	"lockstitch/state/kafka"
 	"lockstitch/state/report"
 )
 
@@ -54,9 +55,8 @@ type Clock interface {
 type Deps struct {
 	Reports *report.Table
 	Slots   Slots
-	// Boundary gives the position that belongs to the time of a boundary, in no
-	// partition below before.
-	Boundary func(ctx context.Context, at time.Time, before []report.End) ([]report.End, error)
+	// Boundary gives the position that belongs to the time of a boundary.
+	Boundary func(ctx context.Context, at time.Time) ([]report.End, error)
 	// Floor is the edge of what is kept, which a step may not begin below. nil:
 	// everything is kept.
 	Floor func() catalog.Floor
@@ -82,8 +82,9 @@ func (r *Refusal) Error() string { return r.Problem.Title + ": " + r.Problem.Det
 
 // Generator makes the steps of this replica's orders.
 type Generator struct {
-	deps Deps
-	log  *slog.Logger
+	deps     Deps
+	log      *slog.Logger
+	readings *kafka.Shared[int64, []report.End] // of boundaries, by their time (ms)
 }
 
 // New checks what it is given. Run does the work.
@@ -100,7 +101,7 @@ func New(deps Deps) (*Generator, error) {
 	if deps.Clock == nil {
 		deps.Clock = machineClock{}
 	}
-	g := &Generator{deps: deps, log: deps.Log.With("component", "rolling exports")}
+	g := &Generator{deps: deps, log: deps.Log.With("component", "rolling exports"), readings: kafka.NewShared[int64, []report.End]()}
 	if deps.Registerer != nil {
 		deps.Registerer.MustRegister(newCollector(deps))
 	}

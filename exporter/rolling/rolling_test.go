@@ -250,7 +250,7 @@ func TestARequestThatCannotBeStored(t *testing.T) {
 func TestTooManyPartitionsAreNamed(t *testing.T) {
 	w := newWorld(t)
 	w.generator(w.table, func(d *Deps) {
-		d.Boundary = func(context.Context, time.Time, []report.End) ([]report.End, error) {
+		d.Boundary = func(context.Context, time.Time) ([]report.End, error) {
 			ends := make([]report.End, 10_000)
 			for i := range ends {
 				ends[i] = report.End{Topic: "email-events", Partition: int32(i), Offset: 1 << 40}
@@ -412,10 +412,10 @@ func TestTwoOwnersSubmitTheSameStep(t *testing.T) {
 	w := newWorld(t)
 	var both sync.WaitGroup
 	both.Add(2)
-	boundary := func(ctx context.Context, at time.Time, before []report.End) ([]report.End, error) {
+	boundary := func(ctx context.Context, at time.Time) ([]report.End, error) {
 		both.Done()
 		both.Wait() // both have decided before either writes
-		return w.boundary(ctx, at, before)
+		return w.boundary(ctx, at)
 	}
 	other := w.open()
 	w.order(time.Minute, func(o *report.Order) { o.Settings.EmptyFiles = true })
@@ -606,11 +606,11 @@ func TestCrashAtEveryStep(t *testing.T) {
 					}
 					return w.resolve(ctx, account, body)
 				}
-				d.Boundary = func(ctx context.Context, t time.Time, before []report.End) ([]report.End, error) {
+				d.Boundary = func(ctx context.Context, t time.Time) ([]report.End, error) {
 					if err := die(ctx, at == "boundary"); err != nil {
 						return nil, err
 					}
-					return w.boundary(ctx, t, before)
+					return w.boundary(ctx, t)
 				}
 				d.Deliver = func(ctx context.Context, _ string, f File) error {
 					mu.Lock()

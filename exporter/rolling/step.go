@@ -50,7 +50,7 @@ func (g *Generator) step(ctx context.Context, s *report.Standing) error {
 		q.Barrier = n.Request.Question.Barrier
 	} else if err := g.passed(ctx, s, p.End); err != nil {
 		return err
-	} else if q.Barrier, err = g.deps.Boundary(ctx, p.End, q.After); err != nil {
+	} else if q.Barrier, err = g.boundary(ctx, p.End, q.After); err != nil {
 		return fmt.Errorf("finding the boundary %s: %w", p.End.Format(time.RFC3339), err)
 	}
 	if gone := retained.Problem(floor, &q); gone != nil {
@@ -71,6 +71,19 @@ func (g *Generator) step(ctx context.Context, s *report.Standing) error {
 		return g.trouble(ctx, s, *report.Invalid.Problem("The next file: " + q.TooLarge()))
 	}
 	return err
+}
+
+// boundary is the position that belongs to a time, nowhere below before and with every
+// partition that before names. It is read for all orders that have a step due then, which
+// are many at a whole minute.
+func (g *Generator) boundary(ctx context.Context, at time.Time, before []report.End) ([]report.End, error) {
+	ends, err := g.readings.Do(ctx, at.UnixMilli(), func(ctx context.Context) ([]report.End, error) {
+		return g.deps.Boundary(ctx, at)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return report.Later(ends, before), nil
 }
 
 // still tells whether the work is due by all that was written about the order up to now.

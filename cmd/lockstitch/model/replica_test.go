@@ -224,8 +224,8 @@ func (p *process) run(ctx context.Context) error {
 	keys := []auth.Key{{ID: "k1", Secret: []byte("0123456789abcdef0123456789abcdef")}}
 	orders, err := rolling.New(rolling.Deps{
 		Reports: reports, Slots: runner.Slots(), Floor: func() catalog.Floor { return cat.Retention().Refused },
-		Boundary: func(ctx context.Context, at time.Time, before []report.End) ([]report.End, error) {
-			return rolling.Boundary(ctx, cat, asker, w.topics.Events, at, before)
+		Boundary: func(ctx context.Context, at time.Time) ([]report.End, error) {
+			return rolling.Boundary(ctx, cat, asker, w.topics.Events, at)
 		},
 		Resolve: func(ctx context.Context, account string, body []byte) (report.Question, error) {
 			if err := defs.CatchUp(ctx); err != nil {
