@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
@@ -31,6 +32,8 @@ type line[V any] struct {
 type round[V any] struct {
 	ask     func(context.Context) (V, error)
 	waiting int                // callers
+	until   time.Time          // their latest deadline
+	endless bool               // somebody has none
 	cancel  context.CancelFunc // nil: it has not begun
 	done    chan struct{}      // closed once there is an answer:
 	answer  V
@@ -41,6 +44,10 @@ type round[V any] struct {
 // may have come to a broker that stands still, and who asks anew finds another.
 const holdUp = time.Second
 
+// lastWord is how long a caller whose time is up waits for what the question, which has the
+// deadline of the last of its callers, has met with: that says more than that time is up.
+const lastWord = 50 * time.Millisecond
+
 // NewShared makes one; Close ends it.
 func NewShared[K comparable, V any]() *Shared[K, V] {
 	s := &Shared[K, V]{lines: make(map[K]*line[V])}
@@ -49,17 +56,27 @@ func NewShared[K comparable, V any]() *Shared[K, V] {
 }
 
 // Do answers the question of a key by an ask, his own or another's, that begins after the
-// call. ctx ends only the waiting; the context of ask ends when nobody waits any more.
+// call. ctx ends only the waiting. The context of ask ends when nobody waits any more, and has
+// the latest deadline of those it is asked for, if all have one.
 func (s *Shared[K, V]) Do(ctx context.Context, key K, ask func(context.Context) (V, error)) (V, error) {
-	r := s.join(key, ask)
+	r := s.join(ctx, key, ask)
 	defer s.leave(r)
 	select {
 	case <-r.done:
 		return r.answer, r.err
 	case <-ctx.Done():
-		var none V
-		return none, ctx.Err()
 	}
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		grace := time.NewTimer(lastWord)
+		defer grace.Stop()
+		select {
+		case <-r.done:
+			return r.answer, r.err
+		case <-grace.C:
+		}
+	}
+	var none V
+	return none, ctx.Err()
 }
 
 // Close ends the rounds under way and waits for them. Whoever waits, and whoever comes
@@ -71,7 +88,7 @@ func (s *Shared[K, V]) Close(why error) {
 	s.bg.Wait()
 }
 
-func (s *Shared[K, V]) join(key K, ask func(context.Context) (V, error)) *round[V] {
+func (s *Shared[K, V]) join(ctx context.Context, key K, ask func(context.Context) (V, error)) *round[V] {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.lines[key]
@@ -84,6 +101,11 @@ func (s *Shared[K, V]) join(key K, ask func(context.Context) (V, error)) *round[
 	}
 	r := l.next
 	r.waiting++
+	if until, is := ctx.Deadline(); !is {
+		r.endless = true
+	} else if until.After(r.until) {
+		r.until = until
+	}
 	if l.asked == nil {
 		s.begin(key, l)
 	}
@@ -111,8 +133,12 @@ func (s *Shared[K, V]) begin(key K, l *line[V]) {
 		return
 	}
 	l.asked = r
-	ctx, cancel := context.WithCancel(s.ctx)
-	r.cancel = cancel
+	var ctx context.Context
+	if r.endless {
+		ctx, r.cancel = context.WithCancel(s.ctx)
+	} else {
+		ctx, r.cancel = context.WithDeadline(s.ctx, r.until)
+	}
 	s.bg.Go(func() {
 		late := time.AfterFunc(holdUp, func() { s.goOn(key, l, r) })
 		defer late.Stop()

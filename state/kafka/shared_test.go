@@ -235,3 +235,59 @@ func TestCallsShareTheirQuestions(t *testing.T) {
 		}
 	})
 }
+
+// TestAQuestionHasTheTimeOfItsCallers: it may be asked for as long as they wait, and who
+// waits until then learns what it has met with.
+func TestAQuestionHasTheTimeOfItsCallers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewShared[string, int]()
+		defer s.Close(errors.New("closed"))
+		met := errors.New("no route to the broker")
+		had := make(chan time.Duration, 10) // -1: no deadline
+		do := func(wait time.Duration) error {
+			ctx := t.Context()
+			if wait > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, wait)
+				defer cancel()
+			}
+			_, err := s.Do(ctx, "x", func(ctx context.Context) (int, error) {
+				until, is := ctx.Deadline()
+				if !is {
+					had <- -1
+					return 0, nil
+				}
+				had <- time.Until(until)
+				<-ctx.Done()
+				return 0, errors.Join(ctx.Err(), met)
+			})
+			return err
+		}
+		if err := do(time.Minute); !errors.Is(err, met) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("after a minute: %v", err)
+		}
+		if got := <-had; got != time.Minute {
+			t.Errorf("asked for %v", got)
+		}
+		var bg sync.WaitGroup
+		bg.Go(func() { _ = do(time.Hour) }) // has a question of its own
+		synctest.Wait()
+		<-had
+		for _, wait := range []time.Duration{time.Minute, 2 * time.Minute, 500 * time.Millisecond} {
+			bg.Go(func() { _ = do(wait) })
+		}
+		synctest.Wait()
+		time.Sleep(holdUp)
+		synctest.Wait()
+		if got := <-had; got != 2*time.Minute-holdUp {
+			t.Errorf("asked for %v, want what the last of those who wait has left", got)
+		}
+		bg.Wait()
+		if err := do(0); err != nil {
+			t.Error(err)
+		}
+		if got := <-had; got != -1 {
+			t.Errorf("asked for %v for who waits without end", got)
+		}
+	})
+}
