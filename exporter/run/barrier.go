@@ -2,10 +2,18 @@ package run
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"time"
 
 	"lockstitch/state/report"
+)
+
+// How long a report waits until the log says for what, and how often it says so after
+// that: found by who looks for it, and no flood where many wait for the same.
+const (
+	tellAfter = time.Minute
+	tellEvery = 5 * time.Minute
 )
 
 // awaitBarrier waits until every event partition's position record has reached
@@ -15,7 +23,7 @@ import (
 // The time counts from when this replica began to wait: two clocks that differ by
 // more than the time would end a report at once that is only to wait for the next
 // cut, or never. Who takes a report up after another waits for the whole time again.
-func (r *Runner) awaitBarrier(ctx context.Context, rep *report.Report, show *progress) (*report.Problem, error) {
+func (r *Runner) awaitBarrier(ctx context.Context, rep *report.Report, show *progress, log *slog.Logger) (*report.Problem, error) {
 	var late <-chan time.Time // nil: the step of a standing order, which waits
 	if rep.Request.Step == nil {
 		// Both by the clock of who accepted the report.
@@ -23,6 +31,8 @@ func (r *Runner) awaitBarrier(ctx context.Context, rep *report.Report, show *pro
 		defer deadline.Stop()
 		late = deadline.C
 	}
+	tell := time.NewTimer(tellAfter)
+	defer tell.Stop()
 	defer r.waits.set(show, waiting{})
 	left := slices.Clone(rep.Request.Question.Barrier)
 	for {
@@ -34,6 +44,9 @@ func (r *Runner) awaitBarrier(ctx context.Context, rep *report.Report, show *pro
 		r.waits.set(show, what)
 		select {
 		case <-changed:
+		case <-tell.C:
+			log.Warn("a report waits for its input", "for", r.waits.explain(what).describe())
+			tell.Reset(tellEvery)
 		case <-late:
 			return report.Barrier.Problem("Events acknowledged before the request were not processed within the barrier timeout, and an export is never short. Still waiting for " + r.waits.explain(what).describe()), nil
 		case <-ctx.Done():

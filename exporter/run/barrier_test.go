@@ -120,3 +120,61 @@ func TestAProgressThatCannotBeWrittenIsTold(t *testing.T) {
 		}
 	})
 }
+
+// TestTheLogSaysWhatAReportWaitsFor, whose it is and why: after a minute, and every five
+// minutes after that, however much the catalog changes meanwhile.
+func TestTheLogSaysWhatAReportWaitsFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtualWorld(t)
+		tab := w.table()
+		var log bytes.Buffer
+		w.log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelInfo}))
+		stop := w.runner(tab, w.store, func(c *Config) { c.Profiles = "profiles" })
+		rep, step := w.submit(tab, 1000, time.Hour), w.submitStep(tab, 1000, func(s *report.Step) { s.Seq, s.Files = 1, 3 })
+		began, next := time.Now(), int64(0)
+		until := func(at time.Duration) {
+			for time.Since(began) < at {
+				time.Sleep(10 * time.Second)
+				next++
+				w.put((&catalog.Position{Topic: "events", TopicID: topicID, Next: next}).Record("catalog"))
+			}
+		}
+		until(tellAfter - 10*time.Second)
+		told := func() (of [2]int) {
+			synctest.Wait() // nobody writes to the log
+			for line := range strings.Lines(log.String()) {
+				for i, r := range []*report.Report{rep, step} {
+					if strings.Contains(line, "report="+r.Request.ID) && strings.Contains(line, "waits for its input") {
+						of[i]++
+					}
+				}
+			}
+			return of
+		}
+		if got := told(); got != [2]int{} {
+			t.Errorf("within the first minute: %d lines", got)
+		}
+		for n := range 3 {
+			until(tellAfter + time.Duration(n)*tellEvery + 20*time.Second) // the runner has begun a little later
+			if got := told(); got != [2]int{n + 1, n + 1} {
+				t.Errorf("after %v: %d lines", time.Since(began), got)
+			}
+		}
+		w.commit(1000)
+		for _, r := range []*report.Report{rep, step} {
+			w.await(tab, r.Request.ID, report.StatusCompleted)
+		}
+		stop()
+		for _, want := range []string{
+			"level=WARN msg=\"a report waits for its input\" component=runner report=" + rep.Request.ID + " account=acme for=\"events/0 (at ",
+			" of 1000: a producer's transaction is open at offset 0).\"",
+			" report=" + step.Request.ID + " account=acme order=o number=4 for=\"events/0 (at ",
+			"msg=\"report finished\" component=runner report=" + rep.Request.ID + " account=acme rows=",
+			"msg=\"report finished\" component=runner report=" + step.Request.ID + " account=acme order=o number=4 rows=",
+		} {
+			if !strings.Contains(log.String(), want) {
+				t.Errorf("nothing says %s in\n%s", want, log.String())
+			}
+		}
+	})
+}

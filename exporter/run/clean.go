@@ -124,7 +124,7 @@ func (r *Runner) cleanOne(ctx context.Context, rep *report.Report, now time.Time
 		return err
 	}
 	r.at(StepCleaned)
-	r.log.Info("removed the files of a report", "report", rep.Request.ID, "status", string(rep.Status(time.Now())))
+	r.logOf(rep).Info("removed the files of a report", "status", string(rep.Status(time.Now())))
 	return nil
 }
 

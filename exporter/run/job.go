@@ -33,10 +33,10 @@ const writeLimit = 10 * time.Second
 func (r *Runner) run(ctx context.Context, rep *report.Report) {
 	show := r.newProgress(ctx, rep)
 	defer show.stop()
-	log := r.log.With("report", rep.Request.ID)
+	log := r.logOf(rep)
 
 	r.at(StepBarrier)
-	problem, err := r.awaitBarrier(ctx, rep, show)
+	problem, err := r.awaitBarrier(ctx, rep, show, log)
 	if err != nil {
 		return // ctx has ended
 	}
@@ -205,7 +205,7 @@ func (r *Runner) finish(ctx context.Context, rep *report.Report, res report.Resu
 	if err == nil && !won && res.Object != "" {
 		r.at(StepLost)
 		if derr := r.deps.Store.Delete(context.WithoutCancel(ctx), res.Object); derr != nil {
-			r.log.Warn("cannot remove the file of an attempt that came too late; it goes when the report expires", "object", res.Object, "err", derr)
+			r.logOf(rep).Warn("cannot remove the file of an attempt that came too late; it goes when the report expires", "object", res.Object, "err", derr)
 		}
 	}
 	if err == nil && won && res.Problem != nil {
@@ -218,9 +218,19 @@ func (r *Runner) finish(ctx context.Context, rep *report.Report, res report.Resu
 		}
 		// By the clock of who accepted it.
 		r.metrics.seconds.WithLabelValues(kind).Observe(max(0, time.Since(rep.Request.CreatedAt)).Seconds())
-		r.log.Info("report finished", "report", rep.Request.ID, "rows", res.Rows, "bytes", res.Bytes, "failed", res.Problem != nil)
+		r.logOf(rep).Info("report finished", "rows", res.Rows, "bytes", res.Bytes, "failed", res.Problem != nil)
 	}
 	r.at(StepDone)
+}
+
+// logOf says of every line whose report it is about, and of a step which file of which
+// standing order it is to make: its id is in no alert and in no answer of the API.
+func (r *Runner) logOf(rep *report.Report) *slog.Logger {
+	log := r.log.With("report", rep.Request.ID, "account", rep.Request.Account)
+	if step := rep.Request.Step; step != nil {
+		log = log.With("order", step.Name, "number", step.Files+1)
+	}
+	return log
 }
 
 // filesOf is the prefix of the names of a report's files.

@@ -56,7 +56,7 @@ func (r *Runner) newProgress(ctx context.Context, rep *report.Report) *progress 
 				shown, at = cur, now
 			} else if ctx.Err() == nil && !told {
 				told = true
-				r.log.Warn("the progress of a report cannot be written", "report", rep.Request.ID, "err", err)
+				r.logOf(rep).Warn("the progress of a report cannot be written", "err", err)
 			}
 		}
 	}()
