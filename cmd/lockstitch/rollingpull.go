@@ -26,6 +26,10 @@ import (
 // the minute.
 const turnTime = 5 * time.Minute
 
+// behindAfter is for how long a period must be over until pull says that its file is not
+// made yet: a call that comes with the boundary finds none where all is well.
+const behindAfter = time.Minute
+
 // followWait is how long a call waits for the next file. Below callTimeout.
 const followWait = 45 * time.Second
 
@@ -52,8 +56,9 @@ Where the account has made too many calls pull waits as long as the server says.
 server cannot be reached. Without it, call pull from cron; two at a time on one
 directory do not hurt each other: the second says so and ends.
 
-Why a rolling export makes no further files is said: it is paused, held up, or has
-stopped with an error. --follow waits until it goes on.
+Why a rolling export makes no further files is said: it is paused, held up, has
+stopped with an error, or is behind: periods have been over for a minute or longer, and
+their files are not made yet. --follow waits until it goes on.
 
 Exit status 0: DIR has all that there is; with --follow, stopped by a signal. 1:
 something is missing or failed, or, without --follow, the rolling export has
@@ -113,7 +118,7 @@ type puller struct {
 
 	last    int64  // the greatest number that is done
 	orderID string // whose number last is; empty: not known yet
-	said    string // last, of why there are no more files
+	said    string // last, of why there are no more files; without what changes while it waits
 }
 
 // manifestVersion is the version of the manifests that pull writes.
@@ -262,8 +267,13 @@ func (p *puller) sayWhyNoMore(ctx context.Context) error {
 			why = append(why, stopped.Error())
 		}
 	}
-	if text := strings.Join(why, "\n"); text != p.said {
-		p.said = text
+	text := strings.Join(why, "\n")
+	reason := text
+	if text == "" && stopped == nil && st.Lag.Files > 0 && st.Lag.Seconds >= behindAfter.Seconds() {
+		text, reason = p.behind(&st), "behind with "+st.Next.End.String()
+	}
+	if reason != p.said {
+		p.said = reason
 		if text != "" {
 			fmt.Fprintln(p.out, text)
 		}
@@ -272,6 +282,19 @@ func (p *puller) sayWhyNoMore(ctx context.Context) error {
 		return nil
 	}
 	return stopped
+}
+
+// behind says how many periods have no file yet, which nothing else of the status tells:
+// the server counts one that is only to be delivered too.
+func (p *puller) behind(st *api.RollingExport) string {
+	are, missing := "periods are", "made"
+	if st.Lag.Files == 1 {
+		are = "period is"
+	}
+	if st.Delivered != nil {
+		missing = "made or not delivered"
+	}
+	return fmt.Sprintf("the rolling export %s is behind: %d %s over and not %s yet; its next file is that of the period until %s", p.name, st.Lag.Files, are, missing, st.Next.End)
 }
 
 // take downloads the files of a page.

@@ -24,6 +24,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/oklog/ulid/v2"
 
+	"lockstitch/exporter/api"
 	"lockstitch/state/report"
 )
 
@@ -410,6 +411,62 @@ func TestPullSaysWhyThereAreNoMoreFiles(t *testing.T) {
 	}()
 	if status, _, errs := p.rolling(ctx, "pull", "x", "--dir", p.dir, "--follow"); status != 0 || strings.Count(errs, stopped) != 1 {
 		t.Errorf("stopped, and waited for: exit %d, %s", status, errs)
+	}
+}
+
+// TestPullSaysThatARollingExportIsBehind: that periods are over and have no file yet, once
+// for as long as the same is waited for, and not where the boundary has only just come.
+func TestPullSaysThatARollingExportIsBehind(t *testing.T) {
+	y := startPulling(t)
+	y.must("create", "x", "--every", "PT1H", "--start", "now")
+	var st api.RollingExport
+	if err := json.Unmarshal([]byte(y.must("show", "x")), &st); err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Int32
+	enough := func() {}
+	y.environ[0] = "LOCKSTITCH_URL=" + calls(t, y.system, func(w http.ResponseWriter, r *http.Request) bool {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/x"):
+			now := st
+			if now.Lag.Files += int64(asked.Add(1)); asked.Load() == 5 { // further behind from call to call
+				enough()
+			}
+			_ = json.NewEncoder(w).Encode(&now)
+		case strings.HasSuffix(r.URL.Path, "/files"):
+			_ = json.NewEncoder(w).Encode(&api.RollingFileList{OrderID: st.OrderID, Items: []*api.RollingFile{}})
+		default:
+			return false
+		}
+		return true
+	})
+	for _, c := range []struct {
+		files     int64
+		seconds   float64
+		state     string
+		delivered *int64
+		want      string
+	}{
+		{1, 59, "active", nil, ""},
+		{1, 60, "active", nil, "1 period is over and not made yet; its next file is that of the period until " + st.Next.End.String() + "\n"},
+		{3, 9000, "active", nil, "3 periods are over and not made yet;"},
+		{3, 9000, "active", new(int64), "3 periods are over and not made or not delivered yet;"},
+		{3, 9000, "paused", nil, ""},
+	} {
+		asked.Store(0)
+		st.Lag, st.State, st.Delivered = api.RollingLag{Files: c.files - 1, Seconds: c.seconds}, c.state, c.delivered
+		status, errs := y.pull()
+		if status != 0 || strings.Contains(errs, "is behind: ") != (c.want != "") || !strings.Contains(errs, c.want) {
+			t.Errorf("%+v: exit %d, %s", c, status, errs)
+		}
+	}
+	asked.Store(0)
+	st.State, st.Delivered = "active", nil
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	enough = cancel
+	if status, _, errs := y.rolling(ctx, "pull", "x", "--dir", y.dir, "--follow"); status != 0 || strings.Count(errs, "is behind: ") != 1 || asked.Load() < 5 {
+		t.Errorf("waited for %d times: exit %d, %s", asked.Load(), status, errs)
 	}
 }
 
