@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -179,7 +180,11 @@ func (a *app) rollingSimple(to *connection, verb, method, short, long string) *c
 			if method == http.MethodPost {
 				path += "/" + verb
 			}
-			return x.call(c.Context(), method, path, "", "", nil)
+			if err := x.call(c.Context(), method, path, "", "", nil); err != nil {
+				return err
+			}
+			fmt.Fprintf(a.err, "%s %s\n", strings.TrimSuffix(verb, "e")+"ed", args[0]) // paused, resumed, deleted
+			return nil
 		},
 	}
 }

@@ -586,15 +586,21 @@ func TestRollingCommands(t *testing.T) {
 	if !strings.Contains(out, `"every": "PT15M"`) || !strings.Contains(out, `"empty_files": true`) || !strings.Contains(out, `"spreadsheet_safe": true`) {
 		t.Errorf("create: %s", out)
 	}
-	y.must("pause", "x")
+	says := func(verb, want string) {
+		t.Helper()
+		if status, out, errs := y.rolling(t.Context(), verb, "x"); status != 0 || out != "" || errs != want {
+			t.Errorf("%s: exit %d, %q, %q", verb, status, out, errs)
+		}
+	}
+	says("pause", "paused x\n")
 	if out = y.must("list"); !strings.Contains(out, "x     paused  PT15M") {
 		t.Errorf("list:\n%s", out)
 	}
-	y.must("resume", "x")
+	says("resume", "resumed x\n")
 	if out = y.must("show", "x"); !strings.Contains(out, `"state": "active"`) {
 		t.Errorf("show: %s", out)
 	}
-	y.must("delete", "x")
+	says("delete", "deleted x\n")
 	for line, want := range map[string]struct {
 		status int
 		text   string

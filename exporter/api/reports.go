@@ -110,6 +110,12 @@ func (s *server) deleteReport(c *call) error {
 	case gone:
 		return notFound("The account has no such report.")
 	}
+	switch rep.Status(time.Time{}) { // before, and by the records alone, as Cancel sees it
+	case report.StatusRequested, report.StatusProcessing:
+		s.log.Info("a report was cancelled", "account", c.account, "client", c.client, "report", rep.Request.ID)
+	case report.StatusCompleted:
+		s.log.Info("the file of a report was deleted", "account", c.account, "client", c.client, "report", rep.Request.ID)
+	}
 	c.w.WriteHeader(http.StatusNoContent)
 	return nil
 }

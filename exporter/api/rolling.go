@@ -134,6 +134,11 @@ func (s *server) putRolling(c *call) error {
 		if err != nil {
 			return err
 		}
+		did := "a rolling export was changed"
+		if code == http.StatusCreated {
+			did = "a rolling export was created"
+		}
+		s.log.Info(did, "account", c.account, "client", c.client, "order", name)
 		now, ok := s.deps.Reports.OrderNamed(c.account, name)
 		if !ok {
 			continue // deleted already
@@ -219,32 +224,43 @@ func (s *server) listRolling(c *call) error {
 }
 
 func (s *server) deleteRolling(c *call) error {
-	return s.orderDone(c, func(ctx context.Context, o *report.Standing) error {
-		return s.deps.Reports.DeleteOrder(ctx, c.account, o.Order.ID)
+	return s.orderDone(c, "deleted", func(ctx context.Context, o *report.Standing) (bool, error) {
+		return true, s.deps.Reports.DeleteOrder(ctx, c.account, o.Order.ID)
 	})
 }
 
 func (s *server) pauseRolling(c *call, paused bool) error {
-	return s.orderDone(c, func(ctx context.Context, o *report.Standing) error {
+	did := "resumed"
+	if paused {
+		did = "paused"
+	}
+	return s.orderDone(c, did, func(ctx context.Context, o *report.Standing) (bool, error) {
 		if o.Paused == paused {
-			return nil
+			return false, nil
 		}
-		return s.deps.Reports.PauseOrder(ctx, c.account, o.Order.ID, paused)
+		return true, s.deps.Reports.PauseOrder(ctx, c.account, o.Order.ID, paused)
 	})
 }
 
-// orderDone does something to a standing order and answers 204.
-func (s *server) orderDone(c *call, f func(context.Context, *report.Standing) error) error {
+// orderDone does something to a standing order and answers 204. f says whether there was
+// anything to do; if so, the log tells who did it.
+func (s *server) orderDone(c *call, did string, f func(context.Context, *report.Standing) (bool, error)) error {
 	o, err := s.orderOf(c)
 	if err != nil {
 		return err
 	}
-	err = s.withOrders(c, func(ctx context.Context) error { return f(ctx, o) })
+	changed := false
+	err = s.withOrders(c, func(ctx context.Context) (err error) {
+		changed, err = f(ctx, o)
+		return err
+	})
 	switch {
 	case errors.Is(err, report.ErrNotFound):
 		return noRolling()
 	case err != nil:
 		return err
+	case changed:
+		s.log.Info("a rolling export was "+did, "account", c.account, "client", c.client, "order", o.Order.Name)
 	}
 	c.w.WriteHeader(http.StatusNoContent)
 	return nil

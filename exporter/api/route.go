@@ -33,6 +33,7 @@ type call struct {
 	r       *http.Request
 	query   url.Values
 	account string // of the access token; empty for public operations
+	client  string // whose the token is: a client's id, or the subject of another issuer's
 }
 
 // param is a query parameter that may be given once.
@@ -211,7 +212,7 @@ func (s *server) authenticate(c *call) error {
 	case err != nil:
 		return unauthorized(challenge+`, error="invalid_token"`, "The token is not valid or has expired. Get another at /oauth/token.")
 	}
-	c.account = id.Account
+	c.account, c.client = id.Account, id.Subject
 	return nil
 }
 
