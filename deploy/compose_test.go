@@ -38,6 +38,10 @@ func TestComposeFileIsValidAndRunsTwoReplicas(t *testing.T) {
 		if name != "topics" && svc.HealthCheck == nil {
 			t.Errorf("%s has no health check", name)
 		}
+		// After a restart of the machine a replica alone would answer 503.
+		if name != "topics" && svc.Restart != types.RestartPolicyUnlessStopped {
+			t.Errorf("%s is restarted %q", name, svc.Restart)
+		}
 		for _, v := range svc.Volumes {
 			if v.Type != types.VolumeTypeBind {
 				continue

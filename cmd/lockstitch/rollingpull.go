@@ -66,8 +66,8 @@ stopped with an error; the files from before are in DIR. 2: wrong usage. 130:
 interrupted.`,
 		Example: `  lockstitch rolling pull hourly --dir /srv/events
 
-  # crontab: every five minutes
-  */5 * * * *  LOCKSTITCH_CLIENT_ID=loader lockstitch rolling pull hourly --dir /srv/events --url https://exports.example.com --client-secret-file /etc/lockstitch/secret
+  # crontab: every five minutes; the PATH of cron does not lead to /usr/local/bin
+  */5 * * * *  LOCKSTITCH_CLIENT_ID=loader /usr/local/bin/lockstitch rolling pull hourly --dir /srv/events --url https://exports.example.com --client-secret-file /etc/lockstitch/secret
 
   # /etc/systemd/system/lockstitch-pull.service
   [Unit]

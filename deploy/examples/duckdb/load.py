@@ -5,7 +5,7 @@
 
 Needs Python 3.11 and `pip install duckdb`. A cron line is all that a warehouse needs:
 
-    */5 * * * *  LOCKSTITCH_CLIENT_ID=loader lockstitch rolling pull hourly --dir /srv/events --url https://exports.example.com --client-secret-file /etc/lockstitch/secret; python3 /usr/local/lib/lockstitch/load.py /srv/events hourly /srv/events.duckdb
+    */5 * * * *  LOCKSTITCH_CLIENT_ID=loader /usr/local/bin/lockstitch rolling pull hourly --dir /srv/events --url https://exports.example.com --client-secret-file /etc/lockstitch/secret; python3 /usr/local/lib/lockstitch/load.py /srv/events hourly /srv/events.duckdb
 
 The rows are in the table NAME (in SQL with quotes where it has a hyphen), with the columns
 of the files' header line. Of a name that comes twice there, as an attribute and a tag may
