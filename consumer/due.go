@@ -100,6 +100,18 @@ func (c *Consumer) barrier(in *input) int64 {
 	return c.barriers[segment.Partition{Topic: in.stream.ID, N: in.partition}]
 }
 
+// isAwaited tells whether a pending request waits for what a lane has not processed.
+func (c *Consumer) isAwaited() bool {
+	for _, l := range c.lanes {
+		for _, in := range l.inputs {
+			if in.pos.Next < c.barrier(in) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // readBarriers takes the ends of the pending requests, of each once: there may be many, and each has
 // one for every partition. Those of requests that are over go together, when these are more than one
 // for each 16 that are pending. Until then they make one cut of a partition too many at the most, or

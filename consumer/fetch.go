@@ -143,7 +143,7 @@ func (c *Consumer) askProfileEnds(ctx context.Context) {
 		}
 	}
 	// What comes meanwhile waits for the next question, unless somebody waits for it.
-	if len(ask) == 0 || len(c.barriers) == 0 && time.Since(c.endsAt) < askEvery {
+	if len(ask) == 0 || time.Since(c.endsAt) < askEvery && !c.isAwaited() {
 		return
 	}
 	c.endsAt = time.Now()
@@ -206,7 +206,7 @@ func (c *Consumer) pauseStalled(now time.Time) {
 		switch {
 		case !l.paused && l.waitBytes > c.waitLimit():
 			l.paused = true
-			c.log.Info("no more events are fetched for a lane: too many wait for its profiles", "lane", n, "profiles_at", l.prof.next, "wanted", l.waiting[0].profEnd)
+			c.log.Info("no more events are fetched for a lane: too many wait for its profiles, or for a cut", "lane", n, "profiles_at", l.prof.next, "wanted", l.waiting[0].profEnd)
 			c.events.PauseFetchPartitions(l.eventPartitions())
 		case l.paused && l.waitBytes == 0:
 			l.paused = false

@@ -303,9 +303,9 @@ func (c *Consumer) past(topic string, id segment.TopicID) bool {
 
 // publish tells the lag table and the counters what the lanes have done.
 func (c *Consumer) publish() {
-	waits := false // something for a cut
+	waits := false // something for a cut, or a lane that may have it: it was taken over anew as a cut failed
 	for n, l := range c.lanes {
-		waits = waits || l.dirty
+		waits = waits || l.dirty || l.stage != ready
 		if l.prof == nil { // not taken over yet: it stands where the catalog says
 			for _, topic := range c.inputs() {
 				var next int64

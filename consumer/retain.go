@@ -229,6 +229,9 @@ func (c *Consumer) retained(l *lane, r *retaining) {
 	c.metrics.retired.Add(float64(len(part)))
 	c.metrics.retiredBytes.Add(float64(bytes))
 	c.removed(l)
+	// With the next part still to come nothing is looked for, and what was merged waits.
+	c.metrics.tasks.Done(task.Retention)
+	c.metrics.tasks.Done(task.Merging)
 	c.log.Info("expired segments were removed", "count", len(part), "bytes", bytes, "oldest_available", oldest, "left", len(rest))
 	if len(rest) == 0 {
 		return

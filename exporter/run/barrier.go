@@ -57,7 +57,7 @@ func (r *Runner) awaitBarrier(ctx context.Context, rep *report.Report, show *pro
 
 // waitingFor takes out of left, the ends that were waited for up to now, those that need
 // not be waited for any more, and says what is waited for. None ever need be again:
-// positions do not fall, and what is over stays so.
+// positions do not fall, and what was over once will never be processed.
 func (r *Runner) waitingFor(rep *report.Report, left []report.End) ([]report.End, waiting) {
 	var w waiting
 	left = slices.DeleteFunc(left, func(e report.End) bool {

@@ -416,6 +416,9 @@ func (t *Tail) probe(ctx context.Context, moved map[int32]int64) {
 		}
 	}
 	t.mu.Unlock()
+	if len(ask) == 0 {
+		return
+	}
 	if t.asker == nil {
 		cl, err := kgo.NewClient(t.cfg.Opts...)
 		if err != nil {
@@ -426,6 +429,9 @@ func (t *Tail) probe(ctx context.Context, moved map[int32]int64) {
 	}
 	for i, a := range ProbeAll(ctx, t.cl, t.asker, probeLimit, ask) {
 		q := ask[i]
+		if told := (*kerr.Error)(nil); a.Err != nil && !errors.As(a.Err, &told) {
+			t.asker.ForceMetadataRefresh() // it reads no topic that would have it look where brokers are
+		}
 		if errors.Is(a.Err, kerr.OffsetOutOfRange) {
 			t.cfg.Log.Error("the log was cut below the position of a tail", "topic", q.Topic, "partition", q.Partition, "position", q.Next)
 		}
