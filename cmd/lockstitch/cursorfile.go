@@ -28,6 +28,47 @@ func lockCursor(path string) (io.Closer, error) {
 	return lock, nil
 }
 
+// checkNames refuses a FILE whose name, or that of its part, is of one of the files that
+// a cursor is kept with: one would be written over the other.
+func checkNames(cursor, out string) error {
+	if out == "-" {
+		return nil
+	}
+	lock := filepath.Join(filepath.Dir(cursor), "."+filepath.Base(cursor)+".lock")
+	for _, of := range []string{cursor, cursor + ".part", cursor + nextSuffix, lock} {
+		for _, name := range []string{out, out + ".part"} {
+			if place(name) == place(of) {
+				return usage(fmt.Errorf("--output %s: %s would be a file of the cursor as well, which --cursor-file %s keeps there; name another", out, name, cursor))
+			}
+		}
+	}
+	return nil
+}
+
+// place is a name by which two that lead to the same file can be told, whichever way
+// their directory is named.
+func place(name string) string {
+	if dir, err := filepath.EvalSymlinks(filepath.Dir(name)); err == nil {
+		name = filepath.Join(dir, filepath.Base(name))
+	}
+	if abs, err := filepath.Abs(name); err == nil {
+		name = abs
+	}
+	return name
+}
+
+// notThere is an error if FILE is there: the cursor has moved behind the rows in it, and
+// no call would bring them again.
+func notThere(file string) error {
+	switch _, err := os.Lstat(file); {
+	case err == nil:
+		return fmt.Errorf("--output: %s is there; with --cursor-file its rows are in no other file: take it away or name another", file)
+	case !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("--output: %w", err)
+	}
+	return nil
+}
+
 // readCursor is the cursor that a file keeps; without the file, the beginning.
 func readCursor(path string) (string, error) {
 	b, err := os.ReadFile(path)
@@ -60,7 +101,7 @@ func writeCursor(path, cursor string) error {
 //	cursor/begin   the file is verified, in FILE.part
 //	cursor/next    CURSOR.part holds the new cursor: there is room for it
 //	cursor/file    CURSOR.next says what is about to happen
-//	cursor/move    FILE.part has become FILE
+//	cursor/move    FILE.part has become FILE, which was not there
 //	cursor/moved   CURSOR.part has become CURSOR
 //
 // Of what went to standard output nothing can be found out later: there is no CURSOR.next.

@@ -379,6 +379,103 @@ func TestACursorThatCannotMoveLeavesNoFile(t *testing.T) {
 	}
 }
 
+// TestACursorsFileIsNotReplaced, neither by the next call with the same name nor where it
+// comes while one is under way: the cursor is behind its rows.
+func TestACursorsFileIsNotReplaced(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	y := startSystem(t, t.TempDir(), func(s *Settings) { s.Limits.ExportsPerMinute, s.Limits.DownloadsPerMinute = 1000, 1000 })
+	events := y.produce(ctx, 43, 100).Events
+	again := func(m *movedExport, hook func(string)) (string, int, string) {
+		m.calls = 0 // the same name
+		return m.call(ctx, hook)
+	}
+	m := newMovedExport(t, y)
+	file, status, errs := m.call(ctx, nil)
+	if status != 0 {
+		t.Fatalf("exit %d: %s", status, errs)
+	}
+	before, err := readCursor(m.kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	more := y.produce(ctx, 44, 100).Events
+	refused := func(when string, want int) {
+		t.Helper()
+		_, status, errs := again(m, nil)
+		if status != 2 || !strings.Contains(errs, file+" is there; with --cursor-file") {
+			t.Errorf("%s: exit %d: %s", when, status, errs)
+		}
+		if left := m.left(t); len(m.rows(t)) != want || len(left) > 0 {
+			t.Errorf("%s: %d events, want %d, left %v", when, len(m.rows(t)), want, left)
+		}
+	}
+	refused("the same name", events)
+	if at, err := readCursor(m.kept); err != nil || at != before {
+		t.Errorf("the cursor moved: %v", err)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if _, status, errs := again(m, nil); status != 0 || len(m.rows(t)) != more {
+		t.Errorf("taken away: exit %d, %d events, want %d: %s", status, len(m.rows(t)), more, errs)
+	}
+
+	// What a killed call has left is made good before.
+	m = newMovedExport(t, y)
+	file = m.killed(ctx, t, "cursor/move")
+	refused("after a kill", events+more)
+	if at, err := readCursor(m.kept); err != nil || at == beginning {
+		t.Errorf("the cursor did not move behind the file: %q %v", at, err)
+	}
+
+	// Another program makes it at the last moment.
+	m = newMovedExport(t, y)
+	file, status, errs = m.call(ctx, func(at string) {
+		if at == "cursor/file" {
+			if err := os.WriteFile(filepath.Join(m.dir, "acme-1.csv.gz"), []byte("another's"), 0o600); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if status != 1 || !strings.Contains(errs, "is there; with --cursor-file") || !strings.Contains(errs, "The cursor has not moved") {
+		t.Errorf("at the last moment: exit %d: %s", status, errs)
+	}
+	if text, err := os.ReadFile(file); err != nil || string(text) != "another's" || len(m.left(t)) > 0 {
+		t.Errorf("at the last moment: %q %v, left %v", text, err, m.left(t))
+	}
+}
+
+// The files of a cursor and that of the rows, with its part, are all others. Nobody is
+// asked for that: nobody answers there.
+func TestACursorAndItsFileHaveOtherNames(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ cursor, out string }{
+		{"c", "c"}, {"c", "c.next"}, {"c", "c.part"}, {"f.part", "f"}, {"c", ".c.lock"}, {"c", "x/../c"}, {"f.part.part", "f.part.part.part"},
+	} {
+		for _, at := range []string{dir, link} {
+			cursor, out := filepath.Join(dir, c.cursor), at+"/"+c.out
+			status, _, errs := command(context.Background(), nil, "export", "--url", "http://localhost:1", "--client-id", "a", "--client-secret", "b", "--cursor-file", cursor, "-o", out)
+			if status != 2 || !strings.Contains(errs, "name another") {
+				t.Errorf("%s and %s: exit %d: %s", cursor, out, status, errs)
+			}
+			if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+				t.Errorf("%s and %s: left behind: %v %v", cursor, out, left, err)
+			}
+		}
+	}
+	if err := checkNames(filepath.Join(dir, "acme.cursor"), filepath.Join(dir, "acme.csv.gz")); err != nil {
+		t.Error(err)
+	}
+	if err := checkNames("-", "-"); err != nil {
+		t.Error(err)
+	}
+}
+
 // Of a CURSOR.next that is cut off FILE has not got its name yet.
 func TestHalfANextCursorIsForgotten(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c")

@@ -88,6 +88,7 @@ type fileSink struct {
 	f    *os.File
 	n    int64
 	name string
+	only bool // its rows are in no other file: it takes the place of none
 	gone bool // FILE.part is not its name any more, and may be another's
 	kept bool // FILE is
 }
@@ -131,6 +132,12 @@ func (s *fileSink) keep() error {
 	}
 	if old, err := os.Stat(s.name); err == nil && old.Mode().Perm() != info.Mode().Perm() {
 		if err := s.f.Chmod(old.Mode().Perm()); err != nil {
+			return err
+		}
+	}
+	if s.only {
+		// Of lockstitches nobody else can give FILE its name now: they lock the part.
+		if err := notThere(s.name); err != nil {
 			return err
 		}
 	}

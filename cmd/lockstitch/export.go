@@ -43,7 +43,8 @@ the file to standard output. Progress is shown on a terminal only, on standard e
 
 With --after the file holds everything kept since a cursor, however late it came,
 and the cursor to go on with is printed (on standard error with "-o -"). --cursor-file keeps it between calls: each
-file begins where the one before ended, at first with the oldest event that is kept. The cursor
+file begins where the one before ended, at first with the oldest event that is kept. No other file
+has its rows, therefore a FILE that is there is refused and never replaced. The cursor
 moves with the file: a call that fails leaves neither FILE nor FILE.part, and of one that
 was killed the next makes good what it left, so that no row comes twice and none is left
 out. Only if FILE is taken away in between it asks what became of it. What a call that
@@ -79,7 +80,7 @@ Exit status 0: the file is whole and verified. 1: failed. 2: wrong usage.
   lockstitch export --url … --start-at … -o - | zcat | head
 
   # everything that is new since the last call, for a cron line
-  lockstitch export --url … --cursor-file acme.cursor -o "acme-$(date -u +%FT%H%M%S).csv.gz"
+  lockstitch export --url … --cursor-file acme.cursor -o "acme-$(date -u +%FT%H%M%S)-$$.csv.gz"
 
   # go on with a download that broke off
   lockstitch export --url … --report 01JX8M2Y6T3N5Q7R9S1V2W3X4Y -o may.csv.gz`,
@@ -182,6 +183,9 @@ func (a *app) export(ctx context.Context, o exportOptions) error {
 		return err
 	}
 	if o.cursorFile != "" {
+		if err := checkNames(o.cursorFile, o.out); err != nil {
+			return err
+		}
 		lock, err := lockCursor(o.cursorFile)
 		if err != nil {
 			return err
@@ -202,6 +206,12 @@ func (a *app) export(ctx context.Context, o exportOptions) error {
 		return err
 	}
 	defer to.Close()
+	if file, ok := to.(*fileSink); ok && o.cursorFile != "" {
+		file.only = true
+		if err := notThere(file.name); err != nil {
+			return usage(err)
+		}
+	}
 	var st *api.Status
 	if o.report != "" {
 		st, err = x.status(ctx, o.report)

@@ -82,7 +82,7 @@ func TestExportOfWhatIsNoLongerKept(t *testing.T) {
 	}
 
 	oldest := stampText(floor.OldestAvailable)
-	status, _, errs = command(ctx, nil, append(args, "--cursor-file", kept)...)
+	status, _, errs = command(ctx, nil, append(args, "--cursor-file", kept, "-o", out+".next")...)
 	if status != 1 || !strings.Contains(errs, "answered 410") || !strings.Contains(errs, oldest) || !strings.Contains(errs, "remove "+kept) {
 		t.Errorf("exit %d: %s", status, errs)
 	}
