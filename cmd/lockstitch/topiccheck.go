@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"lockstitch/state/kafka"
@@ -65,10 +66,8 @@ func (c *topicCheck) look(ctx context.Context) (wrong, err error) {
 	if err != nil {
 		return nil, err
 	}
-	ends, err := kafka.Ends(ctx, c.asker, c.names.Catalog)
-	if err == nil && ends[c.names.Catalog][0].Start > 0 { // compaction does not move where a log begins
-		found = append(found, lostRecords(c.names.Catalog, ends[c.names.Catalog][0].Start))
-	}
+	lost, err := lostRecords(ctx, c.asker, c.names.Catalog)
+	found = append(found, lost...)
 	var fatal []error
 	c.wrong.Reset()
 	for _, topic := range []string{c.names.Catalog, c.names.Reports} { // so that it is told that somebody looks
@@ -81,9 +80,7 @@ func (c *topicCheck) look(ctx context.Context) (wrong, err error) {
 	}
 	for _, f := range found {
 		c.wrong.WithLabelValues(f.Topic, f.Setting).Set(1)
-		own := f.Topic == c.names.Catalog || f.Topic == c.names.Reports
-		expires := own && f.Setting == "cleanup.policy" && strings.Contains(f.Have, "delete")
-		if f.Fatal && (f.Setting == "exists" || f.Topic == c.names.Catalog) || expires {
+		if f.Fatal && (f.Setting == "exists" || f.Topic == c.names.Catalog) || expires(c.names, f) {
 			fatal = append(fatal, errors.New(f.String()))
 			continue
 		}
@@ -92,9 +89,27 @@ func (c *topicCheck) look(ctx context.Context) (wrong, err error) {
 	return errors.Join(fatal...), err
 }
 
-// lostRecords is a catalog that begins behind its first record.
-func lostRecords(catalog string, start int64) kafka.Finding {
-	return kafka.Finding{Topic: catalog, Setting: "first offset", Have: fmt.Sprint(start), Want: "0", Fatal: true,
+// expires tells of a finding that records of a topic of our own go by their age.
+func expires(names kafka.Topics, f kafka.Finding) bool {
+	own := f.Topic == names.Catalog || f.Topic == names.Reports
+	return own && f.Setting == "cleanup.policy" && strings.Contains(f.Have, "delete")
+}
+
+// lostRecords finds a catalog that begins behind its first record. Of one that is missing
+// kafka.Check tells.
+func lostRecords(ctx context.Context, cl *kgo.Client, catalog string) ([]kafka.Finding, error) {
+	ends, err := kafka.Ends(ctx, cl, catalog)
+	if errors.Is(err, kerr.UnknownTopicOrPartition) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	start := ends[catalog][0].Start
+	if start == 0 { // compaction does not move where a log begins
+		return nil, nil
+	}
+	return []kafka.Finding{{Topic: catalog, Setting: "first offset", Have: fmt.Sprint(start), Want: "0", Fatal: true,
 		Cost: fmt.Sprintf("records of %s below offset %d are gone: the segments that they named are not known any more and would be removed from the store; "+
-			"begin anew with other topics for the catalog and the reports, another group and another store", catalog, start)}
+			"begin anew with other topics for the catalog and the reports, another group and another store", catalog, start)}}, nil
 }

@@ -77,6 +77,52 @@ func TestTopicsAreLookedAtAgain(t *testing.T) {
 	await(`level=WARN msg="the topics cannot be looked at"`)
 }
 
+// TestTopicsCheckFindsWhatKeepsReplicasFromStarting, as they do themselves.
+func TestTopicsCheckFindsWhatKeepsReplicasFromStarting(t *testing.T) {
+	ctx := testContext(t)
+	c, cluster := checkedTopics(t, io.Discard)
+	check := func(when string, want int, says ...string) {
+		t.Helper()
+		status, out, errs := command(ctx, nil, "topics", "check", "--brokers", strings.Join(cluster.ListenAddrs(), ","))
+		if status != want {
+			t.Errorf("%s: exit %d: %s%s", when, status, out, errs)
+		}
+		for _, text := range says {
+			if !strings.Contains(out, text) {
+				t.Errorf("%s it does not say %q: %s", when, text, out)
+			}
+		}
+	}
+	check("as they should be", 0, "all topics are as they should be")
+	adm := kadm.NewClient(c.asker)
+	for _, topic := range []string{c.names.Catalog, c.names.Reports} {
+		for _, policy := range []string{"compact,delete", "compact"} {
+			altered, err := adm.AlterTopicConfigs(ctx, []kadm.AlterConfig{{Name: "cleanup.policy", Value: &policy}}, topic)
+			if err != nil || altered[0].Err != nil {
+				t.Fatal(err, altered)
+			}
+			if policy != "compact" {
+				check(topic+" expires", 1, "error: "+topic+": cleanup.policy")
+			}
+		}
+	}
+	for range 3 {
+		if err := c.asker.ProduceSync(ctx, &kgo.Record{Topic: c.names.Catalog, Key: []byte("k"), Value: []byte("v")}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var first kadm.Offsets
+	first.AddOffset(c.names.Catalog, 0, 3, -1)
+	if done, err := adm.DeleteRecords(ctx, first); err != nil || done.Error() != nil {
+		t.Fatal(err, done.Error())
+	}
+	check("records lost", 1, "error: "+c.names.Catalog+": first offset\n  have: 3\n  want: 0\n")
+	if _, err := adm.DeleteTopic(ctx, c.names.Catalog); err != nil {
+		t.Fatal(err)
+	}
+	check("missing", 1, "error: "+c.names.Catalog+": exists")
+}
+
 // TestSettingsThatMayNotBeReadAreNotTold: 0 says that they are as they should be.
 func TestSettingsThatMayNotBeReadAreNotTold(t *testing.T) {
 	c, cluster := checkedTopics(t, io.Discard)

@@ -158,7 +158,8 @@ func (a *app) topicsCheckCommand() *cobra.Command {
 		Use:   "check --brokers HOST:PORT",
 		Short: "Say what is wrong with the topics and what it costs",
 		Long: `Compares the topics with what Lockstitch needs and changes nothing. Each finding
-says what is there, what should be, and what goes wrong if it stays. It also
+says what is there, what should be, and what goes wrong if it stays; an error is
+what serve does not start with, or cannot work with. It also
 reads the first and newest records of each partition of the profiles, to see
 whether their keys belong there: they do not after partitions were added.
 
@@ -173,6 +174,11 @@ Exit status 0: nothing found. 1: something found, or the brokers cannot be asked
 				if err != nil {
 					return err
 				}
+				lost, err := lostRecords(ctx, cl, topics.Catalog)
+				if err != nil {
+					return err
+				}
+				found = append(lost, found...)
 				opts, err := s.Kafka.Config().Opts()
 				if err != nil {
 					return usage(err)
@@ -184,7 +190,7 @@ Exit status 0: nothing found. 1: something found, or the brokers cannot be asked
 				found = append(found, routed...)
 				for _, f := range found {
 					mark := "warning"
-					if f.Fatal {
+					if f.Fatal || expires(topics, f) {
 						mark = "error"
 					}
 					fmt.Fprintf(a.out, "%s: %s: %s\n  have: %s\n  want: %s\n  cost: %s\n", mark, f.Topic, f.Setting, f.Have, f.Want, f.Cost)
