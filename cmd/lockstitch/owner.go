@@ -10,8 +10,10 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"lockstitch/consumer"
+	"lockstitch/state/catalog"
 	"lockstitch/state/kafka"
 	"lockstitch/state/objects"
 	"lockstitch/state/segment"
@@ -63,7 +65,7 @@ func (r *replica) ownStore(ctx context.Context) error {
 func (r *replica) ownGroup(ctx context.Context) error {
 	group := r.s.Replica.Group
 	err := refusedBy(ctx, func(ctx context.Context) error {
-		own, err := r.catalogID(ctx)
+		own, err := catalogID(ctx, r.asker, r.s.Topics.Catalog)
 		if err != nil {
 			return err
 		}
@@ -99,12 +101,12 @@ func refusedBy(ctx context.Context, ask func(context.Context) error) error {
 }
 
 // catalogID is the id of the catalog topic, by which systems are told apart.
-func (r *replica) catalogID(ctx context.Context) (segment.TopicID, error) {
-	infos, err := kafka.Describe(ctx, r.asker, r.s.Topics.Catalog)
+func catalogID(ctx context.Context, cl *kgo.Client, topic string) (segment.TopicID, error) {
+	infos, err := kafka.Describe(ctx, cl, topic)
 	if err != nil {
 		return segment.TopicID{}, err
 	}
-	return infos[r.s.Topics.Catalog].ID, nil
+	return infos[topic].ID, nil
 }
 
 // lookForSegments says so if none of the newest segments is in the store: a copy of
@@ -127,7 +129,23 @@ func (r *replica) lookForSegments(ctx context.Context) {
 // askOwner is an error unless the store is this catalog's, or was nobody's; a *refusal if
 // it is another one's.
 func (r *replica) askOwner(ctx context.Context) error {
-	addr, err := storeAddress(r.s.Replica)
+	o := ownership{s: r.s, asker: r.asker, store: r.store, catalog: r.catalog, take: true,
+		advice: "give each system a store of its own (store_url); if the catalog topic was really made anew, and what is in the store may be swept, delete the object " + ownerObject}
+	return o.ask(ctx)
+}
+
+// ownership is what is asked about whose a store is.
+type ownership struct {
+	s       *Settings
+	asker   *kgo.Client
+	store   objects.Store
+	catalog *catalog.View
+	take    bool   // a store that is nobody's; else it is looked at only
+	advice  string // where it is another catalog's
+}
+
+func (w *ownership) ask(ctx context.Context) error {
+	addr, err := storeAddress(w.s.Replica)
 	if err != nil {
 		return err
 	}
@@ -135,22 +153,27 @@ func (r *replica) askOwner(ctx context.Context) error {
 	if err != nil {
 		return errors.New("store_url cannot be parsed") // the parser's message repeats it
 	}
-	id, err := r.catalogID(ctx)
+	id, err := catalogID(ctx, w.asker, w.s.Topics.Catalog)
 	if err != nil {
 		return err
 	}
 	own := owner{Version: ownerVersion, Catalog: id.String()}
-	held, err := r.readOwner(ctx)
+	held, err := w.read(ctx)
 	if errors.Is(err, objects.ErrNotExist) {
-		// Of replicas that start at once one is the first, and all read what it wrote.
-		if err = r.writeOwner(ctx, own); err == nil || errors.Is(err, objects.ErrExists) {
-			held, err = r.readOwner(ctx)
+		switch err = w.nobodys(ctx); {
+		case err != nil:
+		case !w.take:
+			held = own // it may be
+		default:
+			// Of replicas that start at once one is the first, and all read what it wrote.
+			if err = w.write(ctx, own); err == nil || errors.Is(err, objects.ErrExists) {
+				held, err = w.read(ctx)
+			}
 		}
 	}
 	if err == nil && held != own {
-		err = &refusal{fmt.Errorf("it belongs to the catalog with the topic id %s, as %s there says, and the topic %s has the id %s; "+
-			"give each system a store of its own (store_url); if the catalog topic was really made anew, and what is in the store may be swept, delete the object %s",
-			held.Catalog, ownerObject, r.s.Topics.Catalog, own.Catalog, ownerObject)}
+		err = &refusal{fmt.Errorf("it belongs to the catalog with the topic id %s, as %s there says, and the topic %s has the id %s; %s",
+			held.Catalog, ownerObject, w.s.Topics.Catalog, own.Catalog, w.advice)}
 	}
 	if err != nil {
 		return fmt.Errorf("the store %s cannot be used: %w", objects.Shown(u), err)
@@ -158,8 +181,8 @@ func (r *replica) askOwner(ctx context.Context) error {
 	return nil
 }
 
-func (r *replica) readOwner(ctx context.Context) (o owner, err error) {
-	body, err := r.store.Open(ctx, ownerObject, 0, maxOwner)
+func (w *ownership) read(ctx context.Context) (o owner, err error) {
+	body, err := w.store.Open(ctx, ownerObject, 0, maxOwner)
 	if err != nil {
 		return o, err
 	}
@@ -177,12 +200,12 @@ func (r *replica) readOwner(ctx context.Context) (o owner, err error) {
 	return o, nil
 }
 
-// writeOwner takes a store that is nobody's: a new one, or one of before stores were
-// tied to catalogs, in which the newest segment must be.
-func (r *replica) writeOwner(ctx context.Context, o owner) error {
-	if live := r.catalog.Segments(); len(live) > 0 {
+// nobodys is an error unless a store without an owner can be this catalog's: a new one, or
+// one of before stores were tied to catalogs, in which the newest segment must be.
+func (w *ownership) nobodys(ctx context.Context) error {
+	if live := w.catalog.Segments(); len(live) > 0 {
 		newest := live[len(live)-1].Object
-		_, err := r.store.Stat(ctx, newest)
+		_, err := w.store.Stat(ctx, newest)
 		if errors.Is(err, objects.ErrNotExist) {
 			return &refusal{fmt.Errorf("it has neither %s nor %s, the newest segment in the catalog; store_url is another one than that of the other replicas", ownerObject, newest)}
 		}
@@ -190,17 +213,21 @@ func (r *replica) writeOwner(ctx context.Context, o owner) error {
 			return err
 		}
 	}
-	if r.catalog.LogTime() == 0 { // nothing was ever cut by this catalog
-		err := r.store.List(ctx, "segments/", func(i objects.Info) error {
+	if w.catalog.LogTime() == 0 { // nothing was ever cut by this catalog
+		err := w.store.List(ctx, "segments/", func(i objects.Info) error {
 			return &refusal{fmt.Errorf("it has %s, and the catalog is new: it is the store of another system", i.Name)}
 		})
 		if err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+func (w *ownership) write(ctx context.Context, o owner) error {
 	text, err := json.Marshal(o)
 	if err != nil {
 		return err
 	}
-	return r.store.Put(ctx, ownerObject, text)
+	return w.store.Put(ctx, ownerObject, text)
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -91,6 +92,78 @@ func TestAStoreBelongsToOneCatalog(t *testing.T) {
 		if said := refused(t, dir); !strings.Contains(said, "its lockstitch.json") || !strings.Contains(said, says) {
 			t.Errorf("with %s: %s", text, said)
 		}
+	}
+}
+
+// TestVerifySaysNothingOfSegmentsWithoutTheirStore: that it is away, or another system's,
+// is no damage.
+func TestVerifySaysNothingOfSegmentsWithoutTheirStore(t *testing.T) {
+	ctx, dir := testContext(t), t.TempDir()
+	y := startSystem(t, dir)
+	for seed := range uint64(2) {
+		y.produce(ctx, 13+seed, 100)
+		y.export(ctx, y.r.localURL(), anything...)
+	}
+	segs := y.r.catalog.Segments()
+	if len(segs) < 2 {
+		t.Fatalf("%d segments are stored", len(segs))
+	}
+	root := filepath.Join(dir, "objects")
+	verify := func(when, store string, says ...string) {
+		t.Helper()
+		status, out, errs := command(ctx, nil, "segments", "verify", "--brokers", y.b.addr, "--store-url", store)
+		if status != 1 || strings.Contains(out, "BAD") || strings.Contains(errs, "damaged") {
+			t.Errorf("%s: exit %d: %s%s", when, status, out, errs)
+		}
+		for _, text := range says {
+			if !strings.Contains(errs, text) {
+				t.Errorf("%s it does not say %q: %s", when, text, errs)
+			}
+		}
+	}
+	// It is away, but for the object that says whose it is.
+	var asked sync.Map
+	s3 := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if strings.HasSuffix(q.URL.Path, ownerObject) {
+			http.ServeFile(w, q, filepath.Join(root, ownerObject))
+			return
+		}
+		asked.Store(q.URL.Path, true)
+		w.WriteHeader(http.StatusForbidden) // which the store's client does not try again
+	}))
+	t.Cleanup(s3.Close)
+	t.Setenv("AWS_ACCESS_KEY_ID", "key")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+	verify("refused", "s3://b?region=x&use_path_style=true&endpoint="+s3.URL, "the store cannot be read: ", "nothing is known of the remaining segments")
+	n := 0
+	asked.Range(func(_, _ any) bool { n++; return true })
+	if n != 1 {
+		t.Errorf("%d segments were asked for of a store that is away", n)
+	}
+
+	// Nobody's, and without the newest segment: nothing is written into it.
+	empty := t.TempDir()
+	verify("another directory", "file://"+filepath.ToSlash(empty), "it has neither "+ownerObject)
+	if _, err := os.Stat(filepath.Join(empty, ownerObject)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it was taken: %v", err)
+	}
+
+	// Another catalog's.
+	file := filepath.Join(root, ownerObject)
+	if err := os.WriteFile(file, []byte(`{"v":1,"catalog":"`+segment.TopicID{9}.String()+`"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	verify("another system's", "file://"+filepath.ToSlash(root), "it belongs to the catalog with the topic id "+segment.TopicID{9}.String(), "--catalog-topic")
+
+	// One of before stores had an owner stays so.
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if status, out, errs := command(ctx, nil, "segments", "verify", "--brokers", y.b.addr, "--store-url", "file://"+filepath.ToSlash(root)); status != 0 {
+		t.Errorf("of before: exit %d: %s%s", status, out, errs)
+	}
+	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it was taken: %v", err)
 	}
 }
 

@@ -123,7 +123,9 @@ func (a *app) segmentsVerifyCommand() *cobra.Command {
 		Long: `Reads every object that the catalog names: it must be there, have the size and
 SHA-256 that the catalog says, and every checksum, column, order and range in it
 must be right. Exit status 1 if anything is wrong, or of a format version that this
-program does not know; all segments are looked at.`,
+program does not know; all segments are looked at. It ends where the store cannot be
+read, which says nothing about the segments, and begins with no store that is another
+catalog's.`,
 		Example: `  lockstitch segments verify --brokers localhost:9092 --store-url file:///var/lib/lockstitch/objects`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -133,12 +135,26 @@ program does not know; all segments are looked at.`,
 					return err
 				}
 				defer store.Close()
+				whose := ownership{s: s, asker: v.Client(), store: store, catalog: v,
+					advice: "name the store of this catalog with --store-url, or the catalog of this store with --catalog-topic"}
+				limit, cancel := context.WithTimeout(ctx, cmp.Or(a.ask, askTimeout))
+				defer cancel()
+				if err := whose.ask(limit); err != nil {
+					return fmt.Errorf("segments verify: %w", err)
+				}
 				bad, unknown, gone := 0, 0, 0
 				segs := v.Segments()
-				for _, s := range segs {
+				for i, s := range segs {
 					if err := verifySegment(ctx, store, s); err != nil {
 						if ctx.Err() != nil {
 							return ctx.Err()
+						}
+						if !ofSegment(err) {
+							others := ""
+							if bad > 0 {
+								others = fmt.Sprintf("; of the others %d are damaged or missing", bad)
+							}
+							return fmt.Errorf("segments verify: the store cannot be read: %w; nothing is known of the remaining segments, %d of %d%s", err, len(segs)-i, len(segs), others)
 						}
 						// Retention may have removed it since it was listed.
 						if cerr := v.CatchUp(ctx); cerr == nil && !v.Live(s.ID) {
@@ -178,6 +194,14 @@ func verifySegment(ctx context.Context, store objects.Store, s *catalog.Segment)
 		return err
 	}
 	return segment.Verify(s.Object, data, s.Slices)
+}
+
+// ofSegment tells an error that is of the segment from a failure of the store, which
+// every other segment would have as well.
+func ofSegment(err error) bool {
+	var corrupt *segment.CorruptError
+	var version *segment.VersionError
+	return errors.Is(err, objects.ErrNotExist) || errors.As(err, &corrupt) || errors.As(err, &version)
 }
 
 func readObject(ctx context.Context, store objects.Store, name string) ([]byte, error) {
