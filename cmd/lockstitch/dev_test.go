@@ -284,6 +284,24 @@ func TestSegmentsVerifyFindsDamage(t *testing.T) {
 	if status, out, errs := command(ctx, env, "segments", "verify"); status != 0 {
 		t.Errorf("verify of what is whole: exit %d: %s%s", status, out, errs)
 	}
+	// A copy to look at is left as it is; it need not have what is there to write with.
+	copied := t.TempDir()
+	if err := os.CopyFS(copied, os.DirFS(filepath.Join(dir, "objects"))); err != nil {
+		t.Fatal(err)
+	}
+	temp := filepath.Join(copied, ".lockstitch-tmp")
+	if err := os.RemoveAll(temp); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"ls", "verify", "dump " + segs[0].Object} {
+		args := append([]string{"segments", "--store-url", "file://" + copied}, strings.Fields(line)...)
+		if status, out, errs := command(ctx, env, args...); status != 0 {
+			t.Errorf("%s of a copy: exit %d: %s%s", line, status, out, errs)
+		}
+		if _, err := os.Stat(temp); err == nil {
+			t.Errorf("%s has made %s", line, temp)
+		}
+	}
 	const flips = 12
 	for i := range flips {
 		damaged := segs[i%len(segs)].Object

@@ -36,7 +36,8 @@ func storeAddress(s ReplicaSettings) (string, error) {
 
 // openExisting opens the store to look at it. A directory that is not there is
 // not made: it is a mistake in the address, and would look like a store that has
-// lost everything.
+// lost everything. Nor is anything in it: what the user of this command makes the user
+// of serve may not be able to write to, and a copy to be verified may be read-only.
 func openExisting(ctx context.Context, s ReplicaSettings) (objects.Store, error) {
 	addr, err := storeAddress(s)
 	if err != nil {
@@ -47,5 +48,5 @@ func openExisting(ctx context.Context, s ReplicaSettings) (objects.Store, error)
 			return nil, usage(fmt.Errorf("there is no object store at %s: name the one that serve has with --store-url", u.Path))
 		}
 	}
-	return objects.Open(ctx, addr)
+	return objects.OpenToRead(ctx, addr)
 }

@@ -37,6 +37,10 @@ type fileStore struct {
 	modes modes
 	// sync is os.File.Sync; tests replace it to see the order of events.
 	sync func(*os.File) error
+	// known is what is there as long as the directory of the store is.
+	known string
+	// readOnly is of a store that was opened to be read.
+	readOnly bool
 	// swept is when temporary files were looked at last, in ns since the Unix epoch.
 	swept atomic.Int64
 }
@@ -63,12 +67,35 @@ func fileRoot(u *url.URL) (string, error) {
 	return filepath.Clean(u.Path), nil
 }
 
-func openFile(u *url.URL, m modes) (*fileStore, error) {
+// newFile looks at nothing.
+func newFile(u *url.URL, m modes) (*fileStore, error) {
 	root, err := fileRoot(u)
 	if err != nil {
 		return nil, err
 	}
-	s := &fileStore{root: root, url: "file://" + u.Path, modes: m, sync: (*os.File).Sync}
+	return &fileStore{root: root, url: "file://" + u.Path, modes: m, sync: (*os.File).Sync, known: filepath.Join(root, tempDir)}, nil
+}
+
+// openFileToRead makes nothing. A copy of a store need not have the directory of
+// temporary files.
+func openFileToRead(u *url.URL) (*fileStore, error) {
+	s, err := newFile(u, private)
+	if err != nil {
+		return nil, err
+	}
+	s.readOnly = true
+	if _, err := os.Stat(s.known); missing(err) {
+		s.known = s.root
+	}
+	return s, nil
+}
+
+// openFile makes the directory, so that who is to write finds out at once if it cannot.
+func openFile(u *url.URL, m modes) (*fileStore, error) {
+	s, err := newFile(u, m)
+	if err != nil {
+		return nil, err
+	}
 	above := filepath.Dir(s.root) // others may have something there
 	if err := s.makeDirs(above, "/", shared.dir); err != nil {
 		return nil, err
@@ -136,7 +163,7 @@ func missing(err error) bool {
 // there is an error if the store's own directory is gone, a volume that is not
 // mounted for example: then nothing is known about its objects.
 func (s *fileStore) there() error {
-	if _, err := os.Stat(filepath.Join(s.root, tempDir)); err != nil {
+	if _, err := os.Stat(s.known); err != nil {
 		return errors.New("the directory of the store is not there")
 	}
 	return nil
@@ -175,6 +202,9 @@ func (s *fileStore) Create(ctx context.Context, name string) (Writer, error) {
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, s.err("writing", name, err)
+	}
+	if s.readOnly {
+		return nil, s.err("writing", name, errors.New("it was opened to be read"))
 	}
 	s.sweepAgain(time.Now())
 	temp := filepath.Join(s.root, tempDir, ulid.Make().String())
@@ -353,6 +383,9 @@ func (s *fileStore) Delete(ctx context.Context, name string) error {
 	path, err := s.path(name)
 	if err != nil {
 		return s.err("deleting", name, err)
+	}
+	if s.readOnly {
+		return s.err("deleting", name, errors.New("it was opened to be read"))
 	}
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		return nil

@@ -56,6 +56,65 @@ func TestWhoMayReadTheFiles(t *testing.T) {
 	}
 }
 
+// TestAStoreThatIsReadIsLeftAsItIs: nothing is made in it or taken out of it, by whoever
+// reads it, and what it has not is told from that it is not there.
+func TestAStoreThatIsReadIsLeftAsItIs(t *testing.T) {
+	ctx, dir := t.Context(), t.TempDir()
+	read := func() Store {
+		t.Helper()
+		s, err := OpenToRead(ctx, "file://"+dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = s.Close() })
+		return s
+	}
+	if err := os.WriteFile(filepath.Join(dir, "a"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := read()
+	if body, err := s.Open(ctx, "a", 0, -1); err != nil {
+		t.Error(err)
+	} else {
+		body.Close()
+	}
+	if _, err := s.Stat(ctx, "b"); !errors.Is(err, ErrNotExist) {
+		t.Errorf("what is missing: %v", err)
+	}
+	if err := s.Put(ctx, "b", nil); err == nil || !strings.Contains(err.Error(), "opened to be read") {
+		t.Errorf("Put: %v", err)
+	}
+	if err := s.Delete(ctx, "a"); err == nil || !strings.Contains(err.Error(), "opened to be read") {
+		t.Errorf("Delete: %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("there are now %v %v", left, err)
+	}
+
+	// What a writer has left there stays, and without it the store is not there.
+	stale := filepath.Join(dir, tempDir, "stale")
+	if err := os.Mkdir(filepath.Dir(stale), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(stale, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	past := time.Now().Add(-2 * staleTemp)
+	if err := os.Chtimes(stale, past, past); err != nil {
+		t.Fatal(err)
+	}
+	s = read()
+	if _, err := os.Stat(stale); err != nil {
+		t.Errorf("it was swept: %v", err)
+	}
+	if err := os.RemoveAll(filepath.Dir(stale)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Stat(ctx, "b"); err == nil || errors.Is(err, ErrNotExist) {
+		t.Errorf("of a volume that has gone: %v", err)
+	}
+}
+
 // umask is what this process takes away from the modes that it asks for.
 func umask() os.FileMode {
 	m := syscall.Umask(0)

@@ -30,16 +30,24 @@ import (
 //
 // What is stored in files nobody but this user may read.
 func Open(ctx context.Context, rawURL string) (Store, error) {
-	return open(ctx, rawURL, private)
+	return open(ctx, rawURL, openPrivate)
 }
 
 // OpenForOthers is Open for a store whose objects others are to have: their files, and
 // the directories, may be read by everybody.
 func OpenForOthers(ctx context.Context, rawURL string) (Store, error) {
-	return open(ctx, rawURL, shared)
+	return open(ctx, rawURL, func(u *url.URL) (*fileStore, error) { return openFile(u, shared) })
 }
 
-func open(ctx context.Context, rawURL string, m modes) (Store, error) {
+// OpenToRead is Open for who only looks, maybe as another user, or where nothing can be
+// written: of a directory nothing is made or swept, and nothing can be put into it.
+func OpenToRead(ctx context.Context, rawURL string) (Store, error) {
+	return open(ctx, rawURL, openFileToRead)
+}
+
+func openPrivate(u *url.URL) (*fileStore, error) { return openFile(u, private) }
+
+func open(ctx context.Context, rawURL string, file func(*url.URL) (*fileStore, error)) (Store, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		// The parser's message repeats the URL with everything in it.
@@ -48,7 +56,7 @@ func open(ctx context.Context, rawURL string, m modes) (Store, error) {
 	var s Store
 	switch u.Scheme {
 	case "file":
-		s, err = openFile(u, m)
+		s, err = file(u)
 	case "s3", "gs", "azblob":
 		s, err = openBucket(ctx, u)
 	default:
