@@ -19,11 +19,16 @@ func (a *app) sampleCommand() *cobra.Command {
 		Long: `Produces made-up traffic to the input topics: definitions, profiles, then events of
 mailings, with acks=all. A share of the events is sent again under the same
 correlation id, as sources do that retry, and a share is broken. The same seed
-makes the same records. Prints what was made as one line of JSON.`,
+makes the same records. The brokers are named by --brokers alone, not by the
+environment or a file. Prints what was made as one line of JSON.`,
 		Example: `  lockstitch sample --brokers localhost:9092 --events 100000 --profiles 10000 --seed 7
   lockstitch sample --brokers localhost:9092 --events 5000000 --span 2160h --retries 0.05`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			// What is around may be that of production, where the events would be kept.
+			if !c.Flags().Changed("brokers") {
+				return usage(errors.New("name the brokers with --brokers: sample writes made-up events, and does not take them from the environment or a file"))
+			}
 			s, _, err := a.settings(c, scopeKafka|scopeTopics)
 			if err != nil {
 				return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -46,6 +47,28 @@ func TestSampleEndsWhenItIsCalledOff(t *testing.T) {
 		}
 	case <-time.After(30 * time.Second):
 		t.Error("sample does not end")
+	}
+}
+
+// TestSampleAsksForItsBrokers, as those of the environment or a file may be production's.
+func TestSampleAsksForItsBrokers(t *testing.T) {
+	topics := kafka.DefaultTopics()
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, topics.Definitions, topics.Profiles, topics.Events[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	addr := c.ListenAddrs()[0]
+	file := writeFile(t, "lockstitch.yaml", "brokers: ["+addr+"]\n")
+	ctx, env := testContext(t), []string{"LOCKSTITCH_BROKERS=" + addr}
+	for _, line := range []string{"sample --events 1", "sample --events 1 --config " + file} {
+		status, out, errs := command(ctx, env, strings.Fields(line)...)
+		if status != 2 || out != "" || !strings.Contains(errs, "name the brokers with --brokers") {
+			t.Errorf("%s: exit %d: %s%s", line, status, out, errs)
+		}
+	}
+	if status, out, errs := command(ctx, env, "sample", "--events", "1", "--brokers", addr); status != 0 {
+		t.Errorf("exit %d: %s%s", status, out, errs)
 	}
 }
 
