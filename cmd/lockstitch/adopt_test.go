@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/csv"
+	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"lockstitch/state/catalog"
 	"lockstitch/state/kafka"
 )
 
@@ -100,6 +103,15 @@ func TestTheCatalogIsReadForAsLongAsItTakes(t *testing.T) {
 	topics := kafka.DefaultTopics()
 	if err := b.createTopics(ctx, topics, 1); err != nil {
 		t.Fatal(err)
+	}
+	opts := []kgo.Opt{kgo.SeedBrokers(b.addr)}
+	v, err := catalog.Open(ctx, catalog.Config{Opts: opts, Topic: topics.Catalog, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	if err := errors.Join(v.Load(ctx, 0), catalog.Register(ctx, opts, topics.Catalog, v, topics.Inputs()...)); err != nil {
+		t.Fatal(err) // a replica has been there
 	}
 	cl, err := kgo.NewClient(kgo.SeedBrokers(b.addr), kgo.TransactionalID("t"))
 	if err != nil {

@@ -225,7 +225,8 @@ and reading goes on with what is left.
 It reads the whole catalog, which takes minutes where there are millions of segments;
 the log says how far it is.
 
-Exit status 0: adopted, or nothing to adopt. 1: failed. 2: wrong usage or
+Exit status 0: adopted, or nothing to adopt. 1: failed, or the catalog has known none
+of the topics, which is another one than that of the replicas. 2: wrong usage or
 configuration.`,
 		Example: `  lockstitch topics adopt --brokers localhost:9092`,
 		Args:    cobra.NoArgs,

@@ -2,9 +2,11 @@ package catalog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -35,11 +37,16 @@ func Register(ctx context.Context, opts []kgo.Opt, catalogTopic string, v *View,
 	return v.CatchUp(ctx)
 }
 
+// ErrNeverKnown is of a catalog that no replica has worked with yet, which is another one
+// than theirs, or has nothing to be put right.
+var ErrNeverKnown = errors.New("never known")
+
 // Adopt accepts the present incarnation of every input topic that was deleted
 // and made anew (contract 2.7): it is from then on a new stream that starts at
 // its beginning and sorts behind the earlier ones. It also accepts that events
 // were removed from a topic before they were read: their lanes go on at what is
-// left. It returns the names of the topics for which something changed.
+// left. It returns the names of the topics for which something changed. ErrNeverKnown if
+// the catalog has known none of the topics.
 func Adopt(ctx context.Context, opts []kgo.Opt, topics kafka.Topics, log *slog.Logger) ([]string, error) {
 	v, err := Open(ctx, Config{Opts: opts, Topic: topics.Catalog, Log: log})
 	if err != nil {
@@ -53,6 +60,9 @@ func Adopt(ctx context.Context, opts []kgo.Opt, topics kafka.Topics, log *slog.L
 	}
 	if err := v.Load(ctx, 0); err != nil {
 		return nil, err
+	}
+	if !slices.ContainsFunc(inputs, func(topic string) bool { return len(v.Adopted(topic)) > 0 }) {
+		return nil, fmt.Errorf("the catalog %s has %w %s; is --catalog-topic right?", topics.Catalog, ErrNeverKnown, strings.Join(inputs, ", "))
 	}
 	var changed []string
 	for _, topic := range inputs {

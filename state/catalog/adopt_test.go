@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -63,6 +64,9 @@ func TestRegisterDoesNotOvertakeAdopt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := Register(ctx, opts, "cat", v, "profiles"); err != nil {
+		t.Fatal(err)
+	}
 	var first atomic.Bool
 	onItsWay, adopted := make(chan struct{}), make(chan struct{})
 	c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
@@ -79,7 +83,7 @@ func TestRegisterDoesNotOvertakeAdopt(t *testing.T) {
 		return nil, nil, false
 	})
 	done := make(chan error, 1)
-	go func() { done <- Register(ctx, opts, "cat", v, "events", "profiles") }()
+	go func() { done <- Register(ctx, opts, "cat", v, "events") }()
 	<-onItsWay
 	adm := kadm.NewClient(v.Client())
 	if _, err := adm.DeleteTopic(ctx, "events"); err != nil {
@@ -91,7 +95,7 @@ func TestRegisterDoesNotOvertakeAdopt(t *testing.T) {
 	topics := kafka.DefaultTopics()
 	topics.Catalog, topics.Events, topics.Profiles = "cat", []string{"events"}, "profiles"
 	changed, err := Adopt(ctx, opts, topics, slog.New(slog.DiscardHandler))
-	if err != nil || len(changed) != 2 {
+	if err != nil || len(changed) != 1 {
 		t.Fatalf("adopted %v, %v", changed, err)
 	}
 	close(adopted)
@@ -104,5 +108,35 @@ func TestRegisterDoesNotOvertakeAdopt(t *testing.T) {
 	}
 	if ids := v.Adopted("events"); len(ids) != 1 || ids[0] != segment.TopicID(now["events"].ID) {
 		t.Errorf("the ids are %v, want only %v", ids, segment.TopicID(now["events"].ID))
+	}
+}
+
+// TestAdoptRefusesACatalogThatHasKnownNoTopic: it is not that of the replicas that are to
+// take notice.
+func TestAdoptRefusesACatalogThatHasKnownNoTopic(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "cat", "other", "events", "profiles"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	opts := []kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...)}
+	v := (&topic{t: t, opts: opts}).open()
+	if err := Register(ctx, opts, "cat", v, "events", "profiles"); err != nil {
+		t.Fatal(err)
+	}
+	topics := kafka.DefaultTopics()
+	topics.Catalog, topics.Events, topics.Profiles = "other", []string{"events"}, "profiles"
+	changed, err := Adopt(ctx, opts, topics, slog.New(slog.DiscardHandler))
+	if !errors.Is(err, ErrNeverKnown) || len(changed) > 0 || !strings.Contains(err.Error(), "the catalog other has never known events, profiles; is --catalog-topic right?") {
+		t.Errorf("adopted %v, %v", changed, err)
+	}
+	if ends, err := kafka.Ends(ctx, v.Client(), "other"); err != nil || ends["other"][0].End != 0 {
+		t.Errorf("it was written to: %v %v", ends, err)
+	}
+	topics.Catalog = "cat"
+	if changed, err := Adopt(ctx, opts, topics, slog.New(slog.DiscardHandler)); err != nil || len(changed) > 0 {
+		t.Errorf("that of the replicas: %v, %v", changed, err)
 	}
 }

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"errors"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -220,13 +221,19 @@ func (t *traffic) anew() {
 	}
 	w.client.PurgeTopicsFromClient(topic)
 	w.stands(topic, topic+between+strconv.Itoa(len(w.streams.names)))
-	w.later(waits, func() {
+	var adopt func()
+	adopt = func() {
 		changed, err := catalog.Adopt(w.context(), w.own(), w.topics, discard)
+		if errors.Is(err, catalog.ErrNeverKnown) { // and no replica has started yet
+			w.later(time.Second, adopt)
+			return
+		}
 		if err != nil {
 			w.t.Errorf("the test cannot adopt %s: %v", topic, err)
 		}
 		w.notef("adopted: %v", changed)
-	})
+	}
+	w.later(waits, adopt)
 	total.mu.Lock()
 	defer total.mu.Unlock()
 	total.anew++
