@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -152,4 +153,34 @@ func TestHostWithoutAddressIsNoMissingObject(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestALookAfterTheClockWasSet: what is signed by a clock that was set is refused once, to a
+// look without a word of why.
+func TestALookAfterTheClockWasSet(t *testing.T) {
+	var refusals atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if refusals.Add(-1) >= 0 {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		w.Header().Set("Content-Length", "5")
+		w.Header().Set("Last-Modified", "Mon, 02 Jan 2006 15:04:05 GMT")
+	}))
+	defer srv.Close()
+	t.Setenv("AWS_ACCESS_KEY_ID", "x")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "x")
+	s, err := Open(t.Context(), "s3://bucket?region=us-east-1&use_path_style=true&endpoint="+srv.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	refusals.Store(1)
+	if info, err := s.Stat(t.Context(), "a/b"); err != nil || info.Size != 5 {
+		t.Errorf("looked at, %+v: %v", info, err)
+	}
+	refusals.Store(100)
+	if _, err := s.Stat(t.Context(), "a/b"); err == nil || errors.Is(err, ErrNotExist) || refusals.Load() != 100-attempts {
+		t.Errorf("without the right to look, asked %d times: %v", 100-refusals.Load(), err)
+	}
 }
