@@ -29,6 +29,22 @@ func keyIn(n int32) string {
 	}
 }
 
+// noOffsets answers a ListOffsets with an error for each partition.
+func noOffsets(kreq kmsg.Request, why *kerr.Error) kmsg.Response {
+	resp := kreq.ResponseKind().(*kmsg.ListOffsetsResponse)
+	for _, rt := range kreq.(*kmsg.ListOffsetsRequest).Topics {
+		st := kmsg.NewListOffsetsResponseTopic()
+		st.Topic = rt.Topic
+		for _, rp := range rt.Partitions {
+			sp := kmsg.NewListOffsetsResponseTopicPartition()
+			sp.Partition, sp.ErrorCode = rp.Partition, why.Code
+			st.Partitions = append(st.Partitions, sp)
+		}
+		resp.Topics = append(resp.Topics, st)
+	}
+	return resp
+}
+
 // TestAProfilePartitionWithoutAnEndStopsNoOtherLane: the leader of one profile
 // partition does not tell its end, and events of its lane wait for that.
 func TestAProfilePartitionWithoutAnEndStopsNoOtherLane(t *testing.T) {
@@ -196,19 +212,8 @@ func TestAPartitionWithoutALeaderHidesNothing(t *testing.T) {
 		var asked atomic.Int32
 		w.broker.ControlKey(kmsg.ListOffsets.Int16(), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
 			w.broker.KeepControl()
-			resp := kreq.ResponseKind().(*kmsg.ListOffsetsResponse)
-			for _, rt := range kreq.(*kmsg.ListOffsetsRequest).Topics {
-				st := kmsg.NewListOffsetsResponseTopic()
-				st.Topic = rt.Topic
-				for _, rp := range rt.Partitions {
-					sp := kmsg.NewListOffsetsResponseTopicPartition()
-					sp.Partition, sp.ErrorCode = rp.Partition, kerr.LeaderNotAvailable.Code
-					st.Partitions = append(st.Partitions, sp)
-				}
-				resp.Topics = append(resp.Topics, st)
-			}
 			asked.Add(1)
-			return resp, nil, true
+			return noOffsets(kreq, kerr.LeaderNotAvailable), nil, true
 		})
 		r.await(t, "no end is asked for", func(*Consumer) bool { return asked.Load() > 0 })
 		r.c.balancer.again.Store(true)

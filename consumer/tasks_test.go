@@ -26,18 +26,7 @@ func TestTasksTellWhenTheyLastSucceeded(t *testing.T) {
 			if !away.Load() {
 				return nil, nil, false
 			}
-			resp := kreq.ResponseKind().(*kmsg.ListOffsetsResponse)
-			for _, rt := range kreq.(*kmsg.ListOffsetsRequest).Topics {
-				st := kmsg.NewListOffsetsResponseTopic()
-				st.Topic = rt.Topic
-				for _, rp := range rt.Partitions {
-					sp := kmsg.NewListOffsetsResponseTopicPartition()
-					sp.Partition, sp.ErrorCode = rp.Partition, kerr.TopicAuthorizationFailed.Code
-					st.Partitions = append(st.Partitions, sp)
-				}
-				resp.Topics = append(resp.Topics, st)
-			}
-			return resp, nil, true
+			return noOffsets(kreq, kerr.TopicAuthorizationFailed), nil, true
 		})
 		r := w.start("/d", func(c *Config) {
 			c.FS = vfs.NewMem()
