@@ -5,11 +5,12 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstitch/internal/bubble"
 )
 
 // TestCutWithoutReplyCountsAsWhatItIs loses the end of a cut, or only the reply to
@@ -20,7 +21,7 @@ func TestCutWithoutReplyCountsAsWhatItIs(t *testing.T) {
 	for name, lose := range map[string]func(*cable, kmsg.Key) <-chan struct{}{"committed": (*cable).loseReply, "aborted": (*cable).loseRequest} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newVirtualWorld(t)
 				w.produce("profiles", "p1", profileOf("v"))
 				w.tick()
@@ -56,7 +57,7 @@ func TestCutCalledOffAtItsEndIsNotCommittedAgain(t *testing.T) {
 	}{{"while it waits for the reply", false}, {"while it reads the catalog", true}} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newVirtualWorld(t)
 				w.produce("profiles", "p1", profileOf("v"))
 				w.tick()
@@ -133,7 +134,7 @@ func (w *world) catalogRead(writer string) <-chan struct{} {
 // what it holds: its last cut commits it.
 func TestCutCalledOffOnItsWay(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		w.produce("profiles", "p1", profileOf("v"))
 		w.tick()

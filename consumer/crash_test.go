@@ -8,11 +8,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"lockstitch/internal/bubble"
 	"lockstitch/state/objects"
 )
 
@@ -24,7 +24,7 @@ func TestCrashAtEveryStepOfACut(t *testing.T) {
 	for _, step := range []string{StepUpload, StepBegin, StepProduce, StepOffsets, StepCommit, StepLocal, StepDone} {
 		t.Run(strings.TrimPrefix(step, "cut/"), func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newVirtualWorld(t)
 				for i := range 10 {
 					w.produce("profiles", fmt.Sprintf("p%d", i), profileOf("v"))

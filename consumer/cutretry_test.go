@@ -4,19 +4,19 @@ import (
 	"context"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"lockstitch/internal/bubble"
 	"lockstitch/state/objects"
 )
 
 // TestAStoreThatIsAwayIsAskedNowAndThen: each attempt at a cut seals and uploads all that is held.
 func TestAStoreThatIsAwayIsAskedNowAndThen(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		flaky := &flakyStore{Store: w.store}
 		w.store = flaky
@@ -70,7 +70,7 @@ func (s *slowStore) Put(ctx context.Context, name string, data []byte) error {
 // young when its record is committed.
 func TestAnUploadThatLayTooLongIsMadeAnew(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		slow := &slowStore{Store: w.store}
 		w.store = slow

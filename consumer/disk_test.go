@@ -6,19 +6,20 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"lockstitch/internal/bubble"
 )
 
 // A replica that is told to end while its disk is full does so: not by a panic, which
 // would cut off the calls that the API still answers, nor never.
 func TestAFullDiskHoldsUpNoEnd(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		var full atomic.Bool
 		refused := make(chan struct{}, 1)

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -17,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"lockstitch/internal/bubble"
 	"lockstitch/state/kafka"
 )
 
@@ -142,7 +142,7 @@ func TestProfilesOfALogThatWasCutOff(t *testing.T) {
 // so that an error and what stands there now may come together.
 func TestALogThatIsCutOffWhileItIsRead(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		log := &logged{}
 		w.log = slog.New(slog.NewTextHandler(log, nil))

@@ -6,12 +6,12 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"lockstitch/internal/bubble"
 	"lockstitch/state/kafka"
 )
 
@@ -20,7 +20,7 @@ import (
 // the log. They are waited for: none is passed, the lag ticks, nothing is logged.
 func TestEventsInARemoteTier(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		for i := range 4 {
 			w.event("p1", fmt.Sprint("c", i), "SENT")
@@ -81,7 +81,7 @@ func TestEventsInARemoteTier(t *testing.T) {
 // question is several requests of every broker.
 func TestEndsOfProfilesAreAskedNowAndThen(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		r := w.start("/d", func(c *Config) { c.FS = vfs.NewMem() })
 		r.awaitLanes(t, func(ready, all int) bool { return ready == lanes })

@@ -8,13 +8,14 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstitch/internal/bubble"
 )
 
 // While partitions are being added the old lanes go on; a new one begins when
@@ -71,7 +72,7 @@ func TestPartitionsAddedUnderARunningReplica(t *testing.T) {
 // leads the group and partitions were added meanwhile.
 func TestPartitionsAddedWhileAStaticMemberIsAway(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		line := w.cable()
 		start := func(dir string, tweak func(*Config)) *replica {
@@ -102,7 +103,7 @@ func TestPartitionsAddedWhileAStaticMemberIsAway(t *testing.T) {
 // had, parts of lanes, and nobody has a reason to assign them anew. It asks for that itself.
 func TestATopicAddedAtAStaticMember(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		line := w.cable()
 		start := func(name, dir string, tweak func(*Config)) *replica {

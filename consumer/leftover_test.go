@@ -8,11 +8,11 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"lockstitch/internal/bubble"
 	"lockstitch/state/local"
 	"lockstitch/state/segment"
 )
@@ -21,7 +21,7 @@ import (
 // last current there; what comes back then is rebuilt as on an empty disk.
 func TestALaneGivenAwayLeavesTheDisk(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		const profiles = 10
 		tweak := func(c *Config) {

@@ -16,13 +16,13 @@ import (
 	"sync"
 	"testing"
 	"testing/iotest"
-	"testing/synctest"
 	"time"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"lockstitch/internal/bubble"
 	"lockstitch/internal/seed"
 	"lockstitch/state/catalog"
 	"lockstitch/state/objects"
@@ -88,7 +88,7 @@ func TestSmallSegmentsAreMerged(t *testing.T) {
 // TestMergingGoesByKafkasTime: the clock of a machine that is behind does not hold it up.
 func TestMergingGoesByKafkasTime(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		r := w.start(filepath.Join(t.TempDir(), "d"), mergeSoon)
 		for hour := range 3 {

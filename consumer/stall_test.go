@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -17,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"lockstitch/internal/bubble"
 	"lockstitch/state/objects"
 )
 
@@ -49,7 +49,7 @@ func noOffsets(kreq kmsg.Request, why *kerr.Error) kmsg.Response {
 // partition does not tell its end, and events of its lane wait for that.
 func TestAProfilePartitionWithoutAnEndStopsNoOtherLane(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		r := w.start("/d", func(c *Config) { c.FS = vfs.NewMem() })
 		r.awaitLanes(t, func(ready, all int) bool { return ready == lanes })
@@ -92,7 +92,7 @@ func TestAProfilePartitionWithoutAnEndStopsNoOtherLane(t *testing.T) {
 // those of other lanes, and a lane may wait for its profiles for long.
 func TestWhatWaitsHoldsNoWholeAnswer(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		answer := []byte("key value name header")
 		b := newBatch(nil, []*kgo.Record{{Key: answer[:3], Value: answer[4:9], Headers: []kgo.RecordHeader{{Key: "name", Value: answer[15:]}}}})
 		b.stay(time.Now())
@@ -131,7 +131,7 @@ func TestWhatWaitsHoldsNoWholeAnswer(t *testing.T) {
 // them as dead letters.
 func TestMalformedProfilesAreReadWithinTheMemory(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		flaky := &flakyStore{Store: w.store}
 		w.store = flaky
@@ -182,7 +182,7 @@ func (s *silentStore) Put(ctx context.Context, _ string, _ []byte) error {
 // replica. The group waits for what it is told, and puts out who does not come back.
 func TestASilentStoreHoldsUpNoRebalance(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		silent := &silentStore{w.store, make(chan struct{}, 1)}
 		w.store = silent
@@ -205,7 +205,7 @@ func TestASilentStoreHoldsUpNoRebalance(t *testing.T) {
 // there was for it went from the look at the topics.
 func TestAPartitionWithoutALeaderHidesNothing(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t, 9093, 9094)
 		r := w.start("/d", func(c *Config) { c.FS = vfs.NewMem() })
 		r.awaitLanes(t, func(ready, all int) bool { return ready == lanes })
@@ -225,7 +225,7 @@ func TestAPartitionWithoutALeaderHidesNothing(t *testing.T) {
 // number of partitions have an end that brings no record, and a broker may not answer.
 func TestASilentBrokerIsNotWaitedForInTurn(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		r := w.start("/d", func(c *Config) { c.FS = vfs.NewMem() })
 		r.awaitLanes(t, func(ready, all int) bool { return ready == lanes })
@@ -255,7 +255,7 @@ func TestASilentBrokerIsNotWaitedForInTurn(t *testing.T) {
 // TestARefusedTransactionalIDIsTold, at each attempt, and holds up nothing but cuts.
 func TestARefusedTransactionalIDIsTold(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		log := &logged{}
 		w.log = slog.New(slog.NewTextHandler(log, nil))

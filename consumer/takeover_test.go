@@ -11,13 +11,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"lockstitch/internal/bubble"
 	"lockstitch/state/kafka"
 )
 
@@ -100,7 +100,7 @@ func TestCrashAtEveryStepOfATakeover(t *testing.T) {
 			}
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				synctest.Test(t, func(t *testing.T) { crashInTakeover(t, tc.step, tc.first, zombie) })
+				bubble.Test(t, func(t *testing.T) { crashInTakeover(t, tc.step, tc.first, zombie) })
 			})
 		}
 	}
@@ -188,7 +188,7 @@ func crashInTakeover(t *testing.T, step string, firstDeployment, zombie bool) {
 // are two where a topic was left out of the settings for a while.
 func TestEveryWriterIsFencedOnce(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		all := append(slices.Clone(w.topics.Events), "more-events")
 		w.topics.Events = all
@@ -268,7 +268,7 @@ func TestEveryWriterIsFencedOnce(t *testing.T) {
 // a try asks for the metadata of all. What lets them go on they see at once.
 func TestStoppedLanesAskLittle(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		log := &logged{}
 		w.log = slog.New(slog.NewTextHandler(log, nil))

@@ -3,13 +3,13 @@ package consumer
 import (
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"lockstitch/internal/bubble"
 	"lockstitch/state/task"
 )
 
@@ -17,7 +17,7 @@ import (
 // before anybody sees it by what they leave.
 func TestTasksTellWhenTheyLastSucceeded(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		const often = time.Minute
 		w := newVirtualWorld(t)
 		var away atomic.Bool

@@ -7,10 +7,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstitch/internal/bubble"
 )
 
 // freezer is a Config.Hook that stands still at a step until it thaws.
@@ -130,7 +131,7 @@ func TestFrozenOwner(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newVirtualWorld(t)
 				keys := make(map[int32]string) // one of each lane
 				for i := range 10 {

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"lockstitch/exporter/rolling"
+	"lockstitch/internal/bubble"
 	"lockstitch/state/objects"
 )
 
@@ -174,7 +175,7 @@ func (h hanging) Open(ctx context.Context, name string, off, n int64) (io.ReadCl
 // A destination that hangs holds up neither a start nor an end, and has what is to go
 // there when it is back.
 func TestADestinationThatHangsHoldsUpItsDeliveriesAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		back := make(chan struct{})
 		var opened, closed atomic.Int64
 		store, err := objects.Open(t.Context(), "file://"+t.TempDir())

@@ -36,6 +36,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"lockstitch/exporter/api"
+	"lockstitch/internal/bubble"
 )
 
 // certificate writes a self-signed one for localhost and its key to the paths.
@@ -295,7 +296,7 @@ func TestReadyzWhenKafkaIsAway(t *testing.T) {
 
 // The gauge follows what /readyz says, at once where a replica starts or stops.
 func TestReadyIsTold(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ready := prometheus.NewGauge(prometheus.GaugeOpts{Name: "ready"})
 		var why atomic.Value

@@ -5,13 +5,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"lockstitch/internal/bubble"
 	"lockstitch/state/kafka"
 )
 
@@ -75,7 +75,7 @@ func TestSampleAsksForItsBrokers(t *testing.T) {
 // As many records as --sample-rate says, whether a tick's share is whole or not.
 func TestTrafficKeepsItsRate(t *testing.T) {
 	for _, rate := range []int{1, 19, 100} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			topics := kafka.DefaultTopics()
 			n := &kfake.VirtualNetwork{}
 			c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(9092), kfake.ListenFn(n.Listen), kfake.SeedTopics(1, topics.Profiles, topics.Events[0]))

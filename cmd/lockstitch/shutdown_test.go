@@ -23,6 +23,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"lockstitch/exporter/api"
+	"lockstitch/internal/bubble"
 )
 
 // pipes is a listener without a network, so that virtual time passes.
@@ -63,7 +64,7 @@ func (p *pipes) dial(context.Context, string, string) (net.Conn, error) {
 // After a signal calls are answered until load balancers know, those that wait among
 // them, while the other parts end at once.
 func TestCallsAreAnsweredForShutdownDelay(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		listener := newPipes()
 		r := &replica{s: new(Settings), log: slog.New(slog.DiscardHandler), reg: prometheus.NewRegistry(), api: listener}
 		r.s.Replica.ShutdownDelay, r.s.Replica.ShutdownTimeout = 5*time.Second, 10*time.Second

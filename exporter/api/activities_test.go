@@ -19,6 +19,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"lockstitch/internal/bubble"
 	"lockstitch/state/catalog"
 	"lockstitch/state/event"
 	"lockstitch/state/objects"
@@ -322,7 +323,7 @@ func TestSlicesAreReadAFewAtATime(t *testing.T) {
 		r.keep(fmt.Sprint(i), sample{"s1", "x", "x", "n", event.Sent, time.Hour})
 	}
 	store, now := r.store, time.Now()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		h := &held{Store: store, open: make(chan struct{})}
 		s := &server{
 			cfg: Config{ActivityReads: 2, ActivityWindow: 24 * time.Hour}, deps: Deps{Catalog: r.slices, Store: h},
@@ -400,7 +401,7 @@ func TestActivitiesOfManySlices(t *testing.T) {
 		t.Fatal(err)
 	}
 	store, refs := r.store, r.slices.refs
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		st := &slow{Store: store}
 		s := &server{
 			cfg: Config{ActivityReads: 8, ActivityWindow: 90 * 24 * time.Hour}, deps: Deps{Catalog: r.slices, Store: st},

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -18,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"lockstitch/exporter/retained"
+	"lockstitch/internal/bubble"
 	"lockstitch/internal/seed"
 	"lockstitch/state/catalog"
 	"lockstitch/state/kafka"
@@ -374,7 +374,7 @@ func TestNoBoundary(t *testing.T) {
 // TestOrdersShareTheReadingOfTheirBoundary: all that are due at a minute ask at once. What
 // is shared nobody changes, and each has it nowhere below where its file begins.
 func TestOrdersShareTheReadingOfTheirBoundary(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		const orders = 1000
 		var read atomic.Int64
 		g := &Generator{readings: kafka.NewShared[int64, []report.End]()}

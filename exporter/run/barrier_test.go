@@ -13,6 +13,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"lockstitch/exporter/retained"
+	"lockstitch/internal/bubble"
 	"lockstitch/state/catalog"
 	"lockstitch/state/report"
 	"lockstitch/state/segment"
@@ -57,7 +58,7 @@ func TestStepDoesNotWaitForWhatIsLostWithItsTopic(t *testing.T) {
 // TestWaitingForThousandsOfPartitions: a report names some of them and counts all, and
 // looks again only at those that it still waits for.
 func TestWaitingForThousandsOfPartitions(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		tab := w.table()
 		const most = 2048
@@ -104,7 +105,7 @@ func TestWaitingForThousandsOfPartitions(t *testing.T) {
 
 // TestAProgressThatCannotBeWrittenIsTold, once.
 func TestAProgressThatCannotBeWrittenIsTold(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		tab := w.table()
 		rep := w.submit(tab, 5, time.Hour)
@@ -124,7 +125,7 @@ func TestAProgressThatCannotBeWrittenIsTold(t *testing.T) {
 // TestTheLogSaysWhatAReportWaitsFor, whose it is and why: after a minute, and every five
 // minutes after that, however much the catalog changes meanwhile.
 func TestTheLogSaysWhatAReportWaitsFor(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		tab := w.table()
 		var log bytes.Buffer

@@ -9,12 +9,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"lockstitch/internal/bubble"
 	"lockstitch/state/kafka"
 	"lockstitch/state/objects"
 	"lockstitch/state/report"
@@ -24,7 +24,7 @@ import (
 // one hour, also those that are more than one sweep takes. Thirty orders with a
 // period of a minute make 1,800 steps an hour.
 func TestRemovalKeepsUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		var log []*kgo.Record
 		write := func(key string, value any) {
@@ -78,7 +78,7 @@ func (a *before) OnProduceRecordBuffered(r *kgo.Record) {
 // TestAFileThatIsToBeDeliveredIsNotRemoved: an order had no destination any more when
 // its file expired, by a table that has not read that it has one again.
 func TestAFileThatIsToBeDeliveredIsNotRemoved(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		elsewhere := w.table()
 		step := w.submitStep(elsewhere, 5, func(s *report.Step) { s.Deliver = true })
@@ -155,7 +155,7 @@ func (s *lockedStore) Delete(ctx context.Context, name string) error {
 // reports are removed, and however many there are. While nothing can be deleted, which is
 // the store's failure, few are tried.
 func TestAFileThatCannotBeRemovedHoldsUpNoOther(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		tab := w.table()
 		locked := make(map[string]bool) // the first that are due
@@ -235,7 +235,7 @@ func TestAFileThatCannotBeRemovedHoldsUpNoOther(t *testing.T) {
 // nobody is left who could download its file or ask for its end. That of another report
 // stays.
 func TestTheFileOfAWithdrawnRequestIsRemoved(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		tab := w.table()
 		run := func() (id string) {

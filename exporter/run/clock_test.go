@@ -3,11 +3,11 @@ package run
 import (
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"lockstitch/internal/bubble"
 	"lockstitch/state/report"
 )
 
@@ -25,7 +25,7 @@ func (s *stamped) OnFetchRecordBuffered(r *kgo.Record) {
 // the file of a report nor the report, and what one runs whose clock is weeks behind
 // does not expire at once.
 func TestFilesExpireInKafkasTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		w.commit(5)
 		kafka := &stamped{}

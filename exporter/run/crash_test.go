@@ -12,12 +12,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"lockstitch/internal/bubble"
 	"lockstitch/state/catalog"
 	"lockstitch/state/objects"
 	"lockstitch/state/report"
@@ -234,7 +234,7 @@ func each(t *testing.T, steps []string, test func(t *testing.T, step string, zom
 				name += ", zombie"
 			}
 			t.Run(name, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) { test(t, step, zombie) })
+				bubble.Test(t, func(t *testing.T) { test(t, step, zombie) })
 			})
 		}
 	}
@@ -401,7 +401,7 @@ func TestFileStoredAfterCleaning(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newVirtualWorld(t)
 				w.commit(5)
 				tab := w.table()

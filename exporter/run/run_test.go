@@ -16,7 +16,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -28,6 +27,7 @@ import (
 	"go.uber.org/goleak"
 
 	"lockstitch/exporter/render"
+	"lockstitch/internal/bubble"
 	"lockstitch/state/catalog"
 	"lockstitch/state/event"
 	"lockstitch/state/objects"
@@ -67,7 +67,7 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
-// newVirtualWorld is one for a test within synctest.Test: nobody waits for
+// newVirtualWorld is one for a test within bubble.Test: nobody waits for
 // sessions and back-offs there.
 func newVirtualWorld(t testing.TB) *world {
 	t.Helper()
@@ -374,7 +374,7 @@ func (p *passing) Open(ctx context.Context, name string, off, n int64) (io.ReadC
 // damage.
 func TestAMissingSegmentIsLookedForAgain(t *testing.T) {
 	for missing := range int64(4) { // three attempts say that it is damage
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			w := newVirtualWorld(t)
 			w.commit(5)
 			tab, store := w.table(), &passing{Store: w.store, missing: missing}
@@ -613,7 +613,7 @@ func (s *stuck) Create(ctx context.Context, name string) (objects.Writer, error)
 // TestACancelledReportIsNotRenderedOn: what renders it stops and lets another be
 // rendered.
 func TestACancelledReportIsNotRenderedOn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		w.commit(5)
 		tab, store := w.table(), &stuck{Store: w.store, reached: make(chan struct{})}

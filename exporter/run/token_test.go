@@ -4,11 +4,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"lockstitch/internal/bubble"
 	"lockstitch/state/report"
 )
 
@@ -23,7 +23,7 @@ func (w *world) later(c chan struct{}) (open func()) {
 // TestALongReportHoldsUpNoStep: while reports have all their tokens, steps of standing
 // orders are rendered.
 func TestALongReportHoldsUpNoStep(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		w.commit(5)
 		tab, slow := w.table(), newGate(w.store)
@@ -51,7 +51,7 @@ func TestALongReportHoldsUpNoStep(t *testing.T) {
 
 // TestReportsAtATime: as many are rendered as the setting says.
 func TestReportsAtATime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		w.commit(5)
 		tab, slow := w.table(), newGate(w.store)
@@ -68,7 +68,7 @@ func TestReportsAtATime(t *testing.T) {
 // TestAResultIsWrittenWithoutAToken: a report whose result cannot be written holds up
 // no other.
 func TestAResultIsWrittenWithoutAToken(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		w.commit(5)
 		tab := w.table()

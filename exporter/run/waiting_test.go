@@ -5,12 +5,12 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"lockstitch/internal/bubble"
 	"lockstitch/state/catalog"
 	"lockstitch/state/kafka"
 	"lockstitch/state/report"
@@ -34,7 +34,7 @@ func (w *world) count(keys ...kmsg.Key) *atomic.Int64 {
 // once, and nothing is written of those for which nothing changes. They notice at once
 // when their barrier is reached.
 func TestWaitingCostsNoMoreForMoreReports(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		asked, written := w.count(kmsg.Metadata, kmsg.ListOffsets), w.count(kmsg.Produce)
 		tab := w.table()
@@ -92,7 +92,7 @@ func (w *world) records() (n int64) {
 // TestWhatChangesIsShown: a rendering that moves twice a second, a report that only
 // waits every few seconds, and within the first ones sooner.
 func TestWhatChangesIsShown(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		tab := w.table()
 		rep := w.submit(tab, 1000, time.Hour)
@@ -124,7 +124,7 @@ func TestWhatChangesIsShown(t *testing.T) {
 
 // TestReasonsForWaiting: of several the one that an operator can do something about.
 func TestReasonsForWaiting(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		r := w.idle(w.table(), w.store)
 		r.cfg.Profiles = "profiles"

@@ -7,12 +7,12 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"lockstitch/internal/bubble"
 	"lockstitch/internal/seed"
 	"lockstitch/state/segment"
 )
@@ -289,7 +289,7 @@ func TestSlicesInLooksAtNothingElse(t *testing.T) {
 // TestReplacedIsRememberedForAWhile, for the sweeper, and not for ever; what may be
 // forgotten is looked for every hour, not with each of the records that a start reads.
 func TestReplacedIsRememberedForAWhile(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		st := newState()
 		put := func(made time.Time, replaces string) string {
 			id := ulid.MustNew(uint64(made.UnixMilli()), ulid.DefaultEntropy()).String()

@@ -21,7 +21,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -29,6 +28,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
+
+	"lockstitch/internal/bubble"
 )
 
 func write(t *testing.T, name, content string) string {
@@ -232,7 +233,7 @@ func TestTokenEndpointHangs(t *testing.T) {
 		fmt.Fprint(w, `{"access_token":"x","token_type":"bearer","expires_in":3600}`)
 		return w.Result(), nil
 	})
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m, err := Config{OAuthTokenURL: "http://tokens.example", OAuthClientID: "a", OAuthClientSecret: "b", SASLMechanism: SASLOAuthBearer}.mechanism()
 		if err != nil {
 			t.Fatal(err)
@@ -303,7 +304,7 @@ func TestTokensWithoutAnExpiry(t *testing.T) {
 				fmt.Fprintf(w, `{"access_token":%q,"token_type":"bearer"}`, c.token())
 				return w.Result(), nil
 			})
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				m, err := Config{OAuthTokenURL: "http://tokens.example", OAuthClientID: "a", OAuthClientSecret: "b", SASLMechanism: SASLOAuthBearer}.mechanism()
 				if err != nil {
 					t.Fatal(err)

@@ -12,13 +12,15 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstitch/internal/bubble"
 )
 
 // TestAnIdleTailIsWoken: nobody waits and no record comes, so that the tail waits
 // without end; whoever then waits for an end that no record reaches has it asked about, and
 // the question does not wait for the answer to the tail's own, which an idle broker keeps for 5 s.
 func TestAnIdleTailIsWoken(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := &kfake.VirtualNetwork{}
 		c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "x"), kfake.Ports(9092), kfake.ListenFn(n.Listen))
 		if err != nil {

@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -20,6 +19,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"lockstitch/internal/bubble"
 	"lockstitch/state/kafka/replaced"
 )
 
@@ -227,7 +227,7 @@ func TestLeadersAreAskedUntilTheDeadline(t *testing.T) {
 	t.Parallel()
 	away := errors.New("away")
 	for limit, want := range map[time.Duration]error{5 * time.Minute: nil, time.Minute: away, 0: away} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			if limit > 0 {
 				ctx, cancel = context.WithTimeout(ctx, limit)

@@ -11,6 +11,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstitch/internal/bubble"
 )
 
 // TestATopicIsLoadedForAsLongAsItGetsOn, by one record at a time here, which takes far
@@ -28,7 +30,7 @@ func TestATopicIsLoadedForAsLongAsItGetsOn(t *testing.T) {
 		"told to stop": {open: true, stop: true, want: context.Canceled},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				n := &kfake.VirtualNetwork{}
 				broker, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "x"), kfake.Ports(9092), kfake.ListenFn(n.Listen))
 				if err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"strconv"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -13,6 +12,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstitch/internal/bubble"
 )
 
 func TestCheckRoutingFindsKeysAfterPartitionsWereAdded(t *testing.T) {
@@ -99,7 +100,7 @@ func TestCheckRoutingTellsSilenceFromNothing(t *testing.T) {
 		"never answered": {time.Hour, nil, 0, context.DeadlineExceeded},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				n := &kfake.VirtualNetwork{}
 				cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "profiles"), kfake.Ports(9092), kfake.ListenFn(n.Listen))
 				if err != nil {

@@ -13,6 +13,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"lockstitch/internal/bubble"
 )
 
 // questions are those that a test has been asked; each waits to be answered.
@@ -72,7 +74,7 @@ func sharing(t *testing.T) (s *Shared[string, int64], q *questions, do func(cont
 // TestWhoComesLateSharesTheNextAnswer, as that under way may be of before his call; the
 // answer, and an error too, is that of all who came before its question began.
 func TestWhoComesLateSharesTheNextAnswer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, q, do := sharing(t)
 		waits := []*call{do(t.Context())}
 		for i, want := range []error{nil, errors.New("refused"), nil} {
@@ -100,7 +102,7 @@ func TestWhoComesLateSharesTheNextAnswer(t *testing.T) {
 // TestWhoLeavesTakesNobodyAlong: he goes at once, and the question goes on as long as
 // anybody waits for it.
 func TestWhoLeavesTakesNobodyAlong(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s, q, do := sharing(t)
 		ctx, leave := context.WithCancel(t.Context())
 		alone, later, stays := do(ctx), do(ctx), do(t.Context())
@@ -120,7 +122,7 @@ func TestWhoLeavesTakesNobodyAlong(t *testing.T) {
 
 // TestAQuestionThatHangsHoldsUpNobodyForLong: the next may come to another broker.
 func TestAQuestionThatHangsHoldsUpNobodyForLong(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, q, do := sharing(t)
 		hangs := do(t.Context())
 		answer := <-q.open
@@ -139,7 +141,7 @@ func TestAQuestionThatHangsHoldsUpNobodyForLong(t *testing.T) {
 
 // TestSharedIsClosed: whoever waits is told why, and nothing goes on.
 func TestSharedIsClosed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s, _, do := sharing(t)
 		waits := []*call{do(t.Context()), do(t.Context())}
 		why := errors.New("over")
@@ -156,7 +158,7 @@ func TestSharedIsClosed(t *testing.T) {
 // TestCallsShareTheirQuestions of a tail, and who calls after a record was acknowledged
 // sees it, whatever question was under way.
 func TestCallsShareTheirQuestions(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := &kfake.VirtualNetwork{}
 		c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "x"), kfake.Ports(9092), kfake.ListenFn(n.Listen))
 		if err != nil {
@@ -239,7 +241,7 @@ func TestCallsShareTheirQuestions(t *testing.T) {
 // TestAQuestionHasTheTimeOfItsCallers: it may be asked for as long as they wait, and who
 // waits until then learns what it has met with.
 func TestAQuestionHasTheTimeOfItsCallers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := NewShared[string, int]()
 		defer s.Close(errors.New("closed"))
 		met := errors.New("no route to the broker")

@@ -9,13 +9,14 @@ import (
 	"net/http/httptest"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 	"gocloud.dev/blob/azureblob"
+
+	"lockstitch/internal/bubble"
 )
 
 // An answer that is cut off is a failure of the store, to be tried again, and
@@ -132,7 +133,7 @@ func (nameless) Do(r *http.Request) (*http.Response, error) {
 // A name server that knows no address is a failure of the store, to be tried again:
 // nothing is missing, and nothing is deleted.
 func TestHostWithoutAddressIsNoMissingObject(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // the waits between the attempts take no time
+	bubble.Test(t, func(t *testing.T) { // the waits between the attempts take no time
 		client, err := container.NewClientWithNoCredential("https://account.blob.core.windows.net/bucket", &container.ClientOptions{
 			ClientOptions: azcore.ClientOptions{Transport: nameless{}, Retry: policy.RetryOptions{MaxRetries: -1}},
 		})

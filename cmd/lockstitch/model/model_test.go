@@ -35,10 +35,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"lockstitch/cmd/lockstitch/model/reference"
+	"lockstitch/internal/bubble"
 )
 
 var (
@@ -78,7 +78,7 @@ func TestModel(t *testing.T) {
 			}()
 			watch := &atomic.Pointer[world]{}
 			defer time.AfterFunc(stuckAfter, func() { stuck(seed, watch.Load()) }).Stop()
-			synctest.Test(t, func(t *testing.T) { runSeed(t, seed, watch) })
+			bubble.Test(t, func(t *testing.T) { runSeed(t, seed, watch) })
 		})
 	}
 }
