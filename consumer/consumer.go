@@ -158,7 +158,8 @@ type Consumer struct {
 
 	leftoverAt time.Time // when is looked next for local state that is left over
 
-	rebuilding chan struct{} // an entry for each lane whose deduplication entries are read from segments
+	rebuilds chan *rebuild // lanes that lack deduplication entries
+	sorting  chan struct{} // an entry for each lane whose entries are sorted
 }
 
 // New opens the replica's local state. Run does the rest.
@@ -172,14 +173,15 @@ func New(cfg Config, deps Deps) (*Consumer, error) {
 	}
 	c := &Consumer{
 		cfg: cfg, deps: deps, log: deps.Log.With("component", "consumer"),
-		metrics:    newMetrics(deps.Registerer, cfg.Topics, func() int64 { return deps.Catalog.Retention().Refused.OldestAvailable }, deps.Catalog.Count),
-		lanes:      make(map[int32]*lane),
-		barriers:   make(map[segment.Partition]int64),
-		awaited:    make(map[string]bool),
-		noEnds:     rate.Sometimes{First: 1, Interval: 10 * time.Second},
-		mail:       newMailbox(),
-		quit:       make(chan struct{}),
-		rebuilding: make(chan struct{}, rebuildLanes),
+		metrics:  newMetrics(deps.Registerer, cfg.Topics, func() int64 { return deps.Catalog.Retention().Refused.OldestAvailable }, deps.Catalog.Count),
+		lanes:    make(map[int32]*lane),
+		barriers: make(map[segment.Partition]int64),
+		awaited:  make(map[string]bool),
+		noEnds:   rate.Sometimes{First: 1, Interval: 10 * time.Second},
+		mail:     newMailbox(),
+		quit:     make(chan struct{}),
+		rebuilds: make(chan *rebuild),
+		sorting:  make(chan struct{}, sortedLanes),
 	}
 	c.given = newHeld(c.inputs())
 	c.picker = newPicker(&c.cfg)
@@ -241,6 +243,7 @@ func (c *Consumer) run(ctx context.Context, full func()) (err error) {
 	bg.Go(func() { c.watchEnds(bgctx) })
 	bg.Go(func() { c.sweepLoop(bgctx) })
 	bg.Go(func() { c.drainGroup(bgctx) })
+	bg.Go(func() { c.rebuildLoop(bgctx) })
 	defer close(c.quit)
 	c.mergeAt = time.Now().Add(c.cfg.MergeEvery)
 	c.leftoverAt = time.Now().Add(min(leftoverEvery, c.cfg.ProfileStale)) // the group gives lanes back meanwhile

@@ -5,20 +5,9 @@ import (
 	"errors"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
-	"lockstitch/state/catalog"
 	"lockstitch/state/kafka"
 	"lockstitch/state/local"
 	"lockstitch/state/segment"
-)
-
-// rebuildReaders is how many slices of a lane are read at a time while its
-// deduplication entries are rebuilt, rebuildLanes of how many lanes that is done
-// at a time: the memory that it takes does not grow with the number of lanes.
-const (
-	rebuildReaders = 8
-	rebuildLanes   = 2
 )
 
 // prepareDedup brings the deduplication entries up to the position records:
@@ -102,44 +91,41 @@ func (c *Consumer) rebuildDedup(ctx context.Context, l *lane, from map[segment.T
 	return c.db.Damaged(l.dd.add(nil, markers))
 }
 
-// loadDedup reads the entries that a lane lacks, each slice that has some of them once,
-// and answers how many there are.
+// loadDedup takes the entries that a lane lacks from the segments, and answers how many
+// there are.
 func (c *Consumer) loadDedup(ctx context.Context, l *lane, lacks []missing) (n int, err error) {
+	rows := 0 // at most
+	for _, m := range lacks {
+		for _, ref := range c.deps.Catalog.SlicesSince(m.within, m.oldest) {
+			rows += rowsOf(ref.Info, m.within)
+		}
+	}
+	if rows == 0 {
+		return 0, nil
+	}
+	r := &rebuild{lacks: lacks, load: l.dd.lane.LoadDedup(rows, l.dd.horizon), read: make(chan error, 1), over: make(chan struct{})}
+	defer close(r.over)
+	defer func() { err = errors.Join(err, c.db.Damaged(r.load.Close())) }()
 	select {
-	case c.rebuilding <- struct{}{}:
-		defer func() { <-c.rebuilding }()
+	case c.rebuilds <- r:
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
-	var slices []catalog.SliceRef
-	rows, all := make(map[catalog.SliceRef]int), 0 // at most
-	for _, m := range lacks {
-		for _, ref := range c.deps.Catalog.SlicesSince(m.within, m.oldest) {
-			n := rowsOf(ref.Info, m.within)
-			if _, seen := rows[ref]; !seen {
-				slices = append(slices, ref)
-			}
-			rows[ref] += n
-			all += n
+	select {
+	case err := <-r.read:
+		if err != nil {
+			return 0, err
 		}
+	case <-ctx.Done():
+		return 0, ctx.Err()
 	}
-	load := l.dd.lane.LoadDedup(all, l.dd.horizon)
-	defer func() { err = errors.Join(err, c.db.Damaged(load.Close())) }()
-	eg, ectx := errgroup.WithContext(ctx)
-	eg.SetLimit(rebuildReaders)
-	for _, ref := range slices {
-		eg.Go(func() error {
-			entries, err := c.keysOf(ectx, ref, lacks, rows[ref])
-			if err != nil {
-				return err
-			}
-			return c.db.Damaged(load.Add(entries))
-		})
+	select {
+	case c.sorting <- struct{}{}:
+		defer func() { <-c.sorting }()
+	case <-ctx.Done():
+		return 0, ctx.Err()
 	}
-	if err := eg.Wait(); err != nil {
-		return 0, err
-	}
-	n, err = l.dd.take(ctx, load)
+	n, err = l.dd.take(ctx, r.load)
 	return n, c.db.Damaged(err)
 }
 
@@ -170,56 +156,4 @@ func rowsOf(info *segment.SliceInfo, within segment.OffsetRange) int {
 		}
 	}
 	return 0
-}
-
-// keysOf reads those entries of one slice that a lane lacks, of which there are at
-// most n.
-func (c *Consumer) keysOf(ctx context.Context, ref catalog.SliceRef, lacks []missing, n int) ([]local.DedupEntry, error) {
-	info := ref.Info
-	data, err := ref.Read(ctx, c.deps.Store, info.KeysLength)
-	if err != nil {
-		return nil, err
-	}
-	s, err := segment.OpenKeys(ref.Object, info, data)
-	if err != nil {
-		return nil, err
-	}
-	types, err := s.Types()
-	if err != nil {
-		return nil, err
-	}
-	codes, err := s.SourceCodes()
-	if err != nil {
-		return nil, err
-	}
-	offsets, err := s.Offsets()
-	if err != nil {
-		return nil, err
-	}
-	times, err := s.LogTimes()
-	if err != nil {
-		return nil, err
-	}
-	wanted := make([]*missing, len(s.Sources())) // by source; nil: nothing is
-	for i, src := range s.Sources() {
-		for j := range lacks {
-			if lacks[j].within.Source().At() == src.At() {
-				wanted[i] = &lacks[j]
-			}
-		}
-	}
-	account := []byte(info.Account)
-	out := make([]local.DedupEntry, 0, n)
-	var corr []byte
-	for i := range types {
-		m := wanted[codes[i]]
-		if m == nil || offsets[i] < m.within.Min || offsets[i] >= m.within.Next || times[i] < m.oldest {
-			continue
-		}
-		if corr, err = s.AppendCorrelation(corr[:0], i); err != nil {
-			return nil, err
-		}
-		out = append(out, local.DedupEntry{Key: dedupKey(m.within.Source().ID, account, types[i], corr), Offset: offsets[i], LogTime: times[i]})
-	}
-	return out, nil
 }

@@ -33,7 +33,11 @@ type DedupLoad struct {
 	mu     sync.Mutex
 	s      *spill
 	counts map[int32]int
+	closed bool
 }
+
+// DedupLoads is for how many loads at a time memory is reckoned with.
+const DedupLoads = 8
 
 // The key of an entry while it is sorted: its hash, its generation, ^offset.
 const (
@@ -41,15 +45,19 @@ const (
 	dedupSortBytes = 4 + dedupSortKey + 10 // about what an entry takes
 )
 
-// LoadDedup starts to load about so many entries.
+// LoadDedup starts to load about so many entries. While it collects them it keeps at
+// most a quarter of Options.LoadBytes of them in memory.
 func (l *Lane) LoadDedup(entries int, horizon int64) *DedupLoad {
-	return &DedupLoad{l: l, horizon: horizon, s: newSpill(l.db, dedupSortKey, int64(entries)*dedupSortBytes, l.db.loadBytes), counts: make(map[int32]int)}
+	return &DedupLoad{l: l, horizon: horizon, s: newSpill(l.db, dedupSortKey, int64(entries)*dedupSortBytes, l.db.loadBytes/4), counts: make(map[int32]int)}
 }
 
-// Add takes entries; it may be called concurrently.
+// Add takes entries; it may be called concurrently, and after Close, when it does nothing.
 func (d *DedupLoad) Add(entries []DedupEntry) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.closed {
+		return nil
+	}
 	var key [dedupSortKey]byte
 	var val [2 * binary.MaxVarintLen64]byte
 	for i := range entries {
@@ -95,7 +103,12 @@ func (d *DedupLoad) Finish(ctx context.Context, seen func(gen int32, k DedupKey)
 }
 
 // Close drops what was not finished.
-func (d *DedupLoad) Close() error { return d.s.close() }
+func (d *DedupLoad) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	return d.s.close()
+}
 
 // ProfileLoad collects versions of profiles of a lane that has none, to be
 // written at once. Finish or Close it.

@@ -233,6 +233,9 @@ func TestLoadCalledOff(t *testing.T) {
 		if err := d.Close(); err != nil {
 			t.Fatal(err)
 		}
+		if err := d.Add(all); err != nil { // whoever reads has not heard of it
+			t.Fatal(err)
+		}
 		for gen := int32(1); gen <= 2; gen++ {
 			if err := db.Lane(0).ScanDedup(gen, func(k DedupKey) bool { t.Fatalf("%x is there", k); return false }); err != nil {
 				t.Fatal(err)
