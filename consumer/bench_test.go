@@ -238,6 +238,86 @@ func BenchmarkFilters(b *testing.B) {
 	}
 }
 
+// BenchmarkRebuild compares the CPU time of passes for one lane each with that of one pass
+// for eight, over slices that have rows of all of them. What follows, to sort and write the
+// entries, is BenchmarkLoadDedup. Metrics: ns an entry of both, and the ratio (one by one /
+// together).
+func BenchmarkRebuild(b *testing.B) {
+	const perSlice, slices, horizon = 100_000, 10, 7 * 24 * 3600 * 1000
+	const logTime = 1_760_000_000_000
+	store, err := objects.Open(b.Context(), "file://"+b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer store.Close()
+	db, err := local.Open(b.TempDir(), "c", "g", local.Options{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer db.Close()
+	c := &Consumer{db: db, deps: Deps{Store: store}}
+	stream := &segment.Stream{Topic: "email-events", ID: segment.TopicID{1}}
+	rng := rand.New(rand.NewPCG(1, 2))
+	var refs []catalog.SliceRef
+	for s := range slices {
+		buf, dec := segment.NewBuffer(), event.Decoder{}
+		for i := range perSlice {
+			var ev event.Event
+			if err := dec.Decode([]byte("p"), benchEvent(rng, i).Value, logTime, &ev); err != nil {
+				b.Fatal(err)
+			}
+			buf.Add(stream, int32(i%passLanes), int64(s*perSlice+i), logTime, &ev, nil)
+		}
+		if err := segment.Seal([]*segment.Buffer{buf}, func(o segment.Object) error {
+			name := fmt.Sprint("segments/", s, "-", len(refs))
+			for i := range o.Slices {
+				refs = append(refs, catalog.SliceRef{Object: name, Info: &o.Slices[i]})
+			}
+			return store.Put(b.Context(), name, o.Data)
+		}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	read := func(lanes ...int32) float64 {
+		p := &pass{wants: make(map[segment.Partition]want), failed: make(map[*rebuild]error)}
+		var loads []*local.DedupLoad
+		for _, n := range lanes {
+			within := stream.Range(n, 0, slices*perSlice)
+			load := db.Lane(n).LoadDedup(slices*perSlice/passLanes, horizon)
+			defer load.Close()
+			loads = append(loads, load)
+			p.wants[within.Source().At()] = want{missing{within, 0}, &rebuild{load: load, over: make(chan struct{})}}
+		}
+		before := cpu()
+		for _, ref := range refs {
+			c.readKeys(b.Context(), p, ref)
+		}
+		took := cpu() - before
+		entries := 0
+		for _, load := range loads {
+			for _, n := range load.Generations() {
+				entries += n
+			}
+		}
+		if len(p.failed) > 0 || entries != slices*perSlice*len(lanes)/passLanes {
+			b.Fatalf("%d entries of %d lanes: %v", entries, len(lanes), p.failed)
+		}
+		return float64(took.Nanoseconds()) / (slices * perSlice)
+	}
+	for b.Loop() {
+		alone := 0.0
+		var all []int32
+		for n := range int32(passLanes) {
+			alone += read(n)
+			all = append(all, n)
+		}
+		together := read(all...)
+		b.ReportMetric(alone, "alone-ns/entry")
+		b.ReportMetric(together, "together-ns/entry")
+		b.ReportMetric(alone/together, "ratio")
+	}
+}
+
 // BenchmarkPipeline compares the CPU time of the whole ingest with that of the
 // bare client reading the same records, in one run against a broker in another
 // process. Metrics: ns an event of both, and the share (ceiling / pipeline).

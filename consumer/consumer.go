@@ -55,7 +55,8 @@ type Config struct {
 	// it aborts an open transaction without a marker, and readers would take
 	// later records of the same producer for a part of it.
 	WriterSuffix   string
-	DefaultAccount string // for events without account_id; empty: they are poison
+	DefaultAccount string   // for events without account_id; empty: they are poison
+	Accounts       []string // whose events are kept; empty: all
 	// Hook, if set, is called at every named step of a cut and of a takeover, of
 	// takeovers by a goroutine for each lane; tests crash there.
 	Hook func(step string)
@@ -127,7 +128,8 @@ type Consumer struct {
 	profiles *kgo.Client // reads the profiles topic
 	producer *kgo.Client // transactions; replaced when its state is in doubt
 
-	given    *held // what the group has given
+	accounts map[string]bool // Config.Accounts; nil: all
+	given    *held           // what the group has given
 	blooms   bloomMemory
 	unread   map[lagKey]bool // partitions of which tellUnread tells
 	packed   sync.Map        // lane (int32) → *kgo.ErrDecompressTooLarge that stops it
@@ -182,6 +184,12 @@ func New(cfg Config, deps Deps) (*Consumer, error) {
 		quit:     make(chan struct{}),
 		rebuilds: make(chan *rebuild),
 		sorting:  make(chan struct{}, sortedLanes),
+	}
+	for _, a := range cfg.Accounts {
+		if c.accounts == nil {
+			c.accounts = make(map[string]bool)
+		}
+		c.accounts[a] = true
 	}
 	c.given = newHeld(c.inputs())
 	c.picker = newPicker(&c.cfg)

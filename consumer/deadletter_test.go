@@ -42,6 +42,25 @@ func (w *world) deadLetters() []*kgo.Record {
 	return out
 }
 
+// TestEventsOfOtherAccountsAreSetAside where the configuration names the accounts.
+func TestEventsOfOtherAccountsAreSetAside(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.start(filepath.Join(t.TempDir(), "d"), func(c *Config) { c.Accounts = []string{"globex", "acme"} })
+	w.event("p1", "c1", "SENT")
+	w.produce("email-events", "p1", `{"correlation_id":"c2","type":"SENT","account_id":"acne","section":"s1"}`)
+	w.settle(r.cat)
+	if rows := w.rows(r.cat); len(rows) != 1 {
+		t.Errorf("%d rows, want that of acme: %q", len(rows), rows)
+	}
+	dead := w.deadLetters()
+	if len(dead) != 1 || !slices.ContainsFunc(dead[0].Headers, func(h kgo.RecordHeader) bool {
+		return h.Key == "lockstitch.reason" && string(h.Value) == string(poison.UnknownAccount)
+	}) {
+		t.Errorf("dead letters: %+v", dead)
+	}
+}
+
 func TestDeadLettersAreWhole(t *testing.T) {
 	if testing.Short() {
 		t.Skip("much to compute")

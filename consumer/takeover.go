@@ -195,7 +195,7 @@ func (c *Consumer) prepare(ctx context.Context, n int32, fenced map[string]bool)
 	l := &lane{
 		n: n, buf: segment.NewBuffer(),
 		dd:      newDedup(state, c.cfg.DedupHorizon.Milliseconds(), &c.blooms),
-		dec:     event.Decoder{DefaultAccount: c.cfg.DefaultAccount},
+		dec:     event.Decoder{DefaultAccount: c.cfg.DefaultAccount, Accounts: c.accounts},
 		readyAt: profEnds[profTopic][n],
 	}
 	l.routeBy(infos[profTopic].Partitions)

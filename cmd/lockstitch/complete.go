@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,6 +49,9 @@ func (s *Settings) complete(in scope) []error {
 		}
 		if s.HTTP.Listen == s.HTTP.AdminListen && !strings.HasSuffix(s.HTTP.Listen, ":0") {
 			fail("http_listen and admin_listen are both %q: metrics must not be on the API's address", s.HTTP.Listen)
+		}
+		if a := s.Replica.Accounts; len(a) > 0 && s.Replica.DefaultAccount != "" && !slices.Contains(a, s.Replica.DefaultAccount) {
+			fail("default_account is %q, which is not among the accounts: its events would all be set aside", s.Replica.DefaultAccount)
 		}
 		// A window of months is at most so many times 31 days long.
 		if least := time.Duration(s.Limits.WindowMonths)*31*24*time.Hour + s.Replica.DedupHorizon; s.Replica.Retention < least {

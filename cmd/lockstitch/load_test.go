@@ -191,6 +191,8 @@ func TestEveryRefusal(t *testing.T) {
 		{"--store-url=ftp://host/dir", "store_url", "scheme file, s3, gs or azblob"},
 		{"--default-account=" + strings.Repeat("å", 513), "default_account", "at most 1024 bytes"},
 		{"--default-account=f\xf6retag", "default_account", "must be UTF-8"},
+		{"--accounts=acme,", "accounts", "1 to 1024 bytes"},
+		{"--accounts=acme," + strings.Repeat("å", 513), "accounts", "1 to 1024 bytes"},
 		{"--memory-limit=1MiB", "memory_limit", "between 128MiB and"},
 		{"--memory-limit=lots", "memory_limit", "size such as 512MiB"},
 		{"--flush-interval=1ms", "flush_interval", "between 100ms and 1h0m0s"},
@@ -352,6 +354,17 @@ func TestBytes(t *testing.T) {
 		if got, err := ParseBytes(text); err == nil {
 			t.Errorf("%q was read as %d", text, got)
 		}
+	}
+}
+
+func TestTheDefaultAccountIsOneOfTheAccounts(t *testing.T) {
+	args := append([]string{"--default-account=acme", "--accounts=globex"}, least...)
+	if _, _, err := loadSettings(flagsOf(t, args...), nil, serveScope); err == nil || !strings.Contains(err.Error(), "not among the accounts") {
+		t.Error(err)
+	}
+	args[1] = "--accounts=globex,acme"
+	if _, _, err := loadSettings(flagsOf(t, args...), nil, serveScope); err != nil {
+		t.Error(err)
 	}
 }
 

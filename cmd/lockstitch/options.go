@@ -96,6 +96,15 @@ func atMostBytes(n int) bound {
 	}
 }
 
+func accountNames(v any) string {
+	for _, name := range v.([]string) {
+		if name == "" || len(name) > event.MaxAccountID {
+			return fmt.Sprintf("must name accounts of 1 to %d bytes", event.MaxAccountID)
+		}
+	}
+	return ""
+}
+
 func given(v any) string {
 	if s, ok := v.(string); ok && strings.TrimSpace(s) == "" {
 		return "must not be empty"
@@ -213,6 +222,7 @@ var options = []option{
 	{"store_url", "", "object store: file:///path, s3://bucket?region=…, gs://bucket, azblob://container (default: file:// in the data directory)", storeURL, scopeStore, true},
 	{"destinations", []Destination{}, "stores that files of rolling exports may be delivered to: NAME:ACCOUNT|ACCOUNT:URL, separated by commas; in YAML a list of {name, accounts, url}; the same on all replicas", none, scopeReplica, true},
 	{"default_account", "", "account of events that name none, the same on all replicas (default: such events are set aside)", atMostBytes(event.MaxAccountID), scopeReplica, false},
+	{"accounts", []string{}, "accounts whose events are kept, separated by commas, the same on all replicas; those of others are set aside (default: all are kept)", accountNames, scopeReplica, false},
 	{"memory_limit", Bytes(512 << 20), "resident memory to stay within; buffers and caches are derived from it", size(128<<20, 1<<40), scopeReplica, false},
 	{"flush_interval", 30 * time.Second, "longest time an event waits before it is made durable; exports do not wait for it", span(100*time.Millisecond, time.Hour), scopeReplica, false},
 	{"dedup_horizon", 7 * 24 * time.Hour, "how long after an event a repeated one is recognised; the same on all replicas", span(time.Minute, 90*24*time.Hour), scopeReplica, false},

@@ -16,7 +16,7 @@ func (s *Settings) consumerConfig(opts []kgo.Opt) consumer.Config {
 		DataDir: filepath.Join(s.Replica.DataDir, "local"), MemoryBytes: int64(s.Replica.MemoryLimit) / 2,
 		FlushInterval: s.Replica.FlushInterval, DedupHorizon: s.Replica.DedupHorizon, Retention: s.Replica.Retention,
 		SessionTimeout: s.Replica.SessionTimeout, TransactionTimeout: s.Replica.TransactionTimeout,
-		DefaultAccount: s.Replica.DefaultAccount, WriterSuffix: s.Replica.writerSuffix, Hook: stepHook,
+		DefaultAccount: s.Replica.DefaultAccount, Accounts: s.Replica.Accounts, WriterSuffix: s.Replica.writerSuffix, Hook: stepHook,
 	}
 }
 

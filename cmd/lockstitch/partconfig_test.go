@@ -37,7 +37,7 @@ func TestSettingsReachTheParts(t *testing.T) {
 	s, _, err := loadSettings(flagsOf(t,
 		"--brokers=localhost:9092",
 		"--events-topics=e1,e2", "--profiles-topic=p", "--definitions-topic=d", "--catalog-topic=c", "--reports-topic=r", "--dead-letters-topic=l",
-		"--group=g", "--instance-id=i", "--data-dir=dir", "--store-url=s3://b", "--destinations=lake:acme:s3://c", "--default-account=account", "--memory-limit=320MiB",
+		"--group=g", "--instance-id=i", "--data-dir=dir", "--store-url=s3://b", "--destinations=lake:acme:s3://c", "--default-account=account", "--accounts=other,account", "--memory-limit=320MiB",
 		"--flush-interval=11s", "--dedup-horizon=49h", "--retention=2400h", "--session-timeout=13s", "--transaction-timeout=17s",
 		"--start-timeout=19s", "--shutdown-delay=23s", "--shutdown-timeout=29s",
 		"--public-url=https://x.example.com/y", "--clients=c1:"+secret+":one,c2:sha256:"+hash+":two", "--signing-keys="+testKey+",k2:"+strings.Repeat("k", 40),
@@ -79,7 +79,7 @@ func TestSettingsReachTheParts(t *testing.T) {
 	sameFields(t, "consumer", c, consumer.Config{
 		Topics: kafka.Topics{Events: []string{"e1", "e2"}, Profiles: "p", Definitions: "d", Catalog: "c", Reports: "r", DeadLetters: "l"},
 		Group:  "g", InstanceID: "i", DataDir: filepath.Join("dir", "local"), MemoryBytes: 160 << 20, FlushInterval: 11 * time.Second, DedupHorizon: 49 * time.Hour,
-		Retention: 2400 * time.Hour, SessionTimeout: 13 * time.Second, TransactionTimeout: 17 * time.Second, DefaultAccount: "account", WriterSuffix: "-w",
+		Retention: 2400 * time.Hour, SessionTimeout: 13 * time.Second, TransactionTimeout: 17 * time.Second, DefaultAccount: "account", Accounts: []string{"other", "account"}, WriterSuffix: "-w",
 	})
 
 	r := s.runnerConfig(opts)

@@ -71,6 +71,7 @@ type ReplicaSettings struct {
 	StoreURL           string        `koanf:"store_url"`
 	Destinations       []Destination `koanf:"destinations"`
 	DefaultAccount     string        `koanf:"default_account"`
+	Accounts           []string      `koanf:"accounts"`
 	MemoryLimit        Bytes         `koanf:"memory_limit"`
 	FlushInterval      time.Duration `koanf:"flush_interval"`
 	DedupHorizon       time.Duration `koanf:"dedup_horizon"`

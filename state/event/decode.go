@@ -22,6 +22,9 @@ type Decoder struct {
 	// DefaultAccount is the account of events that name none. Empty: every
 	// event must name its account. At most MaxAccountID bytes.
 	DefaultAccount string
+	// Accounts are those whose events are kept; the events of others are poison. nil:
+	// all are kept.
+	Accounts map[string]bool
 
 	account []byte // DefaultAccount
 	scratch []byte // text that had escapes

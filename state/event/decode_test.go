@@ -237,6 +237,23 @@ func TestDecodePoison(t *testing.T) {
 }
 
 // Types are checked on every event type, also where the value is not kept.
+// TestEventsOfOtherAccounts: with a list of accounts an event of any other is poison, one
+// that names none and has no default as without.
+func TestEventsOfOtherAccounts(t *testing.T) {
+	d := Decoder{DefaultAccount: "other", Accounts: map[string]bool{"acme": true}}
+	of := func(account string) string {
+		return `{` + strings.Replace(base, `"account_id":"acme"`, account, 1) + `}`
+	}
+	for account, kept := range map[string]bool{`"account_id":"acme"`: true, `"account_id":"acm\u0065"`: true, `"account_id":"Acme"`: false, `"x":1`: false} {
+		var ev Event
+		err := d.Decode([]byte("k"), []byte(of(account)), 1, &ev)
+		var perr *poison.Error
+		if kept && err != nil || !kept && (!errors.As(err, &perr) || perr.Reason != poison.UnknownAccount) {
+			t.Errorf("%s: %v", account, err)
+		}
+	}
+}
+
 func TestDecodeWrongTypes(t *testing.T) {
 	values := map[string]string{"string": `"x"`, "integer": `1`, "fraction": `1.5`, "exponent": `1E2`, "true": `true`, "false": `false`, "array": `[]`, "object": `{}`}
 	orInteger := map[string]bool{"activity_id": true, "split_id": true, "link_id": true, "bounce_code": true}

@@ -178,6 +178,9 @@ func (d *Decoder) build(key []byte, kafkaTime int64, ev *Event) *poison.Error {
 			return perr
 		}
 	}
+	if d.Accounts != nil && !d.Accounts[string(ev.AccountID)] {
+		return poison.New(poison.UnknownAccount, "account_id is %.100q, which is not among the accounts of the configuration", ev.AccountID)
+	}
 	if v := d.fields[SplitID]; v.Kind <= jsonvalue.Null {
 		ev.Cells[SplitID] = ev.Cells[ActivityID]
 	}

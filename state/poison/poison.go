@@ -21,10 +21,11 @@ const (
 	OutOfRange      Reason = "out_of_range"     // a value or a length is outside of its bounds
 	UnknownType     Reason = "unknown_type"     // "type" is not one of the seven
 	ProfileMismatch Reason = "profile_mismatch" // a profile names another profile_id than its key
+	UnknownAccount  Reason = "unknown_account"  // the account is not one of those whose events are kept, see event.Decoder
 )
 
 // Reasons are all of them, in that order.
-var Reasons = []Reason{NullValue, TooLarge, NotJSON, NotObject, TooDeep, MissingField, WrongType, OutOfRange, UnknownType, ProfileMismatch}
+var Reasons = []Reason{NullValue, TooLarge, NotJSON, NotObject, TooDeep, MissingField, WrongType, OutOfRange, UnknownType, ProfileMismatch, UnknownAccount}
 
 // Error says why a record is poison. Detail names the field and what was found
 // there, in at most a few hundred bytes; it never repeats the whole value.
