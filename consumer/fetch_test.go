@@ -1,8 +1,10 @@
 package consumer
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -13,6 +15,7 @@ import (
 
 	"lockstitch/internal/bubble"
 	"lockstitch/state/kafka"
+	"lockstitch/state/segment"
 )
 
 // TestEventsInARemoteTier: while a broker may not read the oldest events from
@@ -78,7 +81,7 @@ func TestEventsInARemoteTier(t *testing.T) {
 }
 
 // TestEndsOfProfilesAreAskedNowAndThen: not with each turn, however little it has brought. Each
-// question is several requests of every broker.
+// question is several requests of every broker. But while somebody waits for the events, at once.
 func TestEndsOfProfilesAreAskedNowAndThen(t *testing.T) {
 	t.Parallel()
 	bubble.Test(t, func(t *testing.T) {
@@ -95,17 +98,35 @@ func TestEndsOfProfilesAreAskedNowAndThen(t *testing.T) {
 			}
 			return nil, nil, false
 		})
-		const events = 400
-		for i := range events {
-			w.event("p1", fmt.Sprint("c", i), "SENT")
-			time.Sleep(2 * time.Millisecond) // virtual
+		const events, every = 400, 2 * time.Millisecond
+		produce := func(prefix string) int64 {
+			asked.Store(0)
+			for i := range events {
+				w.event("p1", fmt.Sprint(prefix, i), "SENT")
+				time.Sleep(every) // virtual
+			}
+			w.settle(r.cat)
+			return asked.Load()
 		}
-		if n, most := asked.Load(), int64(events*2*time.Millisecond/askEvery)+10; n > most {
-			t.Errorf("asked %d times within %v, %d would do", n, events*2*time.Millisecond, most)
+		if n, most := produce("c"), int64(events*every/askEvery)+10; n > most {
+			t.Errorf("asked %d times within %v, %d would do", n, events*every, most)
 		}
-		w.settle(r.cat)
-		if got := len(w.rows(r.cat)); got != events {
-			t.Errorf("%d rows of %d", got, events)
+		await := make(chan bool)
+		r.c.mail.post(func(context.Context) error {
+			for _, l := range r.c.lanes {
+				for _, in := range l.inputs {
+					r.c.barriers[segment.Partition{Topic: in.stream.ID, N: in.partition}] = math.MaxInt64
+				}
+			}
+			close(await)
+			return nil
+		})
+		<-await
+		if n := produce("d"); n < events/2 {
+			t.Errorf("asked %d times for %d events that somebody waits for", n, events)
+		}
+		if got := len(w.rows(r.cat)); got != 2*events {
+			t.Errorf("%d rows of %d", got, 2*events)
 		}
 	})
 }
