@@ -164,14 +164,30 @@ func TestKeys(t *testing.T) {
 	if n := len(tp.table.accounts); n != 1 {
 		t.Errorf("%d accounts are kept, want 1", n)
 	}
-	const want = `
+	const counted = `
 # HELP lockstitch_definitions_malformed_total Records of the definitions topic that were no definition; each deleted what its key said before.
 # TYPE lockstitch_definitions_malformed_total counter
 lockstitch_definitions_malformed_total 3
 `
-	if err := testutil.GatherAndCompare(tp.reg, strings.NewReader(want)); err != nil {
+	if err := testutil.GatherAndCompare(tp.reg, strings.NewReader(counted), "lockstitch_definitions_malformed_total"); err != nil {
 		t.Error(err)
 	}
+	unusable := func(want int) {
+		t.Helper()
+		text := fmt.Sprintf(`
+# HELP lockstitch_definitions_unusable Keys of the definitions topic whose newest record is no definition: what they said before is deleted.
+# TYPE lockstitch_definitions_unusable gauge
+lockstitch_definitions_unusable %d
+`, want)
+		if err := testutil.GatherAndCompare(tp.reg, strings.NewReader(text), "lockstitch_definitions_unusable"); err != nil {
+			t.Error(err)
+		}
+	}
+	unusable(2)
+	tp.put("a", attributeJSON("1", "s", "d", "put right"))
+	unusable(1)
+	tp.put("b", "")
+	unusable(0)
 	if n := strings.Count(tp.log.String(), "malformed definition"); n != 3 {
 		t.Errorf("%d lines were logged, want 3:\n%s", n, tp.log)
 	}

@@ -26,18 +26,28 @@ type View struct {
 	topic   string
 	log     *slog.Logger
 	table   *table
+	bad     map[string]struct{} // keys whose newest record is malformed; for apply alone
 	metrics *metrics
 }
 
 type metrics struct {
 	malformed prometheus.Counter
+	unusable  prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
-	return &metrics{malformed: promauto.With(reg).NewCounter(prometheus.CounterOpts{
-		Name: "lockstitch_definitions_malformed_total",
-		Help: "Records of the definitions topic that were no definition; each deleted what its key said before.",
-	})}
+	return &metrics{
+		malformed: promauto.With(reg).NewCounter(prometheus.CounterOpts{
+			Name: "lockstitch_definitions_malformed_total",
+			Help: "Records of the definitions topic that were no definition; each deleted what its key said before.",
+		}),
+		// A counter does not tell whether they have been put right, nor of those that are
+		// there when it is scraped first.
+		unusable: promauto.With(reg).NewGauge(prometheus.GaugeOpts{
+			Name: "lockstitch_definitions_unusable",
+			Help: "Keys of the definitions topic whose newest record is no definition: what they said before is deleted.",
+		}),
+	}
 }
 
 // Open follows the definitions topic from its start. It fails if the topic does
@@ -58,24 +68,27 @@ func newView(cfg Config) *View {
 	if log == nil {
 		log = slog.Default()
 	}
-	return &View{topic: cfg.Topic, log: log, table: newTable(), metrics: newMetrics(cfg.Registerer)}
+	return &View{topic: cfg.Topic, log: log, table: newTable(), bad: make(map[string]struct{}), metrics: newMetrics(cfg.Registerer)}
 }
 
 // apply takes over one record. It refuses none.
 func (v *View) apply(r *kgo.Record) error {
-	if r.Value == nil {
-		v.table.put(string(r.Key), r.Offset, nil)
-		return nil
+	key := string(r.Key)
+	var def *definition
+	delete(v.bad, key)
+	if r.Value != nil {
+		d, err := decode(r.Value)
+		if err == nil {
+			def = &d
+		} else {
+			v.metrics.malformed.Inc()
+			v.bad[key] = struct{}{}
+			v.log.Warn("malformed definition: what its key said before is deleted",
+				"topic", v.topic, "partition", r.Partition, "offset", r.Offset, "key", excerpt(key), "err", err)
+		}
 	}
-	def, err := decode(r.Value)
-	if err != nil {
-		v.metrics.malformed.Inc()
-		v.log.Warn("malformed definition: what its key said before is deleted",
-			"topic", v.topic, "partition", r.Partition, "offset", r.Offset, "key", excerpt(string(r.Key)), "err", err)
-		v.table.put(string(r.Key), r.Offset, nil)
-		return nil
-	}
-	v.table.put(string(r.Key), r.Offset, &def)
+	v.table.put(key, r.Offset, def)
+	v.metrics.unusable.Set(float64(len(v.bad)))
 	return nil
 }
 
