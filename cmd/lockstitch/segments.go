@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"lockstitch/state/catalog"
 	"lockstitch/state/objects"
@@ -45,32 +45,25 @@ millions of segments; the log says how far it is.`,
 
 // withCatalog runs fn with the catalog caught up.
 func (a *app) withCatalog(c *cobra.Command, fn func(ctx context.Context, v *catalog.View, s *Settings) error) error {
-	s, log, err := a.settings(c, scopeKafka|scopeTopics|scopeStore)
-	if err != nil {
-		return err
-	}
-	opts, err := s.Kafka.Config().Opts()
-	if err != nil {
-		return usage(err)
-	}
-	ctx := c.Context()
-	ask, cancel := context.WithTimeout(ctx, cmp.Or(a.ask, askTimeout))
-	defer cancel()
-	v, err := catalog.Open(ask, catalog.Config{Opts: opts, Topic: s.Topics.Catalog, Log: log})
-	switch {
-	case errors.Is(err, kerr.UnknownTopicOrPartition):
-		return fmt.Errorf("there is no topic %s: name the one that serve has with --catalog-topic, or make it with `lockstitch topics create`", s.Topics.Catalog)
-	case err != nil:
-		return unreachable(s, err)
-	}
-	defer v.Close()
-	if err := v.Load(ctx, 0); err != nil {
-		return err
-	}
-	if err := v.Err(); err != nil {
-		return err
-	}
-	return fn(ctx, v, s)
+	return a.withClient(c, scopeKafka|scopeTopics|scopeStore, func(ask context.Context, _ *kgo.Client, s *Settings) error {
+		opts, err := s.Kafka.Config().Opts()
+		if err != nil {
+			return usage(err)
+		}
+		v, err := catalog.Open(ask, catalog.Config{Opts: opts, Topic: s.Topics.Catalog, Log: a.logger(s.Log)})
+		if err != nil {
+			return s.Topics.missing(err)
+		}
+		defer v.Close()
+		ctx := c.Context()
+		if err := v.Load(ctx, 0); err != nil {
+			return err
+		}
+		if err := v.Err(); err != nil {
+			return err
+		}
+		return fn(ctx, v, s)
+	})
 }
 
 func (a *app) segmentsListCommand() *cobra.Command {

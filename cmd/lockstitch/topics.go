@@ -37,8 +37,8 @@ func (a *app) topicsCommand() *cobra.Command {
 
 // withClient runs fn with a client for the configured cluster, and a context for a
 // few questions.
-func (a *app) withClient(c *cobra.Command, fn func(ctx context.Context, cl *kgo.Client, s *Settings) error) error {
-	s, _, err := a.settings(c, scopeKafka|scopeTopics)
+func (a *app) withClient(c *cobra.Command, in scope, fn func(ctx context.Context, cl *kgo.Client, s *Settings) error) error {
+	s, _, err := a.settings(c, in)
 	if err != nil {
 		return err
 	}
@@ -74,6 +74,22 @@ func unreachable(s *Settings, err error) error {
 	return fmt.Errorf("no broker of %v could be used: %w; check --brokers, and kafka_tls and kafka_sasl_mechanism if the brokers want them", s.Kafka.Brokers, err)
 }
 
+// missing says of a topic that does not exist what to do; other errors it leaves.
+func (t TopicSettings) missing(err error) error {
+	var none *kafka.NoTopicError
+	if !errors.As(err, &none) {
+		return err
+	}
+	flag := "--events-topics"
+	switch none.Topic {
+	case t.Profiles:
+		flag = "--profiles-topic"
+	case t.Catalog:
+		flag = "--catalog-topic"
+	}
+	return fmt.Errorf("%w: name the one that serve has with %s, or make it with `lockstitch topics create`", none, flag)
+}
+
 func (a *app) topicsCreateCommand() *cobra.Command {
 	var o kafka.CreateOptions
 	c := &cobra.Command{
@@ -107,7 +123,7 @@ Exit status 0: all topics exist now. 1: failed. 2: wrong usage or configuration.
 			if o.Partitions < 1 || o.ReportPartitions < 1 {
 				return usage(errors.New("--partitions and --report-partitions must be at least 1"))
 			}
-			return a.withClient(c, func(ctx context.Context, cl *kgo.Client, s *Settings) error {
+			return a.withClient(c, scopeKafka|scopeTopics, func(ctx context.Context, cl *kgo.Client, s *Settings) error {
 				created, err := kafka.Create(ctx, cl, s.Topics.TopicNames(), o)
 				for _, t := range created {
 					fmt.Fprintf(a.out, "created %s\n", t)
@@ -168,7 +184,7 @@ Exit status 0: nothing found. 1: something found, or the brokers cannot be asked
 		Example: `  lockstitch topics check --brokers localhost:9092`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return a.withClient(c, func(ctx context.Context, cl *kgo.Client, s *Settings) error {
+			return a.withClient(c, scopeKafka|scopeTopics, func(ctx context.Context, cl *kgo.Client, s *Settings) error {
 				topics := s.Topics.TopicNames()
 				found, err := kafka.Check(ctx, cl, topics)
 				if err != nil {
@@ -231,7 +247,7 @@ configuration.`,
 		Example: `  lockstitch topics adopt --brokers localhost:9092`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return a.withClient(c, func(_ context.Context, _ *kgo.Client, s *Settings) error {
+			return a.withClient(c, scopeKafka|scopeTopics, func(_ context.Context, _ *kgo.Client, s *Settings) error {
 				opts, err := s.Kafka.Config().Opts()
 				if err != nil {
 					return usage(err)
@@ -241,7 +257,7 @@ configuration.`,
 					fmt.Fprintf(a.out, "adopted %s\n", t)
 				}
 				if err != nil {
-					return fmt.Errorf("adopting topics: %w", err)
+					return fmt.Errorf("adopting topics: %w", s.Topics.missing(err))
 				}
 				if len(changed) == 0 {
 					fmt.Fprintln(a.out, "nothing to adopt: all topics are the ones that were known")

@@ -54,12 +54,18 @@ type TopicInfo struct {
 // of a topic: without ids all topics are one. Fetch names the id from Kafka 3.1 on.
 var errNoIDs = errors.New("the brokers do not tell topics by their ids (KIP-516); Kafka 3.1 or later is needed, with an inter.broker.protocol.version of 2.8 or later")
 
+// NoTopicError says that a topic does not exist; it wraps kerr.UnknownTopicOrPartition.
+type NoTopicError struct{ Topic string }
+
+func (e *NoTopicError) Error() string { return "there is no topic " + e.Topic }
+
+func (e *NoTopicError) Unwrap() error { return kerr.UnknownTopicOrPartition }
+
 // describeLimit is how long the first broker is waited for that Describe asks.
 const describeLimit = 500 * time.Millisecond
 
 // Describe asks for the ids and partition counts of topics. A topic that does
-// not exist is an error that wraps kerr.UnknownTopicOrPartition, and one that has no id
-// is an error too. A broker that stands still is not waited for: the client library
+// not exist is a *NoTopicError, and one that has no id is an error too. A broker that stands still is not waited for: the client library
 // asks another one each time.
 func Describe(ctx context.Context, cl *kgo.Client, topics ...string) (map[string]TopicInfo, error) {
 	limit := describeLimit
@@ -82,7 +88,10 @@ func Describe(ctx context.Context, cl *kgo.Client, topics ...string) (map[string
 		if t.Topic != nil {
 			name = *t.Topic
 		}
-		if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
+		switch err := kerr.ErrorForCode(t.ErrorCode); {
+		case errors.Is(err, kerr.UnknownTopicOrPartition):
+			return nil, &NoTopicError{name}
+		case err != nil:
 			return nil, fmt.Errorf("topic %s: %w", name, err)
 		}
 		if t.TopicID == ([16]byte{}) {
@@ -92,7 +101,7 @@ func Describe(ctx context.Context, cl *kgo.Client, topics ...string) (map[string
 	}
 	for _, t := range topics {
 		if _, ok := out[t]; !ok {
-			return nil, fmt.Errorf("topic %s: %w", t, kerr.UnknownTopicOrPartition)
+			return nil, &NoTopicError{t}
 		}
 	}
 	return out, nil
