@@ -32,6 +32,7 @@ type exportClient struct {
 	token     string // what calls carry; empty: to be asked for with id and secret
 	tokenFile string // where token comes from, unless it is empty
 	http      http.Client
+	out       io.Writer // told what the server has it wait for; nil: nobody is
 
 	stall  time.Duration // see stallTimeout, which 0 means
 	giveUp time.Duration // see giveUpAfter, which 0 means
@@ -73,6 +74,16 @@ func (e *problemError) Error() string {
 	return fmt.Sprintf("the server answered %d: %s", e.status, e.detail)
 }
 
+// again makes a call until it succeeds, trying again cures nothing, or limit has passed.
+func again[T any](ctx context.Context, x *exportClient, limit time.Duration, call func() (T, error)) (T, error) {
+	return backoff.Retry(ctx, call, backoff.WithMaxElapsedTime(limit), backoff.WithNotify(func(err error, pause time.Duration) {
+		var p *problemError
+		if x.out != nil && errors.As(err, &p) && (p.retry > 0 || p.status == http.StatusTooManyRequests) {
+			fmt.Fprintf(x.out, "%v; waiting for %s\n", err, pause.Round(time.Second))
+		}
+	}))
+}
+
 // authorize gets a token, unless there is one. It waits for its turn as long as the
 // server says, but not for a server that does not answer: the address may be wrong.
 func (x *exportClient) authorize(ctx context.Context) error {
@@ -80,14 +91,14 @@ func (x *exportClient) authorize(ctx context.Context) error {
 		return nil
 	}
 	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {x.id}, "client_secret": {x.secret}}
-	t, err := backoff.Retry(ctx, func() (t api.Token, err error) {
+	t, err := again(ctx, x, time.Minute, func() (t api.Token, err error) {
 		err = x.send(ctx, http.MethodPost, "/oauth/token", "application/x-www-form-urlencoded", form.Encode(), &t)
 		var p *problemError
 		if err != nil && !errors.As(err, &p) {
 			return t, backoff.Permanent(err)
 		}
 		return t, permanent(err)
-	}, backoff.WithMaxElapsedTime(time.Minute))
+	})
 	if err != nil {
 		return fmt.Errorf("asking for a token: %w", err)
 	}
@@ -132,7 +143,7 @@ func (x *exportClient) request(ctx context.Context, req api.ExportRequest) (*api
 		return nil, err
 	}
 	key := ulid.Make().String()
-	st, err := backoff.Retry(ctx, func() (*api.Status, error) {
+	st, err := again(ctx, x, time.Minute, func() (*api.Status, error) {
 		st := new(api.Status)
 		err := x.call(ctx, http.MethodPost, "/emails/reports", "application/json", string(body), st, "Idempotency-Key", key)
 		var p *problemError
@@ -140,7 +151,7 @@ func (x *exportClient) request(ctx context.Context, req api.ExportRequest) (*api
 			return nil, backoff.Permanent(err) // whoever waits knows better for how long
 		}
 		return st, permanent(err)
-	}, backoff.WithMaxElapsedTime(time.Minute))
+	})
 	if err != nil {
 		return nil, fmt.Errorf("requesting the export: %w", err)
 	}
@@ -184,10 +195,10 @@ func (x *exportClient) follow(ctx context.Context, st *api.Status, show func(api
 			return nil, ctx.Err()
 		}
 		wait = min(wait*3/2, pollMax)
-		next, err := backoff.Retry(ctx, func() (*api.Status, error) {
+		next, err := again(ctx, x, 5*time.Minute, func() (*api.Status, error) {
 			next, err := x.status(ctx, st.ReportID)
 			return next, permanent(err)
-		}, backoff.WithMaxElapsedTime(5*time.Minute))
+		})
 		if err != nil {
 			return nil, err
 		}

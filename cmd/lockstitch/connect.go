@@ -65,7 +65,7 @@ func (c *connection) connect(a *app, command string, missing ...string) (*export
 	if bad := httpURL(c.url); bad != "" {
 		return nil, usage(fmt.Errorf("--url %q: %s", withoutPassword(c.url), bad))
 	}
-	x := &exportClient{url: strings.TrimSuffix(c.url, "/"), id: c.id, secret: c.secret, token: c.token, tokenFile: c.tokenFile}
+	x := &exportClient{url: strings.TrimSuffix(c.url, "/"), id: c.id, secret: c.secret, token: c.token, tokenFile: c.tokenFile, out: a.err}
 	if c.caFile != "" {
 		if err := x.trust(c.caFile); err != nil {
 			return nil, usage(fmt.Errorf("--ca-file: %w", err))

@@ -238,7 +238,7 @@ func (x *exportClient) fetch(ctx context.Context, f remoteFile, to sink, b *bar)
 		}
 	}
 	for to.size() < f.bytes {
-		_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		_, err := again(ctx, x, cmp.Or(x.giveUp, giveUpAfter), func() (struct{}, error) {
 			before := to.size()
 			err := x.fetchOnce(ctx, f, to, b)
 			var local *backoff.PermanentError
@@ -249,7 +249,7 @@ func (x *exportClient) fetch(ctx context.Context, f remoteFile, to sink, b *bar)
 				err = nil // the time to give up starts anew
 			}
 			return struct{}{}, permanent(err)
-		}, backoff.WithMaxElapsedTime(cmp.Or(x.giveUp, giveUpAfter)))
+		})
 		if err != nil {
 			return err
 		}

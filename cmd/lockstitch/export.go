@@ -54,7 +54,8 @@ so and ends.
 Where the file would be too large it ends early, and "there is more: …" on standard
 error says so, with --quiet too and behind a cursor that is printed there: call again.
 
-Ctrl-C ends this command, not the report: it says how to go on.
+Where the server has too many calls of the client or the account, standard error says
+for how long it waits. Ctrl-C ends this command, not the report: it says how to go on.
 
 Who asks is said by a client id and secret, or by a token of an issuer that the
 server accepts. Secrets are best given as a file or a variable:
@@ -181,6 +182,9 @@ func (a *app) export(ctx context.Context, o exportOptions) error {
 	x, err := o.client(a)
 	if err != nil {
 		return err
+	}
+	if o.quiet {
+		x.out = nil
 	}
 	if o.cursorFile != "" {
 		if err := checkNames(o.cursorFile, o.out); err != nil {

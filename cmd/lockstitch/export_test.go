@@ -218,12 +218,14 @@ func calls(t *testing.T, y *system, instead func(w http.ResponseWriter, r *http.
 	return srv.URL
 }
 
-// One token call too many of the minute is made again when the server says.
+// One token call too many of the minute is made again when the server says, and who waits
+// is told what for.
 func TestATokenIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	y := startPulling(t)
-	for _, line := range []string{"export " + strings.Join(anything, " ") + " -o " + filepath.Join(t.TempDir(), "f"), "rolling list"} {
+	export := "export " + strings.Join(anything, " ") + " -o " + filepath.Join(t.TempDir(), "f")
+	for _, line := range []string{export, export + " --quiet", "rolling list"} {
 		var tokens atomic.Int32
 		base := calls(t, y.system, func(w http.ResponseWriter, r *http.Request) bool {
 			if r.URL.Path != "/oauth/token" || tokens.Add(1) > 1 {
@@ -236,6 +238,10 @@ func TestATokenIsWaitedFor(t *testing.T) {
 		status, _, errs := command(ctx, y.environ, append(strings.Fields(line), "--url", base)...)
 		if status != 0 || tokens.Load() != 2 {
 			t.Errorf("%s: exit %d after %d token calls: %s", line, status, tokens.Load(), errs)
+		}
+		said := strings.HasPrefix(errs, "the server answered 429: Too Many Requests") && strings.Contains(errs, "; waiting for 1s\n")
+		if quiet := strings.HasSuffix(line, "--quiet"); said == quiet {
+			t.Errorf("%s: %s", line, errs)
 		}
 	}
 }

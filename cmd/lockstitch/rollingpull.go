@@ -233,16 +233,14 @@ func (p *puller) list(ctx context.Context, wait time.Duration) (*api.RollingFile
 // call waits for its turn as long as the server says, where the account has made too
 // many calls. Whatever else goes wrong is its caller's.
 func (p *puller) call(ctx context.Context, path string, answer any) error {
-	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+	_, err := again(ctx, p.x, turnTime, func() (struct{}, error) {
 		err := p.x.call(ctx, http.MethodGet, rollingPath(p.name)+path, "", "", answer)
 		var e *problemError
 		if err != nil && !(errors.As(err, &e) && e.status == http.StatusTooManyRequests) {
 			return struct{}{}, backoff.Permanent(err)
 		}
 		return struct{}{}, permanent(err)
-	}, backoff.WithMaxElapsedTime(turnTime), backoff.WithNotify(func(err error, pause time.Duration) {
-		fmt.Fprintf(p.out, "%v; waiting for %s\n", err, pause.Round(time.Second))
-	}))
+	})
 	return err
 }
 
