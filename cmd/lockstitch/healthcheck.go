@@ -22,7 +22,8 @@ func (a *app) healthcheckCommand() *cobra.Command {
 		Long: `Asks /readyz at admin_listen, for health checks of containers, whose image has no
 shell and no curl. Prints what it says.
 
-Exit status 0: ready. 1: not ready, or nobody answers.`,
+Exit status 0: ready. 1: not ready, or nobody answers. 2: wrong usage or configuration.
+130: interrupted before it was done.`,
 		Example: `  lockstitch healthcheck --admin-listen localhost:9644`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {

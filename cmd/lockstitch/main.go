@@ -116,8 +116,7 @@ It reads events from Kafka, drops retried copies, decorates each event with the
 attributes and tags its profile had at that moment, keeps the result in
 immutable segments, and answers an export request with one gzip CSV file.
 
-Exit status of every command 0: done. 1: failed. 2: wrong usage or configuration.
-130: interrupted before it was done.`,
+` + exitStatus("of every command "),
 		Example: `  lockstitch demo                      see all of it in a few seconds
   lockstitch dev --sample=true         a whole system on this machine, with traffic
   lockstitch serve --config lockstitch.yaml
@@ -172,12 +171,20 @@ func sayStatus(c *cobra.Command) {
 	if c.Long == "" {
 		c.Long = c.Short + "."
 	}
-	if !c.HasSubCommands() && !strings.Contains(c.Long, "Exit status") {
-		c.Long += "\n\nExit status 0: done. 1: failed. 2: wrong usage or configuration.\n130: interrupted before it was done."
+	switch {
+	case strings.Contains(c.Long, "Exit status"):
+	case c.HasSubCommands():
+		c.Long += "\n\n" + exitStatus("of each ") + " Where it says more, its help has it."
+	default:
+		c.Long += "\n\n" + exitStatus("")
 	}
 	for _, child := range c.Commands() {
 		sayStatus(child)
 	}
+}
+
+func exitStatus(whose string) string {
+	return "Exit status " + whose + "0: done. 1: failed. 2: wrong usage or configuration.\n130: interrupted before it was done."
 }
 
 // knownTopic refuses help for what does not exist.

@@ -110,13 +110,16 @@ func TestHelpTeaches(t *testing.T) {
 		if !strings.Contains(out, "Usage:") || c.Short == "" {
 			t.Errorf("%s --help says too little:\n%s", name, out)
 		}
-		if c.HasSubCommands() {
-			return
-		}
 		if strings.Count(out, "Exit status") != 1 {
 			t.Errorf("%s --help does not say its exit statuses, or says them twice:\n%s", name, out)
 		}
-		if name == "version" {
+		_, statuses, _ := strings.Cut(strings.Join(strings.Fields(out), " "), "Exit status")
+		for _, s := range []string{" 0: ", " 1: ", " 2: ", " 130: "} {
+			if !strings.Contains(statuses, s) {
+				t.Errorf("%s --help does not say what exit status%s means", name, strings.TrimSuffix(s, ": "))
+			}
+		}
+		if name == "version" || c.HasSubCommands() {
 			return
 		}
 		if !strings.Contains(out, "Examples:") {

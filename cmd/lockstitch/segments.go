@@ -115,10 +115,13 @@ func (a *app) segmentsVerifyCommand() *cobra.Command {
 		Short: "Read every live segment and check it against the catalog",
 		Long: `Reads every object that the catalog names: it must be there, have the size and
 SHA-256 that the catalog says, and every checksum, column, order and range in it
-must be right. Exit status 1 if anything is wrong, or of a format version that this
-program does not know; all segments are looked at. It ends where the store cannot be
-read, which says nothing about the segments, and begins with no store that is another
-catalog's.`,
+must be right. All segments are looked at. It ends where the store cannot be read,
+which says nothing about the segments, and begins with no store that is another
+catalog's.
+
+Exit status 0: all are as the catalog says. 1: something is wrong, or of a format version
+that this program does not know, or cannot be read. 2: wrong usage or configuration.
+130: interrupted before it was done.`,
 		Example: `  lockstitch segments verify --brokers localhost:9092 --store-url file:///var/lib/lockstitch/objects`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {

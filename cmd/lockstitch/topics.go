@@ -116,7 +116,8 @@ That of lockstitch.reports must never change: the reports of an account are all 
 one partition. It is the number of replicas that can share the rendering of exports,
 max_rendering on each. A topic that was made with 4, once the default, stays as it is.
 
-Exit status 0: all topics exist now. 1: failed. 2: wrong usage or configuration.`,
+Exit status 0: all topics exist now. 1: failed. 2: wrong usage or configuration.
+130: interrupted before it was done.`,
 		Example: `  lockstitch topics create --brokers localhost:9092 --partitions 12 --replication-factor 3`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -180,7 +181,7 @@ reads the first and newest records of each partition of the profiles, to see
 whether their keys belong there: they do not after partitions were added.
 
 Exit status 0: nothing found. 1: something found, or the brokers cannot be asked.
-2: wrong usage or configuration.`,
+2: wrong usage or configuration. 130: interrupted before it was done.`,
 		Example: `  lockstitch topics check --brokers localhost:9092`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -243,7 +244,7 @@ the log says how far it is.
 
 Exit status 0: adopted, or nothing to adopt. 1: failed, or the catalog has known none
 of the topics, which is another one than that of the replicas. 2: wrong usage or
-configuration.`,
+configuration. 130: interrupted before it was done.`,
 		Example: `  lockstitch topics adopt --brokers localhost:9092`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
