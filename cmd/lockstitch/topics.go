@@ -180,6 +180,11 @@ what serve does not start with, or cannot work with. It also
 reads the first and newest records of each partition of the profiles, to see
 whether their keys belong there: they do not after partitions were added.
 
+A setting is changed with Kafka's own tools, while everything runs:
+
+  kafka-configs.sh --bootstrap-server HOST:PORT --alter --entity-type topics \
+      --entity-name TOPIC --add-config SETTING=VALUE
+
 Exit status 0: nothing found. 1: something found, or the brokers cannot be asked.
 2: wrong usage or configuration. 130: interrupted before it was done.`,
 		Example: `  lockstitch topics check --brokers localhost:9092`,

@@ -50,7 +50,8 @@ func CheckRouting(ctx context.Context, opts []kgo.Opt, topic string) ([]Finding,
 			found = append(found, Finding{
 				Topic: topic, Setting: "routing", Have: fmt.Sprintf("partition %d: %d of %d records looked at have keys of other partitions", p.Partition, wrong, seen),
 				Want: "every key in the partition that murmur2 of the key names",
-				Cost: "events do not find these profiles; after partitions were added, produce all profiles again",
+				Cost: "events do not find these profiles: after partitions were added, produce all profiles again; a producer has to partition by murmur2 of the key, " +
+					"as Kafka's own does and librdkafka with partitioner=murmur2_random. What lies in a wrong partition is told of until a null for its key is produced to that partition and compacted",
 			})
 		}
 	}

@@ -36,7 +36,7 @@ const (
 	maxLag      = 1 * day  // max.compaction.lag.ms
 	segmentSize = 64 << 20 // segment.bytes
 
-	// With as many copies two can be asked to have an acknowledged record while
+	// With as many copies insync can be asked to have an acknowledged record while
 	// one broker is away. With two copies that would stop writes.
 	minInsyncFrom = 3
 
@@ -52,6 +52,10 @@ const (
 // KeepTombstone is for how long compacted topics keep tombstones at least: who was not
 // current for longer may have missed a deletion.
 const KeepTombstone = keepTombstone * time.Millisecond
+
+// insync is on how many of its replicas an acknowledged record must be: whoever asks most of
+// them (leaders.go) asks one of these.
+func insync(replicas int) int { return (replicas + 1) / 2 }
 
 // setting is one topic setting: what Create sets, what Check accepts, and what
 // it costs to have it otherwise.
@@ -90,12 +94,14 @@ const (
 	costTimestamp = "decoration and deduplication follow the record's time: a producer's clock could pick the wrong version of a profile, or let a duplicate through"
 	costOwnTime   = "a replica whose clock is wrong writes records of that time: an hour ahead of a broker's they are refused, and neither cuts nor reports of that replica come to an end"
 	costLag       = "compaction may take versions of a profile that events still waiting need: their columns would come out newer than the event, or empty"
-	costTombstone = "a replica that was away for longer misses deletions and has to rebuild its view more often than it should"
+	costLookup    = "exports do not need it, as definitions apply as they stand; the topic does not tell for a day any more what one was before"
+	costTombstone = "a replica that was away for longer misses deletions, and decorates events with profiles that were erased"
+	costDeleted   = "a replica that takes longer to read the topic, at a start or after brokers were away, misses deletions and goes on with what was deleted"
 	costMessage   = "records of up to 1 MB are written here; the brokers would refuse them and the cut would stop"
-	costCompacted = "the topic is read from its start by every replica: without compaction it grows without end"
+	costReport    = "records of up to 1 MB are written here; reports and rolling exports whose records the brokers refuse are not accepted, or come to no end"
+	costCompact   = "with delete records expire although nothing has replaced them: what is known of a profile, a definition, a segment or a report is lost; without compact every replica that starts reads all that was ever written"
 	costObsolete  = "what has been replaced is read by every replica that starts, up to a GiB and as much again as is live by Kafka's defaults: starts take longer and longer"
-	costInsync    = "a record is acknowledged when one broker has it: its loss loses what was acknowledged, although there are more copies"
-	costExpiry    = "records expire although nothing has replaced them: what is known of a profile, a segment or a report would be lost"
+	costInsync    = "a record is acknowledged when too few brokers have it: their loss loses what was acknowledged, although there are more copies, and most of the others may not know of it"
 )
 
 // layout is what one topic must look like.
@@ -109,14 +115,11 @@ type layout struct {
 func (t Topics) layouts() []layout {
 	logTime := exactly("message.timestamp.type", "LogAppendTime", costTimestamp)
 	ownTime := exactly("message.timestamp.type", "LogAppendTime", costOwnTime)
-	compact := []setting{
-		{name: "cleanup.policy", set: "compact", want: "compact", cost: costCompacted + "; with delete, " + costExpiry,
-			ok: func(h string) bool { return h == "compact" }},
-		atLeast("delete.retention.ms", keepTombstone, keepTombstone, costTombstone),
-	}
-	own := append([]setting{ownTime, atMost("max.compaction.lag.ms", maxLag, costObsolete), atMost("segment.bytes", segmentSize, costObsolete)}, compact...)
-	lag := atLeast("min.compaction.lag.ms", minLag, minLag, costLag)
-	size := atLeast("max.message.bytes", minMessage, maxMessage, costMessage)
+	compact := exactly("cleanup.policy", "compact", costCompact)
+	tombstones := func(cost string) setting { return atLeast("delete.retention.ms", keepTombstone, keepTombstone, cost) }
+	lag := func(cost string) setting { return atLeast("min.compaction.lag.ms", minLag, minLag, cost) }
+	size := func(cost string) setting { return atLeast("max.message.bytes", minMessage, maxMessage, cost) }
+	own := []setting{ownTime, atMost("max.compaction.lag.ms", maxLag, costObsolete), atMost("segment.bytes", segmentSize, costObsolete), compact, tombstones(costDeleted)}
 	notCompacted := setting{name: "cleanup.policy", set: "delete", want: "delete", ok: func(h string) bool { return h == "delete" },
 		cost: "compaction removes records that share a key: events that were acknowledged would vanish before they are read"}
 
@@ -132,11 +135,11 @@ func (t Topics) layouts() []layout {
 		}})
 	}
 	return append(all,
-		layout{topic: t.Profiles, settings: append([]setting{logTime, lag}, compact...)},
-		layout{topic: t.Definitions, partitions: 1, settings: append([]setting{lag}, compact...)},
-		layout{topic: t.Catalog, partitions: 1, settings: append([]setting{size}, own...)},
-		layout{topic: t.Reports, settings: append([]setting{size}, own...)},
-		layout{topic: t.DeadLetters, settings: []setting{ownTime, size, {
+		layout{topic: t.Profiles, settings: []setting{logTime, lag(costLag), compact, tombstones(costTombstone)}},
+		layout{topic: t.Definitions, partitions: 1, settings: []setting{lag(costLookup), compact, tombstones(costDeleted)}},
+		layout{topic: t.Catalog, partitions: 1, settings: append([]setting{size(costMessage)}, own...)},
+		layout{topic: t.Reports, settings: append([]setting{size(costReport)}, own...)},
+		layout{topic: t.DeadLetters, settings: []setting{ownTime, size(costMessage), {
 			name: "cleanup.policy", set: "delete", want: "delete", ok: func(h string) bool { return h == "delete" },
 			cost: "compaction removes dead letters that share a key: events set aside could not be found again",
 		}, atLeast("retention.ms", 30*day, -1, "dead letters expire before somebody has looked at them")}},
@@ -185,7 +188,7 @@ func Create(ctx context.Context, cl *kgo.Client, t Topics, o CreateOptions) ([]s
 		}
 		if o.ReplicationFactor >= minInsyncFrom {
 			// With acks=all an acknowledged record survives the loss of a disk.
-			configs["min.insync.replicas"] = kadm.StringPtr("2")
+			configs["min.insync.replicas"] = kadm.StringPtr(strconv.Itoa(insync(int(o.ReplicationFactor))))
 		}
 		resp, err := adm.CreateTopic(ctx, parts, o.ReplicationFactor, configs, l.topic)
 		if err != nil && resp.ErrMessage != "" { // which setting, for example
@@ -365,7 +368,7 @@ func Check(ctx context.Context, cl *kgo.Client, t Topics) ([]Finding, error) {
 		switch {
 		case errors.Is(err, kerr.UnknownTopicOrPartition):
 			found = append(found, Finding{Topic: l.topic, Setting: "exists", Have: "missing", Want: "there",
-				Cost: "serve does not start without it; `lockstitch topics create` makes it", Fatal: true})
+				Cost: "serve does not start without it; `lockstitch topics create` makes it, unless the name is wrong", Fatal: true})
 			continue
 		case err != nil:
 			return nil, fmt.Errorf("checking topic %s: %w", l.topic, err)
@@ -376,7 +379,7 @@ func Check(ctx context.Context, cl *kgo.Client, t Topics) ([]Finding, error) {
 			replicas[l.topic] = len(d.Partitions[0].Replicas)
 		}
 		if l.partitions > 0 && int(l.partitions) != len(d.Partitions) {
-			cost := "definitions are ordered across all accounts only within one partition"
+			cost := "what is said of one key in two partitions has no order; as none can be taken away, name another topic and produce the definitions to it"
 			if l.topic == t.Catalog {
 				cost = "a cut becomes visible whole only in one partition; serve does not start"
 			}
@@ -384,7 +387,7 @@ func Check(ctx context.Context, cl *kgo.Client, t Topics) ([]Finding, error) {
 				Want: strconv.Itoa(int(l.partitions)), Cost: cost, Fatal: true})
 		}
 		if brokers > 1 && len(d.Partitions) > 0 && len(d.Partitions[0].Replicas) == 1 {
-			found = append(found, Finding{Topic: l.topic, Setting: "replication", Have: "1", Want: "at least 2",
+			found = append(found, Finding{Topic: l.topic, Setting: "replication", Have: "1", Want: strconv.Itoa(min(brokers, minInsyncFrom)),
 				Cost: "one lost disk loses what was acknowledged"})
 		}
 	}
@@ -398,17 +401,21 @@ func Check(ctx context.Context, cl *kgo.Client, t Topics) ([]Finding, error) {
 	return found, nil
 }
 
+// differingCounts finds the input topics with fewer partitions than another one: none
+// can be taken away from that.
 func differingCounts(t Topics, counts map[string]int32) []Finding {
-	want, ok := counts[t.Profiles]
-	if !ok {
-		return nil
+	most := t.Profiles
+	for _, topic := range t.Inputs() {
+		if counts[topic] > counts[most] {
+			most = topic
+		}
 	}
 	var found []Finding
-	for _, e := range t.Events {
-		if n, ok := counts[e]; ok && n != want {
-			found = append(found, Finding{Topic: e, Setting: "partitions", Have: strconv.Itoa(int(n)),
-				Want: fmt.Sprintf("%d, as %s has", want, t.Profiles), Fatal: true,
-				Cost: "an event finds its profile in the partition of its own number: partitions beyond the smaller count are not consumed, and after partitions are added the profiles must be produced again"})
+	for _, topic := range t.Inputs() {
+		if n, ok := counts[topic]; ok && n != counts[most] {
+			found = append(found, Finding{Topic: topic, Setting: "partitions", Have: strconv.Itoa(int(n)),
+				Want: fmt.Sprintf("%d, as %s has", counts[most], most), Fatal: true,
+				Cost: "an event finds its profile in the partition of its own number: partitions beyond the smaller count are not consumed; once partitions were added to the profiles, all of them must be produced again"})
 		}
 	}
 	return found
@@ -446,8 +453,9 @@ func checkSettings(ctx context.Context, adm *kadm.Client, layouts []layout, exis
 			continue
 		}
 		settings := l.settings
-		if replicas[l.topic] >= minInsyncFrom {
-			settings = append(slices.Clip(settings), atLeast("min.insync.replicas", 2, 2, costInsync))
+		if n := replicas[l.topic]; n >= minInsyncFrom {
+			least := int64(insync(n))
+			settings = append(slices.Clip(settings), atLeast("min.insync.replicas", least, least, costInsync))
 		}
 		for _, s := range settings {
 			v, ok := m[s.name]

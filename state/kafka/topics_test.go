@@ -3,7 +3,9 @@ package kafka
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -217,8 +219,10 @@ func TestCheckSaysWhatDiffersAndWhatItCosts(t *testing.T) {
 		case "email-events":
 			configs["cleanup.policy"] = kadm.StringPtr("compact")
 			configs["retention.ms"] = kadm.StringPtr("1000")
-		case "lockstitch.dead-letters":
+		case "lockstitch.reports", "lockstitch.dead-letters":
 			configs["max.message.bytes"] = kadm.StringPtr("1000")
+		case "definitions", "lockstitch.catalog":
+			configs["delete.retention.ms"] = kadm.StringPtr("86400000")
 		}
 		if _, err := adm.CreateTopic(ctx, n, 1, configs, topic); err != nil {
 			t.Fatal(err)
@@ -236,8 +240,8 @@ func TestCheckSaysWhatDiffersAndWhatItCosts(t *testing.T) {
 		}
 	}
 	for _, k := range []string{
-		"email-events partitions", "email-events message.timestamp.type", "email-events cleanup.policy", "email-events retention.ms",
-		"profiles message.timestamp.type", "profiles cleanup.policy", "profiles min.compaction.lag.ms", "profiles delete.retention.ms",
+		"email-events message.timestamp.type", "email-events cleanup.policy", "email-events retention.ms",
+		"profiles partitions", "profiles message.timestamp.type", "profiles cleanup.policy", "profiles min.compaction.lag.ms", "profiles delete.retention.ms",
 		"definitions partitions", "definitions cleanup.policy", "definitions min.compaction.lag.ms",
 		"lockstitch.catalog partitions", "lockstitch.catalog message.timestamp.type", "lockstitch.catalog cleanup.policy",
 		"lockstitch.reports message.timestamp.type", "lockstitch.reports cleanup.policy",
@@ -247,13 +251,34 @@ func TestCheckSaysWhatDiffersAndWhatItCosts(t *testing.T) {
 			t.Errorf("not found: %s", k)
 		}
 	}
-	for _, k := range []string{"email-events partitions", "definitions partitions", "lockstitch.catalog partitions"} {
+	for _, k := range []string{"profiles partitions", "definitions partitions", "lockstitch.catalog partitions"} {
 		if !got[k].Fatal {
 			t.Errorf("%s should be fatal", k)
 		}
 	}
 	if !found[0].Fatal {
 		t.Error("fatal findings should come first")
+	}
+	// One setting does not cost the same with every topic.
+	for k, want := range map[string]string{
+		"profiles min.compaction.lag.ms":            costLag,
+		"definitions min.compaction.lag.ms":         costLookup,
+		"profiles delete.retention.ms":              costTombstone,
+		"definitions delete.retention.ms":           costDeleted,
+		"lockstitch.catalog delete.retention.ms":    costDeleted,
+		"lockstitch.reports max.message.bytes":      costReport,
+		"lockstitch.dead-letters max.message.bytes": costMessage,
+	} {
+		if got[k].Cost != want {
+			t.Errorf("%s costs %q, want %q", k, got[k].Cost, want)
+		}
+	}
+	// Partitions can be added and not be taken away.
+	if want := "3, as email-events has"; got["profiles partitions"].Want != want {
+		t.Errorf("profiles should have %q partitions, want %q", got["profiles partitions"].Want, want)
+	}
+	if f, ok := got["email-events partitions"]; ok {
+		t.Errorf("%v", f)
 	}
 }
 
@@ -309,31 +334,37 @@ func TestCreateMakesNothingThatDoesNotFit(t *testing.T) {
 	}
 }
 
-func TestCheckFindsAcknowledgementByOneOfThreeCopies(t *testing.T) {
-	c, err := kfake.NewCluster(kfake.NumBrokers(3))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cl.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	topics := DefaultTopics()
-	if _, err := Create(ctx, cl, topics, CreateOptions{Partitions: 1, ReplicationFactor: 3}); err != nil {
-		t.Fatal(err)
-	}
-	if found, err := Check(ctx, cl, topics); err != nil || len(found) > 0 {
-		t.Fatalf("after Create: %v %v", found, err)
-	}
-	if _, err := kadm.NewClient(cl).AlterTopicConfigs(ctx, []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "min.insync.replicas", Value: kadm.StringPtr("1")}}, "profiles"); err != nil {
-		t.Fatal(err)
-	}
-	found, err := Check(ctx, cl, topics)
-	if err != nil || len(found) != 1 || found[0].Topic != "profiles" || found[0].Setting != "min.insync.replicas" || found[0].Fatal {
-		t.Errorf("%v %v", found, err)
+// Most of the replicas know each acknowledged record, or those that are asked may all be
+// ones that do not.
+func TestCheckFindsAcknowledgementByTooFewCopies(t *testing.T) {
+	for copies, least := range map[int]int{3: 2, 4: 2, 5: 3} {
+		c, err := kfake.NewCluster(kfake.NumBrokers(copies))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cl.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		topics := DefaultTopics()
+		if _, err := Create(ctx, cl, topics, CreateOptions{Partitions: 1, ReplicationFactor: int16(copies)}); err != nil {
+			t.Fatal(err)
+		}
+		if found, err := Check(ctx, cl, topics); err != nil || len(found) > 0 {
+			t.Fatalf("after Create with %d copies: %v %v", copies, found, err)
+		}
+		fewer := kadm.AlterConfig{Op: kadm.SetConfig, Name: "min.insync.replicas", Value: kadm.StringPtr(strconv.Itoa(least - 1))}
+		if _, err := kadm.NewClient(cl).AlterTopicConfigs(ctx, []kadm.AlterConfig{fewer}, "profiles"); err != nil {
+			t.Fatal(err)
+		}
+		found, err := Check(ctx, cl, topics)
+		if err != nil || len(found) != 1 || found[0].Topic != "profiles" || found[0].Setting != "min.insync.replicas" || found[0].Fatal ||
+			found[0].Want != fmt.Sprintf("at least %d", least) {
+			t.Errorf("%d copies: %v %v", copies, found, err)
+		}
 	}
 }
