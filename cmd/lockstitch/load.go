@@ -107,6 +107,7 @@ func loadSettings(fs *pflag.FlagSet, environ []string, in scope) (*Settings, *lo
 	if len(errs) > 0 {
 		return nil, l, errors.Join(errs...)
 	}
+	s.stated = l.state(s, in)
 	return s, l, nil
 }
 
@@ -161,7 +162,7 @@ func (l *loaded) from(key string) string {
 	if w := l.origin[key]; w != "" {
 		return w
 	}
-	return "the default"
+	return theDefault
 }
 
 func read(fs *pflag.FlagSet, environ []string) (*loaded, error) {

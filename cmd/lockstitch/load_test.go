@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -525,4 +526,74 @@ func FuzzYAMLSettings(f *testing.F) {
 			t.Fatalf("settings %v with error %v", s, err)
 		}
 	})
+}
+
+// Which settings a replica runs with is known wherever they come from, and no secret with them.
+func TestSettingsAreStated(t *testing.T) {
+	secret := strings.Repeat("hush", 8)
+	file := writeFile(t, "c.yaml", "flush_interval: 12s\nstore_url: s3://bucket?region=hush\nkafka_sasl_mechanism: PLAIN\nkafka_username: me@home\nkafka_password: hush\nretention: 9000h\n"+
+		"clients:\n- {id: first, secret: "+secret+", account: one}\n- {id: second, secret_sha256: "+strings.Repeat("ab", 32)+", account: two}\n")
+	keys := writeFile(t, "keys.yaml", "- {kid: k1, key: "+secret+"}\n")
+	env := []string{"LOCKSTITCH_CONFIG=" + file, "LOCKSTITCH_RETENTION=10000h", "LOCKSTITCH_SIGNING_KEYS_FILE=" + keys, "LOCKSTITCH_MAX_PENDING=11"}
+	args := []string{"serve", "--brokers=one:1,two:2", "--max-pending=12", "--destinations=lake:acme|b:azblob://lake?sas=hush", "--data-dir=/dev/null/none", "--http-listen=localhost:0", "--admin-listen=localhost:0"}
+	want := map[string][2]string{
+		"brokers":              {"one:1,two:2", "--brokers"},
+		"data_dir":             {"/dev/null/none", "--data-dir"},
+		"flush_interval":       {"12s", file},
+		"retention":            {"10000h0m0s", "LOCKSTITCH_RETENTION"},
+		"max_pending":          {"12", "--max-pending"},
+		"store_url":            {"s3://bucket?…", file},
+		"destinations":         {"lake:acme|b:azblob://lake?…", "--destinations"},
+		"kafka_sasl_mechanism": {"PLAIN", file},
+		"http_listen":          {"localhost:0", "--http-listen"},
+		"admin_listen":         {"localhost:0", "--admin-listen"},
+		"kafka_username":       {"me@home", file},
+		"kafka_password":       {"[secret]", file},
+		"clients":              {"first:[secret]:one,second:[secret]:two", file},
+		"signing_keys":         {"k1:[secret]", "signing_keys_file"},
+		"signing_keys_file":    {keys, "LOCKSTITCH_SIGNING_KEYS_FILE"},
+	}
+	status, out, errs := command(t.Context(), env, append(args, "--print-config")...)
+	if status != 0 || errs != "" || strings.Contains(out, "hush") || strings.Contains(out, "abab") {
+		t.Fatalf("exit %d: %s%s", status, out, errs)
+	}
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	if len(lines) != 1+len(options) { // serve has them all
+		t.Errorf("%d lines for %d settings", len(lines), len(options))
+	}
+	for _, line := range lines[1:] {
+		key, rest, _ := strings.Cut(line, " ")
+		if w, ok := want[key]; ok {
+			if got := strings.Fields(rest); fmt.Sprint(got) != fmt.Sprint(w) {
+				t.Errorf("%s: %q, want %q", key, got, w)
+			}
+		} else if !strings.HasSuffix(line, "  the default") {
+			t.Errorf("nobody has given %s", line)
+		}
+	}
+	// The log at the start tells those that are given. That start fails at once.
+	status, _, errs = command(t.Context(), append(env, "LOCKSTITCH_LOG_FORMAT=json"), args...)
+	if status != 1 || strings.Contains(errs, "hush") {
+		t.Fatalf("exit %d: %s", status, errs)
+	}
+	want["log_format"] = [2]string{"json", "LOCKSTITCH_LOG_FORMAT"}
+	for _, line := range strings.Split(errs, "\n") {
+		var said map[string]string
+		if !strings.Contains(line, "settings that are given") {
+			continue
+		}
+		if err := json.Unmarshal([]byte(line), &said); err != nil {
+			t.Fatal(err)
+		}
+		for key, w := range want {
+			if said[key] != w[0]+" (from "+w[1]+")" {
+				t.Errorf("the log says %s: %s, want %v", key, said[key], w)
+			}
+		}
+		if len(said) != len(want)+3 { // time, level, msg
+			t.Errorf("%d settings in the log, want %d: %s", len(said)-3, len(want), line)
+		}
+		return
+	}
+	t.Errorf("the log does not say which settings are given: %s", errs)
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/url"
 	"strings"
+	"text/tabwriter"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -20,7 +21,7 @@ import (
 const serveScope = scopeKafka | scopeTopics | scopeStore | scopeReplica | scopeServe
 
 func (a *app) serveCommand() *cobra.Command {
-	check := false
+	check, show := false, false
 	c := &cobra.Command{
 		Use:   "serve --brokers HOST:PORT --store-url URL --config FILE",
 		Short: "Run one replica against a Kafka cluster and an object store",
@@ -35,6 +36,8 @@ Every setting is a flag, a variable and a key of the YAML file:
 
 A flag counts before a variable, a variable before the file, the file before the
 default; a variable that is empty counts as not set. Secrets are best given as files (…_file).
+--print-config says what each one is and where it comes from, and the log at the start
+which were given; neither shows secrets.
 
 Before the first start, make the topics with "lockstitch topics create" and a
 signing key with "openssl rand -hex 32".
@@ -53,12 +56,18 @@ started.`,
       --clients-file /etc/lockstitch/clients.yaml \
       --signing-keys-file /etc/lockstitch/keys.yaml
 
-  lockstitch serve --config /etc/lockstitch/lockstitch.yaml --check-config`,
+  lockstitch serve --config /etc/lockstitch/lockstitch.yaml --check-config
+  lockstitch serve --config /etc/lockstitch/lockstitch.yaml --print-config`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, log, err := a.settings(c, serveScope)
 			if err != nil {
 				return err
+			}
+			if show {
+				if err := a.printSettings(s.stated); err != nil || !check {
+					return err
+				}
 			}
 			s.advise(log)
 			if check {
@@ -68,6 +77,7 @@ started.`,
 				_, err := fmt.Fprintln(a.out, "the configuration is valid")
 				return err
 			}
+			s.logGiven(log)
 			r, err := openReplica(c.Context(), s, log)
 			if err != nil {
 				return err
@@ -77,7 +87,17 @@ started.`,
 	}
 	addFlags(c.Flags(), serveScope)
 	c.Flags().BoolVar(&check, "check-config", false, "validate the settings, without connecting to anything, and exit")
+	c.Flags().BoolVar(&show, "print-config", false, "print each setting, its value and where it comes from, without secrets, and exit")
 	return c
+}
+
+func (a *app) printSettings(all []stated) error {
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "SETTING\tVALUE\tFROM")
+	for _, st := range all {
+		fmt.Fprintf(w, "%s\t%s\t%s\n", st.key, st.value, st.from)
+	}
+	return w.Flush()
 }
 
 // checkStores looks at the URLs of the store and the destinations as closely as

@@ -19,6 +19,8 @@ type Settings struct {
 	Auth    AuthSettings    `koanf:",squash"`
 	Limits  LimitSettings   `koanf:",squash"`
 	Log     LogSettings     `koanf:",squash"`
+
+	stated []stated // those in scope, as they were loaded
 }
 
 // KafkaSettings say how to reach the brokers.
