@@ -3,6 +3,7 @@ package main
 import (
 	"net"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,6 +24,13 @@ func newReplicaMetrics(reg prometheus.Registerer, s *Settings) *replicaMetrics {
 	f.NewGaugeVec(prometheus.GaugeOpts{Name: "lockstitch_build_info", Help: "1; its labels say what this replica is."},
 		[]string{"version", "goversion"}).WithLabelValues(versionText(), runtime.Version()).Set(1)
 	f.NewGauge(prometheus.GaugeOpts{Name: "lockstitch_memory_limit_bytes", Help: "The setting memory_limit."}).Set(float64(s.Replica.MemoryLimit))
+	settings := f.NewGaugeVec(prometheus.GaugeOpts{Name: "lockstitch_setting_info",
+		Help: "1 for each setting that must be the same on all replicas; the hash is that of its value, without secrets."}, []string{"setting", "hash"})
+	for _, st := range s.stated {
+		if slices.Contains(agreed, st.key) {
+			settings.WithLabelValues(st.key, st.digest()).Set(1)
+		}
+	}
 	m := &replicaMetrics{
 		throttled: f.NewCounter(prometheus.CounterOpts{Name: "lockstitch_kafka_throttle_seconds_total",
 			Help: "Time for which brokers have made this replica's clients wait, as quotas were exceeded."}),

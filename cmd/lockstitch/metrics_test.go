@@ -2,12 +2,15 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -59,5 +62,55 @@ lockstitch_memory_limit_bytes 3.145728e+08
 	m.OnBrokerConnect(kgo.BrokerMetadata{}, 0, nil, errors.New("refused"))
 	if s, n := testutil.ToFloat64(m.throttled), testutil.ToFloat64(m.connectFailed)-failed; s != 1.5 || n != 1 {
 		t.Errorf("%v s throttled, %v connections failed", s, n)
+	}
+}
+
+// Replicas that differ in a setting of the system tell so of that one; what each has for
+// itself, and its secrets, they do not tell.
+func TestReplicasTellWhereTheirSettingsDiffer(t *testing.T) {
+	for _, o := range options {
+		if strings.Contains(o.help, "same on all replicas") && !slices.Contains(agreed, o.key) {
+			t.Errorf("%s is to be the same on all replicas, and nobody is told where it is not", o.key)
+		}
+	}
+	for _, key := range agreed {
+		if _, ok := optionByKey(key); !ok {
+			t.Errorf("there is no setting %s", key)
+		}
+	}
+	tell := func(args ...string) map[string]string {
+		t.Helper()
+		s, _, err := loadSettings(flagsOf(t, args...), nil, serveScope)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reg := prometheus.NewRegistry()
+		newReplicaMetrics(reg, s)
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := make(map[string]string)
+		for _, f := range families {
+			if f.GetName() == "lockstitch_setting_info" {
+				for _, m := range f.GetMetric() { // labels are in order of their names
+					told[m.GetLabel()[1].GetValue()] = m.GetLabel()[0].GetValue()
+				}
+			}
+		}
+		return told
+	}
+	one := tell("--brokers=one:1", "--signing-keys=k1:"+strings.Repeat("k", 32), "--clients=a:secret:acme", "--data-dir=x", "--store-url=s3://bucket")
+	two := tell("--brokers=two:1", "--signing-keys=k1:"+strings.Repeat("l", 32), "--clients=a:other:acme", "--data-dir=y", "--store-url=s3://bucket",
+		"--memory-limit=1GiB", "--retention=10000h", "--default-account=acme", "--log-level=warn")
+	var differ []string
+	for key, hash := range one {
+		if two[key] != hash {
+			differ = append(differ, key)
+		}
+	}
+	slices.Sort(differ)
+	if fmt.Sprint(differ) != "[default_account retention]" || len(one) != len(agreed) || len(two) != len(agreed) {
+		t.Errorf("they differ in %v; %d and %d settings of %d are told", differ, len(one), len(two), len(agreed))
 	}
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -70,6 +72,22 @@ func each[T any](list []T, text func(T) string) string {
 		out[i] = text(t)
 	}
 	return strings.Join(out, ",")
+}
+
+// agreed are the settings that all replicas must have the same values of: by them input
+// is read, made rows of and kept, and calls are answered.
+var agreed = []string{
+	"events_topics", "profiles_topic", "definitions_topic", "catalog_topic", "reports_topic", "dead_letters_topic",
+	"group", "store_url", "destinations", "default_account", "accounts", "dedup_horizon", "retention",
+	"clients", "signing_keys", "issuer_jwks_url", "issuer", "issuer_audience", "issuer_account_claim", "issuer_algorithms",
+	"window_months", "max_attributes", "max_tags", "max_sections", "max_pending", "max_reports_size", "max_rolling_exports", "max_file_size",
+	"barrier_timeout", "file_lifetime",
+}
+
+// digest is the same for the same value as it is shown: of secrets it says nothing.
+func (st stated) digest() string {
+	sum := sha256.Sum256([]byte(st.value))
+	return hex.EncodeToString(sum[:6])
 }
 
 // logGiven says which settings have been given, and where.
