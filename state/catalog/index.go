@@ -7,17 +7,16 @@ import (
 	"lockstitch/state/segment"
 )
 
-// account is what a View knows of one account: the segments that hold a slice of
-// it, by id, and for each partition of the event topics the ranges of offsets
-// that its slices' rows come from.
+// account is what a View knows of one account: its slices, and for each partition of
+// the event topics the ranges of offsets that their rows come from.
 //
 // The ranges are there so that a file of a short way through the input is planned
 // without looking at what else is stored. They take 24 bytes for each source of
 // a slice, about 28 with the room that a list grows into; the source itself takes
-// 24 in SliceInfo, the rest of a slice 200 (BenchmarkSegments).
+// 24 in SliceInfo, the rest of a slice 190 (BenchmarkSegments).
 type account struct {
-	segments map[string]*Segment
-	ranges   map[segment.Partition]rangeList
+	slices slicesByTime
+	ranges map[segment.Partition]rangeList
 }
 
 // rangeList is a list of ranges from near whose front one is removed at little cost, however
@@ -48,9 +47,7 @@ func (r *offsetRange) info() *segment.SliceInfo { return &r.segment.Slices[r.sli
 
 func (r *offsetRange) offsets() *segment.OffsetRange { return &r.info().Sources[r.source] }
 
-func (r *offsetRange) ref() SliceRef {
-	return SliceRef{SegmentID: r.segment.ID, Object: r.segment.Object, Info: r.info()}
-}
+func (r *offsetRange) ref() SliceRef { return r.segment.ref(r.info()) }
 
 // in are the account's ranges that have an offset of another one.
 func (a *account) in(within segment.OffsetRange) iter.Seq[*offsetRange] {
@@ -140,10 +137,10 @@ func (s *state) add(seg *Segment) {
 		in := &seg.Slices[i]
 		a := s.accounts[in.Account]
 		if a == nil {
-			a = &account{segments: make(map[string]*Segment), ranges: make(map[segment.Partition]rangeList)}
+			a = &account{ranges: make(map[segment.Partition]rangeList)}
 			s.accounts[in.Account] = a
 		}
-		a.segments[seg.ID] = seg
+		a.slices.insert(place{seg, in})
 		for j := range in.Sources {
 			k := in.Sources[j].Source().At()
 			l := a.ranges[k]
@@ -158,6 +155,7 @@ func (s *state) drop(seg *Segment) {
 	for i := range seg.Slices {
 		in := &seg.Slices[i]
 		a := s.accounts[in.Account]
+		a.slices.remove(place{seg, in})
 		for j := range in.Sources {
 			k := in.Sources[j].Source().At()
 			l := a.ranges[k]
@@ -166,7 +164,7 @@ func (s *state) drop(seg *Segment) {
 				delete(a.ranges, k)
 			}
 		}
-		if delete(a.segments, seg.ID); len(a.ranges) == 0 {
+		if len(a.slices) == 0 {
 			delete(s.accounts, in.Account)
 		}
 	}

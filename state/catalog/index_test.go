@@ -23,6 +23,7 @@ import (
 type history struct {
 	t      *testing.T
 	r      *rand.Rand
+	look   func(*history) // compares what the view says with what was written
 	v      *View
 	ends   map[segment.Partition]int64
 	lived  []*Segment
@@ -32,8 +33,8 @@ type history struct {
 
 var historyAccounts = []string{"acme", "other", "rare"}
 
-func newHistory(t *testing.T, r *rand.Rand) *history {
-	h := &history{t: t, r: r, v: &View{st: newState()}, ends: make(map[segment.Partition]int64)}
+func newHistory(t *testing.T, r *rand.Rand, look func(*history)) *history {
+	h := &history{t: t, r: r, look: look, v: &View{st: newState()}, ends: make(map[segment.Partition]int64)}
 	for topic := range 1 + r.IntN(2) {
 		for n := range 1 + r.Int32N(3) {
 			h.topics = append(h.topics, segment.Stream{Topic: "e", Incarnation: topic, ID: segment.TopicID{byte(topic)}}.Range(n, 0, 0))
@@ -100,7 +101,8 @@ func (h *history) cut() {
 	var parts [2][]segment.SliceInfo
 	for p, sources := range rows {
 		half := int(p.hour) % 2
-		parts[half] = append(parts[half], segment.SliceInfo{Account: p.account, Rows: 1, MinTime: p.hour, MaxTime: p.hour, Sources: sources})
+		from, to := h.times(p.hour)
+		parts[half] = append(parts[half], segment.SliceInfo{Account: p.account, Rows: 1, MinTime: from, MaxTime: to, Sources: sources})
 	}
 	for _, part := range parts {
 		if len(part) > 0 {
@@ -138,7 +140,7 @@ func (h *history) merge() {
 	h.write(merged, gone[0].ID, gone[1].ID)
 	for _, seg := range gone {
 		if h.r.IntN(2) == 0 {
-			h.check()
+			h.look(h)
 		}
 		if h.v.Live(seg.ID) || h.v.Replaced(seg.ID) == 0 {
 			h.t.Fatalf("segment %s, which was replaced: live %v, replaced at %d", seg.ID, h.v.Live(seg.ID), h.v.Replaced(seg.ID))
@@ -221,9 +223,12 @@ func (h *history) check() {
 	}
 }
 
-func TestSlicesInFindsWhatASearchFinds(t *testing.T) {
+func TestSlicesInFindsWhatASearchFinds(t *testing.T) { everyStep(t, (*history).check) }
+
+// everyStep looks at every step of random catalogs.
+func everyStep(t *testing.T, look func(*history)) {
 	seed.Each(t, 5, func(t *testing.T, seed uint64) {
-		h := newHistory(t, rand.New(rand.NewPCG(seed, 3)))
+		h := newHistory(t, rand.New(rand.NewPCG(seed, 3)), look)
 		for range 100 {
 			switch n := h.r.IntN(10); {
 			case n < 6:
@@ -236,7 +241,7 @@ func TestSlicesInFindsWhatASearchFinds(t *testing.T) {
 				h.apply(h.lived[h.r.IntN(len(h.lived))].Record("cat"))
 			}
 			for range 2 {
-				h.check()
+				h.look(h)
 			}
 		}
 		for len(h.lived) > 0 {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"math"
 	"slices"
 	"sort"
 	"sync"
@@ -45,6 +44,10 @@ type SliceRef struct {
 	SegmentID string
 	Object    string
 	Info      *segment.SliceInfo
+}
+
+func (s *Segment) ref(in *segment.SliceInfo) SliceRef {
+	return SliceRef{SegmentID: s.ID, Object: s.Object, Info: in}
 }
 
 type state struct {
@@ -313,34 +316,6 @@ func (v *View) Replaced(id string) int64 {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	return v.st.replaced[id]
-}
-
-// Slices lists the slices of an account that may hold rows with start <=
-// server_time < end (ms; math.MaxInt64: no upper end), in order of their first
-// row.
-func (v *View) Slices(account string, start, end int64) []SliceRef {
-	v.mu.RLock()
-	var out []SliceRef
-	if a := v.st.accounts[account]; a != nil {
-		for _, s := range a.segments {
-			for i := range s.Slices {
-				in := &s.Slices[i]
-				if in.Account == account && in.MaxTime >= start && (in.MinTime < end || end == math.MaxInt64) {
-					out = append(out, SliceRef{SegmentID: s.ID, Object: s.Object, Info: in})
-				}
-			}
-		}
-	}
-	v.mu.RUnlock()
-	inOrder(out)
-	return out
-}
-
-// inOrder sorts slices by their first row.
-func inOrder(refs []SliceRef) {
-	slices.SortFunc(refs, func(a, b SliceRef) int {
-		return cmp.Or(cmp.Compare(a.Info.MinTime, b.Info.MinTime), cmp.Compare(a.SegmentID, b.SegmentID), cmp.Compare(a.Info.Offset, b.Info.Offset))
-	})
 }
 
 func (v *View) apply(r *kgo.Record) error {
