@@ -140,7 +140,7 @@ func TestDefaultsHaveRoom(t *testing.T) {
 	}
 	minutely, quarterly, hourly := plan.Steps("acme", time.Minute), plan.Steps("acme", 15*time.Minute), plan.Steps("acme", time.Hour)
 	one, all, most := c.Limits.ReportsBytes, c.Limits.AllReportsBytes, int64(s.Limits.MaxRolling)
-	if minutely+hourly > one || most*quarterly > one || minutely+5*hourly > all/2 {
+	if minutely+hourly > one || most*quarterly > one || 2*(minutely+5*hourly) > all/8*7 {
 		t.Errorf("a rolling export takes %d, %d and %d bytes of %d for an account and %d for all", minutely, quarterly, hourly, one, all)
 	}
 	polled := report.Request{Account: "acme", Body: make([]byte, 100), Question: report.Question{Barrier: plan.Positions, After: plan.Positions}}

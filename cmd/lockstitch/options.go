@@ -255,7 +255,7 @@ var options = []option{
 	{"max_tags", 25, "tag columns of one export", between(1, 10_000), scopeReplica, false},
 	{"max_sections", 25, "sections an account may have and still export", between(1, 1_000_000), scopeReplica, false},
 	{"max_pending", 10, "unfinished exports of one account, over all replicas", between(1, 100_000), scopeReplica, false},
-	{"max_reports_size", Bytes(64 << 20), "what reports and rolling exports of one account, with all files that these will have, may take of every replica's memory; those of all accounts may take three sixteenths of memory_limit, those of one three quarters of that", size(1<<20, 1<<40), scopeReplica, false},
+	{"max_reports_size", Bytes(64 << 20), "what reports and rolling exports of one account, with all files that these will have, may take of every replica's memory; those of all accounts may take three sixteenths of memory_limit, those of one three quarters of that; its last eighth is for accounts with at most 1MiB", size(1<<20, 1<<40), scopeReplica, false},
 	{"max_rolling_exports", 20, "rolling exports one account may have", between(1, 100_000), scopeReplica, false},
 	{"max_file_size", Bytes(2 << 30), "size of one file, compressed", size(1<<10, 64<<30), scopeReplica, false},
 	{"tokens_per_minute", 10, "token calls of one client to one replica", between(1, 10_000_000), scopeReplica, false},

@@ -61,7 +61,7 @@ type Limits struct {
 	Sections           int   // sections defined on the account; 25
 	Pending            int   // exports of an account without result, over all replicas; 10
 	ReportsBytes       int64 // what an account's reports and rolling exports may take of every replica's memory; 64 MiB
-	AllReportsBytes    int64 // what those of all accounts may; 96 MiB
+	AllReportsBytes    int64 // what those of all accounts may, as room divides it; 96 MiB
 	RollingExports     int   // rolling exports of an account; 20
 	TokensPerMinute    int   // token calls of a client; 10
 	ExportsPerMinute   int   // export requests of an account; 60

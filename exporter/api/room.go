@@ -8,23 +8,33 @@ import (
 	"lockstitch/state/report"
 )
 
+// littleBytes is what reports and rolling exports of an account may take even where those of
+// a few others take all that they can get: some 250 reports, or two files every hour.
+const littleBytes = 1 << 20
+
 // room refuses what would take so many bytes more of every replica's memory than reports
-// and rolling exports of the account, or of all, may take, those counted with all files
-// that they will have. at is a position in each partition of the event topics, what is
-// how the detail calls what is refused. counted: the table knows of it already.
+// and rolling exports may take, those counted with all files that they will have: those of
+// an account ReportsBytes, those of all AllReportsBytes, of which the last eighth is for
+// accounts that take no more than littleBytes. What others take is in the log and not in
+// the detail. at is a position in each partition of the event topics, what is how the
+// detail calls what is refused. counted: the table knows of it already.
 func (s *server) room(account string, at []report.End, more int64, what string, counted bool) error {
 	have, lim := s.deps.Reports.Sizes(account, s.plan(at)), s.cfg.Limits
 	if counted {
 		have.Account, have.All = have.Account-more, have.All-more
 	}
+	all, who := lim.AllReportsBytes, "any account"
+	if have.Account+more > littleBytes {
+		all, who = all-all/8, "accounts that take more than "+bytesText(littleBytes)
+	}
 	if have.Account+more > lim.ReportsBytes {
 		return limited(kindReports, time.Hour, fmt.Sprintf("%s needs %s more memory; the account's reports and rolling exports take %s of %s (max_reports_size). %s",
 			what, bytesText(more), bytesText(have.Account), bytesText(lim.ReportsBytes), whatHelps))
 	}
-	if have.All+more > lim.AllReportsBytes {
-		s.log.Warn("there is no room for more reports or rolling exports, of whatever account", "account", account, "bytes", more, "taken", have.All, "limit", lim.AllReportsBytes)
-		return limited(kindReports, time.Hour, fmt.Sprintf("%s needs %s more memory; of the %s that reports and rolling exports of all accounts may take (by memory_limit) %s are left. %s",
-			what, bytesText(more), bytesText(lim.AllReportsBytes), bytesText(max(0, lim.AllReportsBytes-have.All)), whatHelps))
+	if have.All+more > all {
+		s.log.Warn("there is no room for more reports or rolling exports", "for", who, "account", account, "bytes", more, "taken", have.All, "limit", all)
+		return limited(kindReports, time.Hour, fmt.Sprintf("%s needs %s more memory; the account's reports and rolling exports take %s, and there is no room left for %s (by memory_limit). %s",
+			what, bytesText(more), bytesText(have.Account), who, whatHelps))
 	}
 	return nil
 }

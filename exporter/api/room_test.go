@@ -11,6 +11,7 @@ import (
 
 	"github.com/oklog/ulid/v2"
 
+	"lockstitch/exporter/auth"
 	"lockstitch/state/report"
 )
 
@@ -23,6 +24,9 @@ func (r *rig) plan() report.Plan {
 	}
 	return report.Plan{Lifetime: 7 * 24 * time.Hour, Positions: at}
 }
+
+// allFor is what all accounts may take where those that have much may take so many bytes.
+func allFor(bytes int64) int64 { return bytes * 8 / 7 }
 
 // Files of rolling exports are held in memory as reports are: what an account's will have
 // is bounded, from the beginning.
@@ -75,14 +79,13 @@ func TestDeletedOrdersMakeRoom(t *testing.T) {
 // One that has stopped can be mended whatever room there is, that of others too.
 func TestAStoppedOrderNeedsNoRoom(t *testing.T) {
 	plan := report.Plan{Lifetime: 7 * 24 * time.Hour, Positions: []report.End{{Topic: "email-events"}, {Topic: "email-events"}}}
-	r := newRig(t, func(c *Config, _ *Deps) { c.Limits.AllReportsBytes = plan.Steps("acme", 5*time.Minute) + 5_000 })
+	r := newRig(t, func(c *Config, _ *Deps) { c.Limits.AllReportsBytes = allFor(plan.Steps("acme", 5*time.Minute) + 5_000) })
 	r.define(definitions...)
 	const path, every = "/emails/rolling-exports/x", `{"every":"PT5M","start":"now"}`
 	r.put("a", "x", every, 201)
-	for range 20 {
-		r.do("POST", "/emails/reports", "b", recently())
+	for range 10 {
+		r.request("b", recently())
 	}
-	r.problem(r.do("POST", "/emails/reports", "b", recently()), 429, "too-many-reports")
 	mended := strings.TrimSuffix(every, "}") + `,"additional_attribute_mappings":[{"version_id":"9"}]}`
 	r.problem(r.do("PUT", path, "a", mended), 429, "too-many-reports")
 	o, _ := r.table.OrderNamed("acme", "x")
@@ -137,6 +140,53 @@ func TestAnAccountWithoutRoom(t *testing.T) {
 		t.Errorf("%d %s", a.StatusCode, a.body)
 	}
 	r.put("a", "y", `{"every":"PT6M","start":"beginning"}`, 201)
+}
+
+// Two accounts that take all that they can get leave a third one room for its exports, as
+// much as an account with little may have, and nobody is told what the others have.
+func TestAFewAccountsLeaveRoomForOthers(t *testing.T) {
+	const all = 96 << 20
+	r := newRig(t, func(c *Config, d *Deps) {
+		frozen("")(c, d)
+		c.Clients = append(c.Clients, auth.Client{ID: "c", SecretHash: auth.HashSecret("secret-c"), Account: "third"})
+		c.Limits.AllReportsBytes, c.Limits.RollingExports, c.Limits.ExportsPerMinute = all, 1000, 1000
+	})
+	greedy := func(client, every string) (p Problem) {
+		t.Helper()
+		for i := range 100 {
+			a := r.do("PUT", fmt.Sprintf("/emails/rolling-exports/%s-%d", strings.ToLower(every), i), client, fmt.Sprintf(`{"every":%q,"start":"now"}`, every))
+			if a.StatusCode != 201 {
+				return r.problem(a, 429, "too-many-reports")
+			}
+		}
+		t.Fatalf("%s may have any number of rolling exports", client)
+		return p
+	}
+	var p Problem
+	for _, client := range []string{"a", "b"} {
+		for _, every := range []string{"PT1M", "PT5M", "PT1H", "P1D"} {
+			p = greedy(client, every)
+		}
+		for a := r.do("POST", "/emails/reports", client, recently()); a.StatusCode == 202; a = r.do("POST", "/emails/reports", client, recently()) {
+			r.delete(client, r.list(client)[0].ReportID)
+		}
+	}
+	taken := r.table.Sizes("third", r.plan())
+	if taken.Account != 0 || taken.All > all/8*7 || taken.All < all/8*7-10_000 {
+		t.Errorf("two accounts take %d of %d bytes", taken.All, all)
+	}
+	if !strings.Contains(p.Detail, "accounts that take more than 1.0 MB") || strings.Contains(p.Detail, bytesText(all)) || strings.Contains(p.Detail, bytesText(all/8*7)) {
+		t.Errorf("%q", p.Detail)
+	}
+
+	r.request("c", recently())
+	p = greedy("c", "PT1H")
+	if got := r.table.Sizes("third", r.plan()).Account; got > littleBytes || got < littleBytes/2 {
+		t.Errorf("a third account takes %d bytes of %d", got, littleBytes)
+	}
+	if !strings.Contains(p.Detail, "memory_limit") {
+		t.Errorf("%q", p.Detail)
+	}
 }
 
 // The same for all accounts together, and for what is asked for at the same time of more
@@ -211,14 +261,14 @@ func TestAChangeThatFoundNoRoomIsTakenBack(t *testing.T) {
 		want              time.Duration
 	}{
 		{"taken back", false, false, time.Hour},
-		{"changed by another since", true, false, 30 * time.Minute},
+		{"changed by another since", true, false, 5 * time.Minute},
 		{"the caller has gone", false, true, time.Hour},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			others := &overtaking{}
 			r := newRig(t, func(c *Config, d *Deps) {
 				plan := report.Plan{Lifetime: 7 * 24 * time.Hour, Positions: []report.End{{Topic: "email-events"}, {Topic: "email-events"}}}
-				c.Limits.AllReportsBytes = plan.Steps("acme", time.Minute) + 500_000
+				c.Limits.AllReportsBytes = allFor(plan.Steps("acme", time.Minute) + 500_000)
 				others.Table = d.Reports.(*report.Table)
 				d.Reports = others
 			})
@@ -231,7 +281,7 @@ func TestAChangeThatFoundNoRoomIsTakenBack(t *testing.T) {
 					t.Error(err)
 				}
 				if c.changedBy {
-					if err := others.Table.ChangeOrder(t.Context(), "acme", id, report.Settings{Revision: "theirs", Every: 30 * time.Minute, Body: []byte(`{"every":"PT30M"}`)}); err != nil {
+					if err := others.Table.ChangeOrder(t.Context(), "acme", id, report.Settings{Revision: "theirs", Every: 5 * time.Minute, Body: []byte(`{"every":"PT5M"}`)}); err != nil {
 						t.Error(err)
 					}
 				}
