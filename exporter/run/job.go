@@ -47,11 +47,11 @@ func (r *Runner) run(ctx context.Context, rep *report.Report) {
 	}
 	missing := 0
 	res, err := backoff.Retry(ctx, func() (report.Result, error) {
-		release, err := r.token(ctx, rep)
+		end, err := r.turns.wait(ctx, rep.Request.Account, rep.Request.Step != nil)
 		if err != nil {
 			return report.Result{}, backoff.Permanent(err)
 		}
-		defer release()
+		defer end()
 		res, err := r.attempt(ctx, rep, show)
 		if err != nil && ctx.Err() == nil {
 			if errors.Is(err, objects.ErrNotExist) {
@@ -76,25 +76,7 @@ func (r *Runner) run(ctx context.Context, rep *report.Report) {
 	if err != nil {
 		return // ctx has ended
 	}
-	r.finish(ctx, rep, res) // without a token: it may wait for Kafka
-}
-
-// token waits until a file may be rendered, and returns what lets the next one.
-// Reports of any account may take long and hold all tokens but one: that one is for
-// steps of standing orders, which are due every period. An error only when ctx ends.
-func (r *Runner) token(ctx context.Context, rep *report.Report) (release func(), err error) {
-	steps := r.steps
-	if rep.Request.Step == nil {
-		steps = nil // nobody takes from it
-	}
-	select {
-	case r.render <- struct{}{}:
-		return func() { <-r.render }, nil
-	case steps <- struct{}{}:
-		return func() { <-r.steps }, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	r.finish(ctx, rep, res) // after its turn: it may wait for Kafka
 }
 
 // attempt renders the file into an object of its own, of a rolling report the

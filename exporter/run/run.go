@@ -77,9 +77,8 @@ type Runner struct {
 	metrics *metrics
 	slots   *Slots
 	waits   waits
-	render  chan struct{} // holds a token for each file being rendered,
-	steps   chan struct{} // and this one that of a step, of which no report has one
-	misled  time.Time     // when files had last expired by this machine's clock alone; cleanLoop's
+	turns   *turns
+	misled  time.Time // when files had last expired by this machine's clock alone; cleanLoop's
 }
 
 // New checks the configuration. Run does the work.
@@ -107,7 +106,7 @@ func New(cfg Config, deps Deps) (*Runner, error) {
 	}
 	return &Runner{
 		cfg: cfg, deps: deps, log: deps.Log.With("component", "runner"), metrics: newMetrics(deps.Registerer),
-		slots: newSlots(), render: make(chan struct{}, cfg.Parallel), steps: make(chan struct{}, 1),
+		slots: newSlots(), turns: newTurns(cfg.Parallel),
 		waits: waits{of: make(map[*progress]waiting)},
 	}, nil
 }

@@ -50,6 +50,7 @@ type world struct {
 	broker  *kfake.Cluster
 	opts    []kgo.Opt
 	store   objects.Store
+	account string // that submits
 	catalog *catalog.View
 	prod    *kgo.Client
 	dial    dialer
@@ -85,7 +86,7 @@ func newWorldOn(t testing.TB, dial dialer, kopts ...kfake.Opt) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	w := &world{t: t, broker: c, dial: dial, opts: []kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...), kgo.Dialer(dial)}}
+	w := &world{t: t, broker: c, dial: dial, account: "acme", opts: []kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...), kgo.Dialer(dial)}}
 	if w.store, err = objects.Open(t.Context(), "file://"+t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +161,7 @@ func (w *world) submit(tab *report.Table, end int64, patience time.Duration) *re
 func (w *world) submitAt(tab *report.Table, end int64, patience time.Duration, at time.Time) *report.Report {
 	w.t.Helper()
 	r, err := tab.Submit(w.t.Context(), &report.Request{
-		ID: ulid.Make().String(), Account: "acme", CreatedAt: at, Body: []byte("{}"),
+		ID: ulid.Make().String(), Account: w.account, CreatedAt: at, Body: []byte("{}"),
 		Question:        report.Question{Barrier: []report.End{{Topic: "events", TopicID: topicID, Offset: end}}, CompleteThrough: at},
 		BarrierDeadline: at.Add(patience),
 	}, 100)
@@ -179,13 +180,13 @@ func (w *world) submitStep(tab *report.Table, end int64, tweaks ...func(*report.
 		tweak(step)
 	}
 	if _, err := tab.CreateOrder(w.t.Context(), &report.Order{
-		ID: order, Account: "acme", Name: "o", CreatedAt: time.Now(),
+		ID: order, Account: w.account, Name: step.Name, CreatedAt: time.Now(),
 		Settings: report.Settings{Revision: "r", Every: time.Minute, Body: []byte("{}")},
 	}, 0); err != nil {
 		w.t.Fatal(err)
 	}
 	r, err := tab.SubmitStep(w.t.Context(), &report.Request{
-		ID: ulid.Make().String(), Account: "acme", CreatedAt: time.Now(), Body: []byte("{}"),
+		ID: ulid.Make().String(), Account: w.account, CreatedAt: time.Now(), Body: []byte("{}"),
 		Question: report.Question{Rolling: true, Barrier: []report.End{{Topic: "events", TopicID: topicID, Offset: end}}},
 		Step:     step,
 	})
@@ -228,7 +229,7 @@ func (w *world) await(tab *report.Table, id string, want ...report.Status) *repo
 	defer cancel()
 	for {
 		changed := tab.Changed()
-		r, ok := tab.Get("acme", id)
+		r, ok := tab.Get(w.account, id)
 		if ok && slices.Contains(want, r.Status(time.Now())) {
 			return r
 		}
