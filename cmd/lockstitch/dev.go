@@ -127,6 +127,9 @@ func openDev(ctx context.Context, s *Settings, log *slog.Logger, o devOptions) (
 	if err := errors.Join(s.Auth.completeClients("--client")...); err != nil {
 		return nil, nil, usage(err)
 	}
+	if err := makeOwnDir(s.Replica.DataDir); err != nil {
+		return nil, nil, err
+	}
 	b, err := startBroker(filepath.Join(s.Replica.DataDir, "broker"), o.kafkaListen)
 	if err != nil {
 		return nil, nil, err
@@ -151,6 +154,23 @@ func openDev(ctx context.Context, s *Settings, log *slog.Logger, o devOptions) (
 		return nil, nil, err
 	}
 	return b, r, nil
+}
+
+// makeOwnDir makes the data directory. One that another user has made is refused: with the
+// signing key that they may have put there they could make tokens, and change all that is
+// stored.
+func makeOwnDir(dir string) error {
+	if err := os.MkdirAll(dir, privateDir); err != nil {
+		return fmt.Errorf("the data directory cannot be made: %w; choose another --data-dir", err)
+	}
+	info, err := os.Stat(dir)
+	if err == nil && !isOwn(info) {
+		err = errors.New("belongs to another user, who can change what is in it")
+	}
+	if err != nil {
+		return fmt.Errorf("the data directory %s %w; choose another --data-dir", dir, err)
+	}
+	return nil
 }
 
 // devKey reads the signing key of the directory, or makes one.

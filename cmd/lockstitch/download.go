@@ -53,12 +53,10 @@ func (a *app) openSink(out string) (sink, error) {
 	return s, nil
 }
 
-var errInUse = errors.New("is in use by another process")
-
 // openFile opens FILE.part with what is there, and locks it: of two processes that
 // write to it neither would have its file.
 func openFile(name string) (*fileSink, error) {
-	f, err := os.OpenFile(name+".part", os.O_RDWR|os.O_CREATE, privateFile)
+	f, err := openOwn(name + ".part")
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +128,7 @@ func (s *fileSink) keep() error {
 	if info.Size() != s.n { // not everybody asks for a lock
 		return errors.Join(fmt.Errorf("%s has %d bytes, of which %d were verified, and must not be used: something else writes to it", s.f.Name(), info.Size(), s.n), s.drop())
 	}
-	if old, err := os.Stat(s.name); err == nil && old.Mode().Perm() != info.Mode().Perm() {
+	if old, err := os.Lstat(s.name); err == nil && isOwnFile(old) && old.Mode().Perm() != info.Mode().Perm() {
 		if err := s.f.Chmod(old.Mode().Perm()); err != nil {
 			return err
 		}

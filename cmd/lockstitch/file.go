@@ -4,7 +4,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -12,7 +14,7 @@ import (
 
 // What a command makes holds personal data or secrets, and nobody but its user may read
 // it. A directory that is there keeps its mode, and a file that is downloaded has the one
-// of the file that it takes the place of.
+// of the file that it takes the place of, if that is its user's own.
 const (
 	privateFile = 0o600
 	privateDir  = 0o700
@@ -34,10 +36,61 @@ func replaceFile(path string, data []byte) error {
 	return syncDir(filepath.Dir(path))
 }
 
+// errNotOwn says that what is there under a name was made by somebody else, or leads
+// elsewhere: others could read what is written to it, or change that later.
+var errNotOwn = errors.New("is a link, has another name too, or is no regular file of your own, so that others might read or change what is written to it; remove it or choose another place")
+
+var errInUse = errors.New("is in use by another process")
+
+// isOwn tells whether a file or directory belongs to who runs this.
+func isOwn(info fs.FileInfo) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(stat.Uid) == os.Geteuid()
+}
+
+// isOwnFile tells whether it is a file of who runs this, under one name.
+func isOwnFile(info fs.FileInfo) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && info.Mode().IsRegular() && isOwn(info) && stat.Nlink == 1
+}
+
+// openOwn opens a file for reading and writing with what is there, or makes it. In a
+// directory that others may write to, what is there may be theirs: that is errNotOwn.
+func openOwn(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, privateFile)
+	if !errors.Is(err, fs.ErrExist) {
+		return f, err
+	}
+	f, err = os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW, 0)
+	switch {
+	case errors.Is(err, syscall.ELOOP):
+		return nil, fmt.Errorf("%s %w", path, errNotOwn)
+	case errors.Is(err, fs.ErrNotExist): // who had it has taken it away since
+		return nil, fmt.Errorf("%s %w", path, errInUse)
+	case err != nil:
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !isOwnFile(info) {
+		err = fmt.Errorf("%s %w", path, errNotOwn)
+	}
+	if err == nil {
+		err = f.Chmod(privateFile)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
 // writeSynced writes a file, whose contents are durable when it returns. Its name is
-// only after a call of syncDir.
+// only after a call of syncDir. What is there goes, and is not written to: it may be a
+// link, or another user's.
 func writeSynced(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, privateFile)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, privateFile)
 	if err != nil {
 		return err
 	}
