@@ -255,7 +255,7 @@ func (x *exportClient) download(ctx context.Context, address, sha256 string, fro
 		req.Header.Set("Range", "bytes="+strconv.FormatInt(from, 10)+"-")
 		req.Header.Set("If-Range", `"`+sha256+`"`) // the file's ETag
 	}
-	resp, err := x.http.Do(req)
+	resp, err := x.do(req)
 	if err != nil {
 		return stalled(ctx, hideQuery(err))
 	}
@@ -292,6 +292,14 @@ func hideQuery(err error) error {
 	return err
 }
 
+// do sends a request, and follows no redirect: the API has none, and what a call carries, a
+// secret, a token or the credential of a download, is for the server that it is addressed to.
+func (x *exportClient) do(req *http.Request) (*http.Response, error) {
+	client := x.http
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return client.Do(req)
+}
+
 // call makes one call that is no download; header are names and values. It gets a
 // token if there is none, and, once, another for one that is refused.
 func (x *exportClient) call(ctx context.Context, method, path, contentType, body string, answer any, header ...string) error {
@@ -326,7 +334,7 @@ func (x *exportClient) send(ctx context.Context, method, path, contentType, body
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
-	resp, err := x.http.Do(req)
+	resp, err := x.do(req)
 	if err != nil {
 		if errors.Is(err, context.Canceled) {
 			return context.Canceled
@@ -348,6 +356,10 @@ func (x *exportClient) send(ctx context.Context, method, path, contentType, body
 
 func answerError(resp *http.Response) error {
 	e := &problemError{status: resp.StatusCode, detail: http.StatusText(resp.StatusCode) + "; is it a Lockstitch API?"}
+	if to, err := resp.Location(); err == nil && resp.StatusCode/100 == 3 {
+		e.detail = fmt.Sprintf("a redirect to %s://%s, which is not followed, as the call carries a credential; check --url", to.Scheme, to.Host)
+		return e
+	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	var p api.Problem
 	if err == nil && json.NewDecoder(bytes.NewReader(body)).Decode(&p) == nil && p.Detail != "" {

@@ -44,3 +44,42 @@ func TestAnAnswerIsBounded(t *testing.T) {
 		t.Errorf("%.1000v", err)
 	}
 }
+
+// Secrets, tokens and the credentials of downloads are for the server that was named, and
+// not for one that it redirects to.
+func TestNoRedirectIsFollowed(t *testing.T) {
+	other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("%s %s was sent on, Authorization %q", r.Method, r.URL, r.Header.Get("Authorization"))
+	}))
+	defer other.Close()
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/moved") {
+			t.Errorf("%s was sent on", r.URL)
+		}
+		to := other.URL
+		if r.FormValue("to") == "here" {
+			to = ""
+		}
+		w.Header().Set("Location", to+"/moved?token=hush")
+		w.WriteHeader(http.StatusTemporaryRedirect)
+	}))
+	defer srv.Close()
+	for _, to := range []string{"there", "here"} {
+		for name, call := range map[string]func(x *exportClient) error{
+			"a token": func(x *exportClient) error {
+				return x.send(t.Context(), http.MethodPost, "/oauth/token?to="+to, "", "client_secret=hush", nil)
+			},
+			"a call": func(x *exportClient) error {
+				x.token = "hush"
+				return x.call(t.Context(), http.MethodGet, "/?to="+to, "", "", nil)
+			},
+			"download": func(x *exportClient) error { return x.download(t.Context(), srv.URL+"/?to="+to, "", 0, io.Discard) },
+		} {
+			err := call(&exportClient{url: srv.URL, id: "a", secret: "hush", http: *srv.Client()})
+			var p *problemError
+			if !errors.As(err, &p) || p.status != http.StatusTemporaryRedirect || !strings.Contains(p.detail, "a redirect to http") || strings.Contains(p.detail, "hush") {
+				t.Errorf("%s, redirected %s: %v", name, to, err)
+			}
+		}
+	}
+}

@@ -316,7 +316,10 @@ func (t *tokens) Token() (_ *oauth2.Token, err error) {
 	if t.ask.ClientSecret, err = secretNow(t.c.OAuthClientSecret, t.c.OAuthClientSecretFile); err != nil {
 		return nil, err
 	}
-	token, err := t.ask.Token(context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Timeout: dialTimeout}))
+	client := &http.Client{Timeout: dialTimeout, CheckRedirect: func(*http.Request, []*http.Request) error {
+		return http.ErrUseLastResponse // the secret is for the endpoint that was named
+	}}
+	token, err := t.ask.Token(context.WithValue(context.Background(), oauth2.HTTPClient, client))
 	if err == nil && token.Expiry.IsZero() {
 		token.Expiry = expiry(token.AccessToken)
 	}

@@ -280,6 +280,31 @@ func TestTokenEndpointIsAway(t *testing.T) {
 	}
 }
 
+// TestTokenEndpointRedirects: whoever it leads to is not shown the client's secret, be it
+// in the body, which 307 sends again. That is an answer, and not something that passes.
+func TestTokenEndpointRedirects(t *testing.T) {
+	var sentOn atomic.Int32
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/other" {
+			sentOn.Add(1)
+		}
+		http.Redirect(w, r, "/other", http.StatusTemporaryRedirect)
+	}))
+	defer srv.Close()
+	m, err := Config{OAuthTokenURL: srv.URL, OAuthClientID: "a", OAuthClientSecret: "b", SASLMechanism: SASLOAuthBearer}.mechanism()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = m.Authenticate(t.Context(), "broker")
+	var passes interface{ Temporary() bool }
+	if err == nil || !strings.Contains(err.Error(), "307") || errors.As(err, &passes) && passes.Temporary() {
+		t.Errorf("%v", err)
+	}
+	if n := sentOn.Load(); n > 0 {
+		t.Errorf("%d requests were sent on", n)
+	}
+}
+
 // TestTokensWithoutAnExpiry: of one whose endpoint does not say how long it lives, its
 // own time counts, and a minute where it has none. Ten seconds before, another is asked for.
 func TestTokensWithoutAnExpiry(t *testing.T) {
