@@ -42,6 +42,12 @@ func TestComposeFileIsValidAndRunsTwoReplicas(t *testing.T) {
 		if name != "topics" && svc.Restart != types.RestartPolicyUnlessStopped {
 			t.Errorf("%s is restarted %q", name, svc.Restart)
 		}
+		// Its secrets are published.
+		for _, port := range svc.Ports {
+			if port.HostIP != "127.0.0.1" {
+				t.Errorf("%s answers others than this machine, on %q port %s", name, port.HostIP, port.Published)
+			}
+		}
 		for _, v := range svc.Volumes {
 			if v.Type != types.VolumeTypeBind {
 				continue

@@ -120,6 +120,9 @@ func checkStores(ctx context.Context, s ReplicaSettings) error {
 // shortSecret is how many characters a client's secret should have.
 const shortSecret = 16
 
+// published is how the secrets begin that everybody can read: those of deploy/trial.
+const published = "change-me"
+
 // advise warns of settings that are valid and rarely meant.
 func (s *Settings) advise(log *slog.Logger) {
 	s.Kafka.advise(log)
@@ -136,7 +139,15 @@ func (s *Settings) advise(log *slog.Logger) {
 	if len(s.Auth.Clients) == 0 && s.Auth.IssuerJWKSURL == "" {
 		log.Warn("neither clients nor issuer_jwks_url is set: nobody can call the API")
 	}
+	for _, k := range s.Auth.SigningKeys {
+		if strings.HasPrefix(string(k.Key), published) {
+			log.Warn("a signing key is the published one of deploy/trial, with which anybody can make tokens of any account: make one with `openssl rand -hex 32`", "kid", k.KID)
+		}
+	}
 	for _, c := range s.Auth.Clients {
+		if strings.HasPrefix(string(c.Secret), published) {
+			log.Warn("the secret of a client is the published one of deploy/trial, which everybody knows: make one with `openssl rand -hex 16`", "client", c.ID)
+		}
 		if n := utf8.RuneCountInString(string(c.Secret)); n > 0 && n < shortSecret { // of one known by its hash nothing can be said
 			log.Warn("the secret of a client has fewer than 16 characters and may be guessed, which nothing holds up: make one with `openssl rand -hex 16`", "client", c.ID)
 		}
