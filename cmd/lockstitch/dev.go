@@ -143,6 +143,7 @@ func openDev(ctx context.Context, s *Settings, log *slog.Logger, o devOptions) (
 	}
 	s.Auth.SigningKeys = []SigningKey{{KID: "dev", Key: kafka.Secret(key)}}
 	s.Kafka.Brokers = []string{b.addr}
+	s.HTTP.ownNames = true
 	s.Replica.writerSuffix = "-" + ulid.Make().String()
 	if err := b.createTopics(ctx, s.Topics.TopicNames(), o.partitions); err != nil {
 		b.Close()

@@ -297,6 +297,9 @@ func (r *replica) build(opts []kgo.Opt) (err error) {
 	if err != nil {
 		return err
 	}
+	if r.s.HTTP.ownNames {
+		handler = ownNames(r.s.HTTP, handler)
+	}
 	r.server.answerWith(handler)
 	return nil
 }

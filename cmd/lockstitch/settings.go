@@ -95,6 +95,8 @@ type HTTPSettings struct {
 	TLSKeyFile  string `koanf:"http_tls_key_file"`
 	AdminListen string `koanf:"admin_listen"`
 	Pprof       bool   `koanf:"pprof"`
+
+	ownNames bool // set by dev; see ownNames
 }
 
 // AuthSettings say who may call the API.
