@@ -79,7 +79,7 @@ func again[T any](ctx context.Context, x *exportClient, limit time.Duration, cal
 	return backoff.Retry(ctx, call, backoff.WithMaxElapsedTime(limit), backoff.WithNotify(func(err error, pause time.Duration) {
 		var p *problemError
 		if x.out != nil && errors.As(err, &p) && (p.retry > 0 || p.status == http.StatusTooManyRequests) {
-			fmt.Fprintf(x.out, "%v; waiting for %s\n", err, pause.Round(time.Second))
+			say(x.out, "%v; waiting for %s\n", err, pause.Round(time.Second))
 		}
 	}))
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"unicode"
 )
 
 // The address of a download carries a credential, and what is said about one that failed
@@ -81,5 +84,59 @@ func TestNoRedirectIsFollowed(t *testing.T) {
 				t.Errorf("%s, redirected %s: %v", name, to, err)
 			}
 		}
+	}
+}
+
+// A server's texts end up in a terminal, which obeys control characters, and its id of a
+// report in a command that is meant to be pasted.
+func TestTextsOfAServerAreOnlyShown(t *testing.T) {
+	obeyed := func(text string) bool {
+		return strings.ContainsFunc(text, func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' })
+	}
+	const hostile = "a\x1b]0;x\x07\u009b31m\x7f$(touch x)"
+	status := map[string]any{"report_id": hostile, "status": "completed", "rows": 1, "bytes": 1, "sha256": hostile, "cursor": hostile, "created_at": "2026-01-01T00:00:00Z"}
+	var answers map[string]any
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if answer := answers[r.URL.Path]; answer != nil {
+			_ = json.NewEncoder(w).Encode(answer)
+			return
+		}
+		status := http.StatusConflict
+		if r.URL.Path == "/oauth/token" {
+			status = http.StatusTooManyRequests
+		}
+		w.WriteHeader(status)
+		_ = json.NewEncoder(w).Encode(map[string]any{"title": hostile, "detail": hostile, "errors": []any{map[string]any{"pointer": hostile, "detail": hostile}, map[string]any{}}})
+	}))
+	defer srv.Close()
+	env := []string{"LOCKSTITCH_URL=" + srv.URL + "/a;b", "LOCKSTITCH_TOKEN=t"}
+	failed := map[string]any{"report_id": hostile, "status": "error", "error": map[string]any{"title": hostile, "detail": hostile}, "waiting": []any{map[string]any{"topic": hostile, "reason": hostile}}}
+	order := map[string]any{"name": hostile, "state": hostile, "request": map[string]any{"every": hostile}, "held_up": hostile, "error": map[string]any{"title": hostile, "detail": hostile}}
+	for name, c := range map[string]struct {
+		args    string
+		answers map[string]any
+		want    string
+	}{
+		"refused":     {"export --report x -o -", nil, "the server answered 409"},
+		"failed":      {"export --report x -o -", map[string]any{"/a;b/emails/reports/x": failed}, "waiting for a"},
+		"to go on":    {"export --report x -o -", map[string]any{"/a;b/emails/reports/x": status}, "--url '" + srv.URL + "/a;b' --report 'a"},
+		"stopped":     {"rolling pull x --dir " + t.TempDir(), map[string]any{"/a;b/emails/rolling-exports/x/files": map[string]any{"order_id": hostile}, "/a;b/emails/rolling-exports/x": order}, "is held up: a"},
+		"of an order": {"rolling show x", map[string]any{"/a;b/emails/rolling-exports/x": order}, "name"},
+		"all orders":  {"rolling list", map[string]any{"/a;b/emails/rolling-exports": map[string]any{"items": []any{order}}}, "NAME"},
+	} {
+		answers = c.answers
+		_, out, errs := command(t.Context(), env, strings.Fields(c.args)...)
+		if !strings.Contains(out+errs, c.want) || !strings.Contains(out+errs, "$(touch x)") {
+			t.Errorf("%s: %q %q", name, out, errs)
+		}
+		if obeyed(out + errs) {
+			t.Errorf("%s: a terminal obeys %q %q", name, out, errs)
+		}
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	waits := newWatch("waiting for", stop)
+	if err := (&exportClient{url: srv.URL, id: "a", secret: "b", out: waits}).authorize(ctx); err == nil || obeyed(waits.text()) {
+		t.Errorf("a token: %v; a terminal obeys %q", err, waits.text())
 	}
 }

@@ -229,13 +229,13 @@ func (a *app) export(ctx context.Context, o exportOptions) error {
 	if err != nil {
 		return err
 	}
-	say := func(format string, args ...any) {
+	progress := func(format string, args ...any) {
 		if !o.quiet {
-			fmt.Fprintf(a.err, format, args...)
+			say(a.err, format, args...)
 		}
 	}
-	say("report %s\n", st.ReportID)
-	done, err := a.followAndFetch(ctx, x, st, to, o, say)
+	progress("report %s\n", st.ReportID)
+	done, err := a.followAndFetch(ctx, x, st, to, o, progress)
 	err = interrupted(ctx, err)
 	if err != nil && o.cursorFile != "" {
 		_ = to.drop() // the next call asks for another report, and may name another file
@@ -252,15 +252,15 @@ func (a *app) export(ctx context.Context, o exportOptions) error {
 			how = "to have the file once more, from its first byte"
 		}
 		return fmt.Errorf("%w\nThe report is kept on the server; %s:\n  lockstitch export --url %s --report %s -o %s",
-			err, how, x.url, st.ReportID, shellWord(o.out))
+			err, how, shellWord(x.url), shellWord(printable(st.ReportID)), shellWord(o.out))
 	}
-	say("%s: %d rows, %d bytes, SHA-256 verified\n", o.out, *done.Rows, *done.Bytes)
+	progress("%s: %d rows, %d bytes, SHA-256 verified\n", o.out, *done.Rows, *done.Bytes)
 	walks := o.after != "" || o.report != "" && done.More != nil // the report of a call that was interrupted
 	switch {
 	case walks && o.out == "-":
-		_, err = fmt.Fprintln(a.err, done.Cursor)
+		_, err = fmt.Fprintln(a.err, printable(done.Cursor))
 	case walks:
-		_, err = fmt.Fprintln(a.out, done.Cursor)
+		_, err = fmt.Fprintln(a.out, printable(done.Cursor))
 	}
 	if done.More != nil && *done.More {
 		// No progress, and a script has no other way to learn it.
@@ -270,7 +270,7 @@ func (a *app) export(ctx context.Context, o exportOptions) error {
 }
 
 // followAndFetch waits for the file and downloads it.
-func (a *app) followAndFetch(ctx context.Context, x *exportClient, st *api.Status, to sink, o exportOptions, say func(string, ...any)) (*api.Status, error) {
+func (a *app) followAndFetch(ctx context.Context, x *exportClient, st *api.Status, to sink, o exportOptions, progress func(string, ...any)) (*api.Status, error) {
 	rendering := a.bar(o.quiet, "rendering", false)
 	defer rendering.end()
 	last := ""
@@ -285,7 +285,7 @@ func (a *app) followAndFetch(ctx context.Context, x *exportClient, st *api.Statu
 				if more := max(s.WaitingTotal, len(s.Waiting)) - 1; more > 0 {
 					text += fmt.Sprintf(", and %d more", more)
 				}
-				say("%s\n", text)
+				progress("%s\n", text)
 			}
 		}
 	})

@@ -71,7 +71,7 @@ func run(ctx context.Context, a *app, args []string) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(a.err, "lockstitch: %v\n", err)
+	say(a.err, "lockstitch: %v\n", err)
 	var usage *usageError
 	switch {
 	case errors.Is(err, errInterrupted):

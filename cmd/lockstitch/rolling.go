@@ -111,10 +111,15 @@ to what it is already.`,
 }
 
 func (a *app) printJSON(v any) error {
-	e := json.NewEncoder(a.out)
+	var text strings.Builder
+	e := json.NewEncoder(&text)
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
-	return e.Encode(v)
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	_, err := fmt.Fprint(a.out, printable(text.String()))
+	return err
 }
 
 func (a *app) rollingList(to *connection) *cobra.Command {
@@ -138,7 +143,7 @@ func (a *app) rollingList(to *connection) *cobra.Command {
 					return err
 				}
 				for _, r := range page.Items {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\n", r.Name, r.State, r.Request.Every, r.Files, r.Lag.Files, r.Next.End)
+					say(w, "%s\t%s\t%s\t%d\t%d\t%s\n", r.Name, r.State, r.Request.Every, r.Files, r.Lag.Files, r.Next.End)
 				}
 				if token = page.NextPageToken; token == "" {
 					return w.Flush()

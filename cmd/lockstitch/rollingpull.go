@@ -204,7 +204,7 @@ func (p *puller) run(ctx context.Context) error {
 			return err
 		case err != nil:
 			pause := retry.NextBackOff()
-			fmt.Fprintf(p.out, "%v; trying again in %s\n", err, pause.Round(time.Second))
+			say(p.out, "%v; trying again in %s\n", err, pause.Round(time.Second))
 			t := time.NewTimer(pause)
 			select {
 			case <-t.C:
@@ -273,7 +273,7 @@ func (p *puller) sayWhyNoMore(ctx context.Context) error {
 	if reason != p.said {
 		p.said = reason
 		if text != "" {
-			fmt.Fprintln(p.out, text)
+			say(p.out, "%s\n", text)
 		}
 	}
 	if p.follow {
@@ -311,7 +311,7 @@ func (p *puller) take(ctx context.Context, page *api.RollingFileList) error {
 		if p.last > 0 {
 			return backoff.Permanent(fmt.Errorf("files %d to %d have expired before they were pulled; `--after %d` goes on without them", p.last+1, first-1, first-1))
 		}
-		fmt.Fprintf(p.out, "files 1 to %d have expired already\n", first-1)
+		say(p.out, "files 1 to %d have expired already\n", first-1)
 		p.last = first - 1
 	}
 	if p.last > 0 {
@@ -325,7 +325,7 @@ func (p *puller) take(ctx context.Context, page *api.RollingFileList) error {
 			return fmt.Errorf("file %d: %w", f.Number, err)
 		}
 		p.last, p.orderID = f.Number, page.OrderID
-		fmt.Fprintf(p.out, "%s: %d rows, %d bytes, SHA-256 verified\n", p.path(f.Number, ".csv.gz"), f.Rows, f.Bytes)
+		say(p.out, "%s: %d rows, %d bytes, SHA-256 verified\n", p.path(f.Number, ".csv.gz"), f.Rows, f.Bytes)
 	}
 	return nil
 }
