@@ -9,15 +9,14 @@ import (
 	"mime"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
 )
 
-// maxBodyDepth bounds how deep the JSON of a body may be nested; nothing in the
-// API goes deeper than three.
-const maxBodyDepth = 16
+// maxBodyDepth bounds how deep the JSON of a body may be nested: the name of a segment
+// lies in an object in an object in the body, the id of a column in an object in a list.
+const maxBodyDepth = 3
 
 // maxFieldErrors bounds how many places a problem lists.
 const maxFieldErrors = 20
@@ -78,7 +77,7 @@ func parseObject(body []byte) (members, error) {
 	}
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()
-	v, err := parseValue(d, "", 0)
+	v, err := parseValue(d, nil, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -92,9 +91,28 @@ func parseObject(body []byte) (members, error) {
 	return m, nil
 }
 
-func parseValue(d *json.Decoder, at string, depth int) (any, error) {
+// spot is where a value of a body stands: a name or an index in what encloses it. Only
+// errors need its JSON Pointer, which is as long as all that it passes through.
+type spot struct {
+	in    *spot // nil: the body itself
+	list  bool  // which of the two counts
+	index int
+	name  string
+}
+
+func (s *spot) pointer() string {
+	if s == nil {
+		return ""
+	}
+	if s.list {
+		return place(s.in.pointer(), s.index)
+	}
+	return s.in.pointer() + "/" + escapePointer(s.name)
+}
+
+func parseValue(d *json.Decoder, at *spot, depth int) (any, error) {
 	if depth > maxBodyDepth {
-		return nil, invalid(FieldError{at, fmt.Sprintf("nested deeper than %d", maxBodyDepth)})
+		return nil, invalid(FieldError{at.pointer(), fmt.Sprintf("nested deeper than %d", maxBodyDepth)})
 	}
 	tok, err := d.Token()
 	if err != nil {
@@ -104,10 +122,12 @@ func parseValue(d *json.Decoder, at string, depth int) (any, error) {
 	if !ok {
 		return tok, nil
 	}
-	if delim == '[' {
+	here := spot{in: at, list: delim == '['}
+	if here.list {
 		list := []any{}
 		for d.More() {
-			v, err := parseValue(d, at+"/"+strconv.Itoa(len(list)), depth+1)
+			here.index = len(list)
+			v, err := parseValue(d, &here, depth+1)
 			if err != nil {
 				return nil, err
 			}
@@ -125,11 +145,11 @@ func parseValue(d *json.Decoder, at string, depth int) (any, error) {
 		if err != nil || !ok {
 			return nil, notJSON(d)
 		}
-		place := at + "/" + escapePointer(name)
+		here.name = name
 		if _, ok := m[name]; ok {
-			return nil, invalid(FieldError{place, "is given twice"})
+			return nil, invalid(FieldError{here.pointer(), "is given twice"})
 		}
-		if m[name], err = parseValue(d, place, depth+1); err != nil {
+		if m[name], err = parseValue(d, &here, depth+1); err != nil {
 			return nil, err
 		}
 	}
