@@ -6,15 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	rungroup "github.com/oklog/run"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"lockstitch/exporter/api"
 )
@@ -51,13 +48,12 @@ func (r *replica) serveAPI() {
 	s.answerWith(api.Starting())
 	s.Server = api.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		(*s.handler.Load()).ServeHTTP(w, req)
-	}), r.log)
-	s.ConnState = r.countConnections()
+	}), r.callers, r.log)
 	h := r.s.HTTP
 	if h.TLSCertFile != "" {
 		pair := &renewedPair{cert: h.TLSCertFile, key: h.TLSKeyFile, log: r.log}
 		pair.showExpiry(r.reg)
-		s.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: pair.get}
+		s.TLSConfig.GetCertificate = pair.get
 	}
 	go func() {
 		defer close(s.done)
@@ -109,36 +105,6 @@ func (r *replica) addAPI(g *rungroup.Group) {
 			}
 		}()
 	})
-}
-
-// connectionBytes is of memory_limit for each connection to the API. One that is idle
-// takes 20 to 25 kB, with TLS more, and one that sends a header or body up to 65 kB.
-const connectionBytes = 128 << 10
-
-// connections is how many connections the API has at once: of who has shown no
-// credential nothing else is bounded. Further ones wait until one ends.
-func (s ReplicaSettings) connections() int { return int(s.MemoryLimit / connectionBytes) }
-
-// countConnections shows how many connections the API has, beside how many it may have:
-// when all are taken, further callers are kept waiting.
-func (r *replica) countConnections() func(net.Conn, http.ConnState) {
-	f := promauto.With(r.reg)
-	open := f.NewGauge(prometheus.GaugeOpts{
-		Name: "lockstitch_http_connections",
-		Help: "Open connections to the API.",
-	})
-	f.NewGauge(prometheus.GaugeOpts{
-		Name: "lockstitch_http_connections_limit",
-		Help: "Connections that the API may have at once; further ones wait until one of them ends.",
-	}).Set(float64(r.s.Replica.connections()))
-	return func(_ net.Conn, is http.ConnState) {
-		switch is {
-		case http.StateNew:
-			open.Inc()
-		case http.StateClosed, http.StateHijacked:
-			open.Dec()
-		}
-	}
 }
 
 // renewedPair reads a certificate and its key at every handshake, so that renewed

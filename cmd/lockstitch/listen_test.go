@@ -166,7 +166,7 @@ func TestAPIAnswersWhileStarting(t *testing.T) {
 	}
 
 	r := &replica{s: &Settings{HTTP: HTTPSettings{Listen: "localhost:0", AdminListen: "localhost:0"}}, log: slog.New(slog.DiscardHandler), reg: prometheus.NewRegistry()}
-	r.s.Replica.MemoryLimit = connectionBytes // one connection
+	r.s.Replica.MemoryLimit = 512 << 10 // one connection
 	defer r.close()
 	if err := r.listen(); err != nil {
 		t.Fatal(err)
@@ -209,7 +209,7 @@ func comeAgain(t *testing.T, address string) {
 func TestConnectionsAreBounded(t *testing.T) {
 	r := &replica{s: &Settings{HTTP: HTTPSettings{Listen: "localhost:0", AdminListen: "localhost:0"}}, log: slog.New(slog.DiscardHandler),
 		reg: prometheus.NewRegistry(), stopping: make(chan struct{}), ready: make(chan struct{})}
-	r.s.Replica.MemoryLimit, r.s.Replica.ShutdownTimeout = 2*connectionBytes, 10*time.Second
+	r.s.Replica.MemoryLimit, r.s.Replica.ShutdownTimeout = 1<<20, 10*time.Second // two connections
 	defer r.close()
 	if err := r.listen(); err != nil {
 		t.Fatal(err)

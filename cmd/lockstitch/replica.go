@@ -19,7 +19,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"golang.org/x/net/netutil"
 
 	"lockstitch/consumer"
 	"lockstitch/exporter/api"
@@ -37,11 +36,12 @@ import (
 // and demo start beside their broker. openReplica builds it from the leaves up
 // and Run takes it down in the reverse order.
 type replica struct {
-	s     *Settings
-	log   *slog.Logger
-	reg   *prometheus.Registry
-	api   net.Listener
-	admin net.Listener
+	s       *Settings
+	log     *slog.Logger
+	reg     *prometheus.Registry
+	api     net.Listener
+	callers *api.Callers // of the API
+	admin   net.Listener
 
 	metrics *replicaMetrics
 
@@ -155,11 +155,12 @@ func (r *replica) close() {
 
 func (r *replica) listen() (err error) {
 	h := &r.s.HTTP
-	api, err := net.Listen("tcp", h.Listen)
+	l, err := net.Listen("tcp", h.Listen)
 	if err != nil {
 		return fmt.Errorf("the API cannot listen: %w; choose another address with --http-listen", err)
 	}
-	r.api = netutil.LimitListener(api, r.s.Replica.connections())
+	r.callers = api.NewCallers(int64(r.s.Replica.MemoryLimit), r.reg)
+	r.api = r.callers.Listen(l)
 	r.onClose(func() { _ = r.api.Close() })
 	if r.admin, err = net.Listen("tcp", h.AdminListen); err != nil {
 		return fmt.Errorf("the admin listener cannot listen: %w; choose another address with --admin-listen", err)

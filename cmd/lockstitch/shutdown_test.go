@@ -66,7 +66,8 @@ func (p *pipes) dial(context.Context, string, string) (net.Conn, error) {
 func TestCallsAreAnsweredForShutdownDelay(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		listener := newPipes()
-		r := &replica{s: new(Settings), log: slog.New(slog.DiscardHandler), reg: prometheus.NewRegistry(), api: listener}
+		r := &replica{s: new(Settings), log: slog.New(slog.DiscardHandler), reg: prometheus.NewRegistry(), callers: api.NewCallers(512<<20, nil)}
+		r.api = r.callers.Listen(listener)
 		r.s.Replica.ShutdownDelay, r.s.Replica.ShutdownTimeout = 5*time.Second, 10*time.Second
 		defer r.close()
 		r.serveAPI()

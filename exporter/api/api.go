@@ -2,8 +2,8 @@
 // and validates, turns an accepted request into a frozen report.Question, and
 // answers about reports, their files and the activities.
 //
-// The way of a call: server.go (time limits of the connection) → route.go
-// (panics, metrics, method, credential) → one handler:
+// The way of a call: server.go (time limits of the connection) → callers.go (room for
+// it) → route.go (panics, metrics, method, credential) → one handler:
 //
 //	token.go       POST   /oauth/token
 //	submit.go      POST   /emails/reports        request.go, resolve.go, window.go, after.go

@@ -35,32 +35,39 @@ func (c *call) readBody(limit int64, mediaTypes ...string) (body []byte, mediaTy
 	if enc := c.r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
 		return nil, "", kindMediaType.problem("The body must not be compressed (no Content-Encoding).")
 	}
-	tooLarge := kindTooLarge.problem(fmt.Sprintf("The body may have at most %d bytes.", limit))
 	if c.r.ContentLength > limit {
-		return nil, "", tooLarge
+		return nil, "", largerThan(limit)
 	}
 	body, err = io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, limit))
-	var over *http.MaxBytesError
-	switch {
-	case errors.As(err, &over):
-		return nil, "", tooLarge
-	case err != nil:
-		return nil, "", invalid(FieldError{Detail: "the body cannot be read to its end"})
+	if err != nil {
+		return nil, "", unread(err, limit)
 	}
 	return body, mediaType, nil
+}
+
+// unread is the problem of a body that could not be read.
+func unread(err error, limit int64) *Problem {
+	var over *http.MaxBytesError
+	var noRoom *Problem
+	switch {
+	case errors.As(err, &over):
+		return largerThan(limit)
+	case errors.As(err, &noRoom):
+		return noRoom
+	}
+	return invalid(FieldError{Detail: "the body cannot be read to its end"})
+}
+
+func largerThan(limit int64) *Problem {
+	return kindTooLarge.problem(fmt.Sprintf("The body may have at most %d bytes.", limit))
 }
 
 // endBody lets a call take longer than the connection may be read from: of a body that
 // it does not need the rest must not be waited for without end. What is sent is read,
 // within the connection's limit, and left out.
 func (c *call) endBody(limit int64) error {
-	_, err := io.Copy(io.Discard, http.MaxBytesReader(c.w, c.r.Body, limit))
-	var over *http.MaxBytesError
-	switch {
-	case errors.As(err, &over):
-		return kindTooLarge.problem(fmt.Sprintf("The body may have at most %d bytes.", limit))
-	case err != nil:
-		return invalid(FieldError{Detail: "the body cannot be read to its end"})
+	if _, err := io.Copy(io.Discard, http.MaxBytesReader(c.w, c.r.Body, limit)); err != nil {
+		return unread(err, limit)
 	}
 	_ = http.NewResponseController(c.w).SetReadDeadline(time.Time{})
 	return nil

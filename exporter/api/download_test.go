@@ -335,7 +335,7 @@ func TestALongTransferIsNotCut(t *testing.T) {
 	st, file := r.finished()
 	srv := httptest.NewUnstartedServer(nil)
 	d := deadlined{srv.Listener, new(atomic.Int64)}
-	srv.Listener, srv.Config = d, NewServer(r.handler, slog.New(slog.DiscardHandler))
+	srv.Listener, srv.Config = d, newTestServer(r.handler, slog.New(slog.DiscardHandler))
 	srv.Start()
 	defer srv.Close()
 	resp, err := http.Get(srv.URL + strings.TrimPrefix(st.FileDownloadURL, r.url))

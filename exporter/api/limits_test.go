@@ -314,7 +314,7 @@ func TestHTTP2Limits(t *testing.T) {
 	}
 	var head bytes.Buffer
 	e := hpack.NewEncoder(&head)
-	for i := range uint32(65) { // each waits for its body
+	for i := range uint32(streams + 1) { // each waits for its body
 		head.Reset()
 		for _, h := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":authority", "x"}, {":path", "/oauth/token"}} {
 			if err := e.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]}); err != nil {
@@ -325,7 +325,7 @@ func TestHTTP2Limits(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if end := next(f, http2.FrameRSTStream).(*http2.RSTStreamFrame); end.StreamID != 129 || end.ErrCode != http2.ErrCodeProtocol {
+	if end := next(f, http2.FrameRSTStream).(*http2.RSTStreamFrame); end.StreamID != 2*streams+1 || end.ErrCode != http2.ErrCodeProtocol {
 		t.Errorf("%v: %v", end, end.ErrCode)
 	}
 

@@ -81,7 +81,7 @@ var (
 	kindInternal = kind{"internal-error", 500, "Something went wrong here",
 		"The failure was logged. Trying again may help."}
 	kindUnavailable = kind{"unavailable", 503, "Not available at the moment",
-		"Kafka or the object store cannot be reached, so that no answer could be trusted, or the service is just starting. Try again after `Retry-After`."}
+		"Kafka or the object store cannot be reached, so that no answer could be trusted, or the service is just starting or has as many calls under way as its memory allows. Try again after `Retry-After`."}
 )
 
 // What is said of a call, of a report and of a rolling export alike.

@@ -152,12 +152,17 @@ func (r *rig) serve(srv *httptest.Server) {
 		r.t.Fatal(err)
 	}
 	r.handler, r.doc = h, newTestDocument(r.cfg)
-	srv.Config = NewServer(h, r.deps.Log)
+	srv.Config = newTestServer(h, r.deps.Log)
 	srv.Start()
 	r.t.Cleanup(func() {
 		http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 		srv.Close()
 	})
+}
+
+// newTestServer has room for all that a test asks for.
+func newTestServer(h http.Handler, log *slog.Logger) *http.Server {
+	return NewServer(h, NewCallers(512<<20, nil), log)
 }
 
 // replica starts a second replica of the same installation.

@@ -63,7 +63,7 @@ lockstitch_http_requests_total{code="500",method="GET",route="/emails/sections/{
 func TestAPanicWithinAnAnswer(t *testing.T) {
 	s := &server{log: slog.New(slog.DiscardHandler), metrics: newMetrics(prometheus.NewRegistry(), 0)}
 	srv := httptest.NewUnstartedServer(nil)
-	srv.Config = NewServer(s.outermost(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	srv.Config = newTestServer(s.outermost(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, "half an answer")
 		if err := http.NewResponseController(w).Flush(); err != nil {
 			t.Error(err)
@@ -239,7 +239,7 @@ func TestABodyThatNeverComes(t *testing.T) {
 	r.put("a", "x", `{"every":"P1D","start":"now"}`, 201)
 	st, file := r.finished()
 	srv := httptest.NewUnstartedServer(nil)
-	srv.Config = NewServer(r.handler, slog.New(slog.DiscardHandler))
+	srv.Config = newTestServer(r.handler, slog.New(slog.DiscardHandler))
 	srv.Config.ReadTimeout = 2 * time.Second
 	srv.Start()
 	defer srv.Close()
@@ -289,7 +289,7 @@ func TestDeadlines(t *testing.T) {
 	st, _ := r.finished()
 	srv := httptest.NewUnstartedServer(nil)
 	d.Listener = srv.Listener
-	srv.Listener, srv.Config = d, NewServer(r.handler, slog.New(slog.DiscardHandler))
+	srv.Listener, srv.Config = d, newTestServer(r.handler, slog.New(slog.DiscardHandler))
 	srv.Start()
 	defer srv.Close()
 	for _, c := range []struct {
@@ -326,7 +326,7 @@ func TestServerTimeouts(t *testing.T) {
 	r := newRig(t, func(_ *Config, d *Deps) { g.Store, d.Store = d.Store, g })
 	st, file := r.finished()
 	srv := httptest.NewUnstartedServer(nil)
-	srv.Config = NewServer(r.handler, slog.New(slog.DiscardHandler))
+	srv.Config = newTestServer(r.handler, slog.New(slog.DiscardHandler))
 	if s := srv.Config; s.ReadHeaderTimeout <= 0 || s.ReadTimeout <= 0 || s.IdleTimeout <= 0 || s.MaxHeaderBytes <= 0 || s.HTTP2.WriteByteTimeout <= 0 {
 		t.Fatalf("%+v", s)
 	}

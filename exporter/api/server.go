@@ -1,6 +1,7 @@
 package api
 
 import (
+	"crypto/tls"
 	"log/slog"
 	"net/http"
 	"time"
@@ -13,27 +14,30 @@ const readTimeout = 30 * time.Second
 // NewServer makes the HTTP server of the API listener: HTTP/1.1 and HTTP/2
 // (with TLS, and without it for clients that know), bounded headers, and time
 // limits that a slow client cannot stretch. There is no limit on writing: the
-// handlers set their own, as a large file takes as long as its reader. How many
-// connections there are is bounded by who listens.
-func NewServer(h http.Handler, log *slog.Logger) *http.Server {
+// handlers set their own, as a large file takes as long as its reader. It is to
+// take its connections from [Callers.Listen].
+func NewServer(h http.Handler, callers *Callers, log *slog.Logger) *http.Server {
 	var p http.Protocols
 	p.SetHTTP1(true)
 	p.SetHTTP2(true)
 	p.SetUnencryptedHTTP2(true)
 	return &http.Server{
-		Handler:           h,
+		Handler:           callers.handler(h),
+		ConnState:         callers.connState,
+		ConnContext:       connContext,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       readTimeout,
 		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    32 << 10,
+		MaxHeaderBytes:    maxHeaderBytes,
 		Protocols:         &p,
+		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: greeted},
 		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: 64,
+			MaxConcurrentStreams: streams,
 			// A frame is held until it is whole, and by default may have 1 MiB.
 			MaxReadFrameSize: 16 << 10,
 			// What was sent of bodies that nobody has read yet; by default 1 MiB.
-			MaxReceiveBufferPerConnection: 128 << 10,
-			MaxReceiveBufferPerStream:     128 << 10,
+			MaxReceiveBufferPerConnection: streamWindow,
+			MaxReceiveBufferPerStream:     streamWindow,
 			// The deadlines of streams end no connection that takes no byte.
 			WriteByteTimeout: stallTimeout,
 		},

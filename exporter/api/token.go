@@ -46,7 +46,7 @@ func (s *server) tokenOperation(schemas huma.Registry) operation {
 			map[string]any{"grant_type": "client_credentials", "client_id": "my-client", "client_secret": "my-secret"}),
 		Responses: d.responses(
 			d.json(200, "A token.", Token{}),
-			d.problems(400, 401, 413, 415, 429),
+			d.problems(400, 401, 413, 415, 429, 503),
 		),
 	}}
 }

@@ -1,0 +1,319 @@
+package api
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"golang.org/x/net/netutil"
+	"golang.org/x/sync/semaphore"
+)
+
+// Callers bounds what all callers together make a replica hold, whoever they are: what is
+// held before anybody is known, and beside that what a call reads. It is three eighths of
+// memory_limit, 192 of the default 512 MiB:
+//
+//	1/4   connections (128 MiB: 1,024), each of connectionBytes: one that is idle, or
+//	      whose first header is coming, over HTTP/2 and with TLS
+//	1/16  calls under way (32 MiB), each of what [callBytes] says and, as it comes, of
+//	      twice its body
+//	1/16  headers of HTTP/1.1 that are not whole (32 MiB), which are beyond
+//	      freeHeaderBytes of a connection: headerFactor for each byte
+//
+// Who comes when all connections are taken waits. A call that finds no room is answered
+// with 503, and a connection whose header finds none ends. Honest callers take little:
+// a call with a header of 1 kB and its body some 25 kB, while it is under way.
+type Callers struct {
+	connections int
+	calls       *room
+	headers     *room
+	open        prometheus.Gauge
+	refused     prometheus.Counter
+}
+
+const (
+	// connectionBytes: an idle connection takes 20 kB, over HTTP/2 30 kB, with TLS some
+	// 30 kB more. A header of HTTP/2 that is not whole takes 50 kB, one of
+	// HTTP/1.1 of freeHeaderBytes 64 kB.
+	connectionBytes = 128 << 10
+
+	// maxHeaderBytes bounds a header: a token of 16 KiB and what clients and proxies add.
+	// To HTTP/1.1 net/http allows 4 KiB more, over HTTP/2 a field counts 32 bytes more.
+	maxHeaderBytes = 20 << 10
+	// headerFactor: a field of four bytes ("ab:\n") has 120 once it is parsed.
+	headerFactor    = 32
+	freeHeaderBytes = 2 << 10
+
+	// A call: its goroutine, request and buffers; each field of its header, parameter of
+	// its URL, and further value of a field. streamWindow is what may have come of a
+	// body over HTTP/2 before it is read, less than which no client expects.
+	callBaseBytes = 16 << 10
+	fieldBytes    = 160
+	valueBytes    = 32
+	streamWindow  = 64 << 10
+
+	// streams is how many calls a connection of HTTP/2 has under way.
+	streams = 8
+)
+
+// NewCallers bounds callers by a memory_limit.
+func NewCallers(memoryLimit int64, reg prometheus.Registerer) *Callers {
+	f := promauto.With(reg)
+	cs := &Callers{
+		connections: max(1, int(memoryLimit/4/connectionBytes)),
+		open: f.NewGauge(prometheus.GaugeOpts{
+			Name: "lockstitch_http_connections",
+			Help: "Open connections to the API.",
+		}),
+		refused: f.NewCounter(prometheus.CounterOpts{
+			Name: "lockstitch_http_refused_total",
+			Help: "Calls and connections that were refused as those under way take all the memory for them.",
+		}),
+	}
+	f.NewGauge(prometheus.GaugeOpts{
+		Name: "lockstitch_http_connections_limit",
+		Help: "Connections that the API may have at once; further ones wait until one of them ends.",
+	}).Set(float64(cs.connections))
+	held := f.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "lockstitch_http_held_bytes",
+		Help: "Memory of calls to the API that are under way, and of headers that are not whole (at most).",
+	}, []string{"of"})
+	limit := f.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "lockstitch_http_held_limit_bytes",
+		Help: "What lockstitch_http_held_bytes may be; further calls are refused.",
+	}, []string{"of"})
+	newRoom := func(of string, size int64) *room {
+		limit.WithLabelValues(of).Set(float64(size))
+		return &room{semaphore.NewWeighted(size), held.WithLabelValues(of)}
+	}
+	cs.calls, cs.headers = newRoom("calls", memoryLimit/16), newRoom("headers", memoryLimit/16)
+	return cs
+}
+
+// room is memory that callers share, in bytes.
+type room struct {
+	free *semaphore.Weighted
+	held prometheus.Gauge
+}
+
+func (r *room) take(n int64) bool {
+	ok := r.free.TryAcquire(n)
+	if ok {
+		r.held.Add(float64(n))
+	}
+	return ok
+}
+
+func (r *room) give(n int64) {
+	r.free.Release(n)
+	r.held.Sub(float64(n))
+}
+
+// handler has next answer the calls that there is room for.
+func (cs *Callers) handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c, ok := r.Context().Value(connKey{}).(*conn); ok && r.ProtoMajor == 2 {
+			c.multiplexes()
+		}
+		b := &countedBody{ReadCloser: r.Body, room: cs.calls, taken: callBytes(r)}
+		// What is left of a call when it has been answered goes at once: net/http holds
+		// the header while it waits for the rest of a body.
+		defer func() { r.Header = nil }()
+		if !cs.calls.take(b.taken) {
+			cs.refuse(w, r)
+			return
+		}
+		defer func() { cs.calls.give(b.taken) }()
+		if r.ProtoMajor == 2 {
+			defer r.Body.Close()
+		}
+		r.Body = b
+		next.ServeHTTP(w, r)
+	})
+}
+
+var errNoRoom = unavailable("Calls that are under way take all the memory for them. Try again.")
+
+func (cs *Callers) refuse(w http.ResponseWriter, r *http.Request) {
+	cs.refused.Inc()
+	if r.ContentLength != 0 {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now()) // nothing more is waited for
+	}
+	rw := &responseWriter{ResponseWriter: w, route: "none"}
+	rw.always()
+	writeProblem(rw, errNoRoom)
+}
+
+// callBytes is what a call holds without what is read of its body, at most.
+func callBytes(r *http.Request) int64 {
+	n := callBaseBytes + len(r.RequestURI)*4 + fieldBytes*strings.Count(r.URL.RawQuery, "&")
+	for name, values := range r.Header {
+		n += fieldBytes + len(name)
+		for _, v := range values {
+			n += valueBytes + len(v)
+		}
+	}
+	if r.ProtoMajor == 2 && r.ContentLength != 0 {
+		if r.ContentLength < 0 || r.ContentLength > streamWindow {
+			return int64(n) + streamWindow
+		}
+		return int64(n) + r.ContentLength
+	}
+	return int64(n)
+}
+
+// countedBody takes room for a body as it comes: those who read it hold it, and a copy of
+// it when it grows.
+type countedBody struct {
+	io.ReadCloser
+	room  *room
+	taken int64
+}
+
+func (b *countedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if !b.room.take(2 * int64(n)) {
+		return 0, errNoRoom
+	}
+	b.taken += 2 * int64(n)
+	return n, err
+}
+
+// Listen bounds the connections that are taken from l.
+func (cs *Callers) Listen(l net.Listener) net.Listener {
+	return &listener{netutil.LimitListener(l, cs.connections), cs}
+}
+
+type listener struct {
+	net.Listener
+	callers *Callers
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &conn{Conn: c, callers: l.callers, header: true}, nil
+}
+
+// conn is a connection that takes room for its header as it comes. net/http tells nobody
+// of a header of HTTP/1.1 before it is whole, and makes many times as much of it.
+type conn struct {
+	net.Conn
+	callers *Callers
+
+	mu     sync.Mutex
+	http2  bool  // a header over HTTP/2 is within connectionBytes
+	header bool  // what comes is of one that is not whole
+	come   int64 // since the call before has ended
+	ahead  int64 // had come until then, and may be of it
+	taken  int64
+}
+
+var errNoRoomForHeader = errors.New("headers that are not whole take all the memory for them")
+
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.come += int64(n)
+	if !c.take() {
+		return 0, errNoRoomForHeader
+	}
+	return n, err
+}
+
+// take ends the connection if there is no room for what has come of its header.
+func (c *conn) take() bool {
+	if c.http2 || !c.header {
+		return true
+	}
+	more := headerFactor*(min(c.ahead+c.come, maxHeaderBytes+4096)-freeHeaderBytes) - c.taken
+	if more <= 0 {
+		return true
+	}
+	if !c.callers.headers.take(more) {
+		c.callers.refused.Inc()
+		_ = c.Conn.Close() // net/http would answer half a line with 400
+		return false
+	}
+	c.taken += more
+	return true
+}
+
+func (c *conn) give() {
+	c.callers.headers.give(c.taken)
+	c.taken = 0
+}
+
+// multiplexes says that it speaks HTTP/2.
+func (c *conn) multiplexes() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.http2 = true
+	c.give()
+}
+
+// greeted notes that what has come of a connection with TLS was no header.
+func greeted(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	if c := connOf(hello.Conn); c != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.come = 0
+		c.give()
+	}
+	return nil, nil
+}
+
+// connState follows a connection from call to call.
+func (cs *Callers) connState(nc net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		cs.open.Inc()
+	case http.StateClosed, http.StateHijacked:
+		cs.open.Dec()
+	}
+	c := connOf(nc)
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch state {
+	case http.StateIdle:
+		c.header = true
+		if c.come > 0 {
+			c.ahead, c.come = c.come, 0
+		}
+		c.take()
+	default:
+		c.header = state == http.StateNew
+		c.give()
+	}
+}
+
+type connKey struct{}
+
+func connContext(ctx context.Context, nc net.Conn) context.Context {
+	if c := connOf(nc); c != nil {
+		return context.WithValue(ctx, connKey{}, c)
+	}
+	return ctx
+}
+
+func connOf(nc net.Conn) *conn {
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
+	}
+	c, _ := nc.(*conn)
+	return c
+}

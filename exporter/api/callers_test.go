@@ -1,0 +1,350 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// attacked is an API that has little memory for callers.
+type attacked struct {
+	t       *testing.T
+	r       *rig
+	srv     *httptest.Server
+	callers *Callers
+	limit   int64          // memory_limit
+	settled chan string    // what became of a call, or of a connection: "held", its status, "done", "over"
+	got     map[string]int // how many have settled how
+	before  uint64         // the heap
+}
+
+// newAttacked has each call settled as "held" when so many bytes of its body have been read.
+func newAttacked(t *testing.T, secure bool, bodyBytes int) *attacked {
+	a := &attacked{t: t, r: newRig(t, nil), limit: 64 << 20, settled: make(chan string, 10_000), got: make(map[string]int)}
+	a.callers = NewCallers(a.limit, prometheus.NewRegistry())
+	a.srv = httptest.NewUnstartedServer(nil)
+	a.srv.Listener = a.callers.Listen(a.srv.Listener)
+	a.srv.Config = NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Body = &awaited{r.Body, bodyBytes, a.settled}
+		a.r.handler.ServeHTTP(w, r)
+		a.settled <- "done"
+	}), a.callers, slog.New(slog.DiscardHandler))
+	// No limit of time comes before that of memory.
+	a.srv.Config.ReadHeaderTimeout, a.srv.Config.ReadTimeout = time.Hour, time.Hour
+	if secure {
+		a.srv.TLS = a.srv.Config.TLSConfig
+		a.srv.StartTLS()
+	} else {
+		a.srv.Start()
+	}
+	t.Cleanup(a.srv.Close)
+	a.before = heap()
+	return a
+}
+
+// awaited is a body that tells when so much of it has come.
+type awaited struct {
+	io.ReadCloser
+	left    int
+	settled chan string
+}
+
+func (b *awaited) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if b.left > 0 {
+		if b.left -= n; b.left <= 0 {
+			b.settled <- "held"
+		}
+	}
+	return n, err
+}
+
+func heap() uint64 {
+	runtime.GC()
+	runtime.GC() // what pools have kept
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+func (a *attacked) dial() net.Conn {
+	a.t.Helper()
+	c, err := net.Dial("tcp", a.srv.Listener.Addr().String())
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.t.Cleanup(func() { c.Close() })
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		a.t.Fatal(err)
+	}
+	return c
+}
+
+// await counts what becomes of calls and connections, until that is enough.
+func (a *attacked) await(enough func() bool) {
+	a.t.Helper()
+	late := time.After(30 * time.Second)
+	for !enough() {
+		select {
+		case how := <-a.settled:
+			a.got[how]++
+		case <-late:
+			a.t.Fatalf("%v", a.got)
+		}
+	}
+}
+
+// holds checks that what is held is not more than it may be: by what is counted, and by
+// the heap, in which the attacker is, too.
+func (a *attacked) holds(connections int) {
+	a.t.Helper()
+	calls, headers := testutil.ToFloat64(a.callers.calls.held), testutil.ToFloat64(a.callers.headers.held)
+	grown := int64(heap()) - int64(a.before)
+	a.t.Logf("%d connections: %.0f B of calls and %.0f B of headers are counted, the heap has grown by %d B", connections, calls, headers, grown)
+	if calls > float64(a.limit/16) || headers > float64(a.limit/16) {
+		a.t.Errorf("more is held than the %d bytes of each", a.limit/16)
+	}
+	if may := int64(connections*connectionBytes) + int64(calls+headers); grown > may {
+		a.t.Errorf("the heap has grown by %d bytes, beyond %d", grown, may)
+	}
+}
+
+// field is one of many short ones: distinct names take most memory.
+func field(i int) string {
+	const letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+	name := ""
+	for i++; i > 0; i /= len(letters) {
+		i--
+		name += string(letters[i%len(letters)])
+	}
+	return name
+}
+
+// Without a credential, calls over HTTP/2 with a full header, whose bodies never end, hold
+// no more than the share of memory_limit for them; those beyond are told to come again.
+func TestWhatCallersHoldOverHTTP2(t *testing.T) {
+	const connections, sent = 60, 4000
+	a := newAttacked(t, false, sent)
+	for range connections {
+		c := a.dial()
+		f := http2.NewFramer(c, c)
+		f.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+		if _, err := io.WriteString(c, http2.ClientPreface); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.WriteSettings(); err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			for {
+				got, err := f.ReadFrame()
+				if err != nil {
+					return
+				}
+				if h, ok := got.(*http2.MetaHeadersFrame); ok {
+					how := h.PseudoValue("status")
+					for _, f := range h.RegularFields() {
+						if f.Name == "retry-after" {
+							how += " with Retry-After"
+						}
+					}
+					a.settled <- how
+				}
+			}
+		}()
+		var head bytes.Buffer
+		e := hpack.NewEncoder(&head)
+		for id := uint32(1); id < 2*streams; id += 2 {
+			head.Reset()
+			size := 0
+			add := func(name, value string) {
+				h := hpack.HeaderField{Name: name, Value: value}
+				size += int(h.Size())
+				if err := e.WriteField(h); err != nil {
+					t.Fatal(err)
+				}
+			}
+			add(":method", "POST")
+			add(":scheme", "http")
+			add(":authority", "x")
+			add(":path", "/oauth/token")
+			for i := 0; size < maxHeaderBytes; i++ {
+				add(field(i), "")
+			}
+			if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: head.Bytes(), EndHeaders: true}); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.WriteData(id, false, bytes.Repeat([]byte(" "), sent)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	a.await(func() bool { return a.got["held"]+a.got["503 with Retry-After"] == connections*streams })
+	if a.got["held"] == 0 || a.got["503 with Retry-After"] == 0 {
+		t.Errorf("%v", a.got)
+	}
+	a.holds(connections)
+	a.srv.CloseClientConnections()
+	a.srv.Close()
+}
+
+// A header of HTTP/1.1 that is not whole is no call yet, and takes many times what has come
+// of it: many of them hold no more than the share for them.
+func TestHeadersThatAreNotWhole(t *testing.T) {
+	const connections = 60
+	a := newAttacked(t, false, 1)
+	header := longHeader(24_000)
+	var conns []net.Conn
+	for range connections {
+		c := a.dial()
+		conns = append(conns, c)
+		_, _ = io.WriteString(c, header) // it may be refused before it is whole
+		a.reads(c)
+	}
+	a.await(func() bool { return a.got["over"] >= connections-a.headersHeld(header) })
+	a.holds(connections)
+	for _, c := range conns {
+		_, _ = io.WriteString(c, "\r\n")
+	}
+	a.await(func() bool { return a.got["404"] > 0 && a.got["404"]+a.got["over"] >= connections })
+	a.srv.Close()
+	if got := testutil.ToFloat64(a.callers.headers.held); got != 0 {
+		t.Errorf("%f bytes are held by nobody", got)
+	}
+}
+
+// Nor do those that are sent ahead, with the call before: of TLS up to 16 kB have been read
+// by then.
+func TestHeadersThatAreSentAhead(t *testing.T) {
+	const connections = 60
+	a := newAttacked(t, true, 1)
+	header := longHeader(15_000)
+	for range connections {
+		c := tls.Client(a.dial(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}, DynamicRecordSizingDisabled: true})
+		if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"+header); err != nil {
+			t.Fatal(err)
+		}
+		a.reads(c)
+	}
+	a.await(func() bool { return a.got["404"] > 0 && a.got["over"] >= connections-a.headersHeld(header) })
+	a.holds(connections)
+}
+
+// Nor does one that has been answered, while the rest of its body is waited for.
+func TestAnAnsweredCallHoldsNoHeader(t *testing.T) {
+	const connections = 60
+	a := newAttacked(t, false, 1)
+	header := longHeader(24_000) + "Content-Length: 200000\r\n\r\n"
+	for i := range connections {
+		if _, err := io.WriteString(a.dial(), header); err != nil {
+			t.Fatal(err)
+		}
+		a.await(func() bool { return a.got["done"] > i })
+	}
+	a.holds(connections)
+}
+
+// longHeader is one of HTTP/1.1 that is not whole.
+func longHeader(size int) string {
+	header := "GET / HTTP/1.1\r\nHost: x\r\n"
+	for i := 0; len(header) < size; i++ {
+		header += field(i) + ":\n"
+	}
+	return header
+}
+
+// headersHeld is of how many connections there is room for such a header.
+func (a *attacked) headersHeld(header string) int {
+	return int(a.limit / 16 / int64(headerFactor*(len(header)-freeHeaderBytes)))
+}
+
+// reads settles a connection as the status of each answer, and as over.
+func (a *attacked) reads(c net.Conn) {
+	go func() {
+		r := bufio.NewReader(c)
+		for {
+			resp, err := http.ReadResponse(r, nil)
+			if err != nil {
+				a.settled <- "over"
+				return
+			}
+			_, _ = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+			a.settled <- strconv.Itoa(resp.StatusCode)
+		}
+	}()
+}
+
+// A call holds what it takes until it has been answered, and what comes of its body beyond
+// what there is room for is refused as a call is.
+func TestACallHoldsItsBody(t *testing.T) {
+	r := newRig(t, nil)
+	callers := NewCallers(16<<20, prometheus.NewRegistry()) // 1 MiB for calls
+	held := func() float64 { return testutil.ToFloat64(callers.calls.held) }
+	post := func(path string, h http.Handler, body string) *httptest.ResponseRecorder {
+		w, req := httptest.NewRecorder(), httptest.NewRequest("POST", path, strings.NewReader(body))
+		callers.handler(h).ServeHTTP(w, req)
+		return w
+	}
+	refused := 0
+	var nested func(depth int) http.Handler // calls under way, each with a body that it has read
+	nested = func(depth int) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			before := held()
+			if n, err := io.Copy(io.Discard, req.Body); err != nil || held() != before+2*float64(n) {
+				t.Errorf("a body of %d bytes: %v, %f held, before %f", n, err, held(), before)
+			}
+			if depth > 0 {
+				post("/", nested(depth-1), strings.Repeat(" ", 90_000))
+				return
+			}
+			for _, body := range []string{`{}`, strings.Repeat(" ", 31_000), strings.Repeat("{", 31_000)} {
+				w := post("/oauth/token", r.handler, body)
+				if w.Code == 503 && w.Header().Get("Retry-After") != "" {
+					refused++
+				}
+			}
+		})
+	}
+	post("/", nested(4), strings.Repeat(" ", 90_000))
+	if refused != 2 {
+		t.Errorf("%d calls were refused, want the two with a body", refused)
+	}
+	if got := held(); got != 0 {
+		t.Errorf("%f bytes are held by nobody", got)
+	}
+}
+
+// Of the default memory_limit a thousand clients may wait for files at once, or look again
+// and again, each by its own connection and with a token of usual size.
+func TestAThousandCallersHaveRoom(t *testing.T) {
+	callers := NewCallers(512<<20, nil)
+	if callers.connections < 1000 {
+		t.Errorf("%d connections", callers.connections)
+	}
+	wait := httptest.NewRequest("GET", "/emails/rolling-exports/hourly/files?after=12345&wait=60&limit=200", nil)
+	header := strings.Repeat("x", 1500)
+	for i := range 12 {
+		wait.Header.Set("X-Header-"+strconv.Itoa(i), strings.Repeat("x", 20))
+	}
+	wait.Header.Set("Authorization", "Bearer "+header)
+	const share = 32 << 20
+	if n := callBytes(wait); n*1000 > share {
+		t.Errorf("a call takes %d bytes", n)
+	}
+}
