@@ -330,6 +330,25 @@ func TestACallHoldsItsBody(t *testing.T) {
 	}
 }
 
+// A call that finds no room is told to come again, and answered once others have ended.
+func TestACallWithoutRoom(t *testing.T) {
+	a := newAttacked(t, false, 1)
+	if !a.callers.calls.take(a.limit / 16) {
+		t.Fatal("there is no room")
+	}
+	ask := func() answer {
+		return a.r.do("POST", a.srv.URL+"/oauth/token", "", `{"grant_type":"client_credentials","client_id":"a","client_secret":"secret-a"}`)
+	}
+	a.r.problem(ask(), 503, "unavailable")
+	if got := testutil.ToFloat64(a.callers.refused); got != 1 {
+		t.Errorf("%f calls were refused", got)
+	}
+	a.callers.calls.give(a.limit / 16)
+	if got := ask(); got.StatusCode != 200 {
+		t.Errorf("%d %s", got.StatusCode, got.body)
+	}
+}
+
 // Of the default memory_limit a thousand clients may wait for files at once, or look again
 // and again, each by its own connection and with a token of usual size.
 func TestAThousandCallersHaveRoom(t *testing.T) {
@@ -338,11 +357,10 @@ func TestAThousandCallersHaveRoom(t *testing.T) {
 		t.Errorf("%d connections", callers.connections)
 	}
 	wait := httptest.NewRequest("GET", "/emails/rolling-exports/hourly/files?after=12345&wait=60&limit=200", nil)
-	header := strings.Repeat("x", 1500)
 	for i := range 12 {
 		wait.Header.Set("X-Header-"+strconv.Itoa(i), strings.Repeat("x", 20))
 	}
-	wait.Header.Set("Authorization", "Bearer "+header)
+	wait.Header.Set("Authorization", "Bearer "+strings.Repeat("x", 1500))
 	const share = 32 << 20
 	if n := callBytes(wait); n*1000 > share {
 		t.Errorf("a call takes %d bytes", n)
