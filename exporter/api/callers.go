@@ -120,10 +120,14 @@ func (r *room) give(n int64) {
 // handler has next answer the calls that there is room for.
 func (cs *Callers) handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if c, ok := r.Context().Value(connKey{}).(*conn); ok && r.ProtoMajor == 2 {
-			c.multiplexes()
-		}
 		b := &countedBody{ReadCloser: r.Body, room: cs.calls, taken: callBytes(r)}
+		switch c, ok := r.Context().Value(connKey{}).(*conn); {
+		case ok && r.ProtoMajor == 2:
+			c.multiplexes()
+		case ok:
+			header := headerBytes(r)
+			defer func() { c.passes(header + max(b.read, r.ContentLength)) }()
+		}
 		// What is left of a call when it has been answered goes at once: net/http holds
 		// the header while it waits for the rest of a body.
 		defer func() { r.Header = nil }()
@@ -135,8 +139,9 @@ func (cs *Callers) handler(next http.Handler) http.Handler {
 		if r.ProtoMajor == 2 {
 			defer r.Body.Close()
 		}
-		r.Body = b
-		next.ServeHTTP(w, r)
+		counted := *r // net/http knows its own kinds of body in the request that it has made
+		counted.Body = b
+		next.ServeHTTP(w, &counted)
 	})
 }
 
@@ -170,16 +175,29 @@ func callBytes(r *http.Request) int64 {
 	return int64(n)
 }
 
+// headerBytes is what a header of HTTP/1.1 had at least, as it came.
+func headerBytes(r *http.Request) int64 {
+	n := len(r.Method) + len(r.RequestURI) + len(r.Proto)
+	for name, values := range r.Header {
+		for _, v := range values {
+			n += len(name) + len(":") + len(v) + len("\n")
+		}
+	}
+	return int64(n)
+}
+
 // countedBody takes room for a body as it comes: those who read it hold it, and a copy of
 // it when it grows.
 type countedBody struct {
 	io.ReadCloser
 	room  *room
 	taken int64
+	read  int64
 }
 
 func (b *countedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
+	b.read += int64(n)
 	if !b.room.take(2 * int64(n)) {
 		return 0, errNoRoom
 	}
@@ -214,8 +232,8 @@ type conn struct {
 	mu     sync.Mutex
 	http2  bool  // a header over HTTP/2 is within connectionBytes
 	header bool  // what comes is of one that is not whole
-	come   int64 // since the call before has ended
-	ahead  int64 // had come until then, and may be of it
+	come   int64 // bytes, without those of calls that are over
+	uses   int64 // of these, the call that is under way
 	taken  int64
 }
 
@@ -237,7 +255,7 @@ func (c *conn) take() bool {
 	if c.http2 || !c.header {
 		return true
 	}
-	more := headerFactor*(min(c.ahead+c.come, maxHeaderBytes+4096)-freeHeaderBytes) - c.taken
+	more := headerFactor*(min(c.come, maxHeaderBytes+4096)-freeHeaderBytes) - c.taken
 	if more <= 0 {
 		return true
 	}
@@ -253,6 +271,14 @@ func (c *conn) take() bool {
 func (c *conn) give() {
 	c.callers.headers.give(c.taken)
 	c.taken = 0
+}
+
+// passes says how much of what comes is a call's, if the connection outlives that. The rest
+// may be of the next one's header: a client may send that ahead.
+func (c *conn) passes(n int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.uses = n
 }
 
 // multiplexes says that it speaks HTTP/2.
@@ -290,10 +316,7 @@ func (cs *Callers) connState(nc net.Conn, state http.ConnState) {
 	defer c.mu.Unlock()
 	switch state {
 	case http.StateIdle:
-		c.header = true
-		if c.come > 0 {
-			c.ahead, c.come = c.come, 0
-		}
+		c.header, c.come, c.uses = true, max(0, c.come-c.uses), 0
 		c.take()
 	default:
 		c.header = state == http.StateNew

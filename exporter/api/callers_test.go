@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -364,5 +365,62 @@ func TestAThousandCallersHaveRoom(t *testing.T) {
 	const share = 32 << 20
 	if n := callBytes(wait); n*1000 > share {
 		t.Errorf("a call takes %d bytes", n)
+	}
+}
+
+// TestARefusedBodyIsNotWaitedFor: a client that waits to be told to send it (Expect), or one
+// whose body is too large, has its answer before that has come.
+func TestARefusedBodyIsNotWaitedFor(t *testing.T) {
+	a := newAttacked(t, false, 1)
+	for name, header := range map[string]string{
+		"Expect":    "POST /emails/reports HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\nExpect: 100-continue\r\n\r\n",
+		"too large": "POST /emails/reports HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 500000\r\n\r\n",
+	} {
+		c := a.dial()
+		if _, err := c.Write([]byte(header)); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second)) // it would be waited for for an hour
+		if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || resp.StatusCode != http.StatusUnauthorized {
+			t.Errorf("%s: %v, %v", name, resp, err)
+		} else if err := resp.Body.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestIdleConnectionsHoldNoHeader, whatever the calls were like that they have had, answered
+// with their bodies read or without: honest clients keep thousands of them.
+func TestIdleConnectionsHoldNoHeader(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		a := newAttacked(t, secure, 1<<20)
+		for _, path := range []string{"/oauth/token", "/emails/reports"} {
+			for range 20 {
+				c := a.dial()
+				if secure {
+					c = tls.Client(c, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+				}
+				answers := bufio.NewReader(c)
+				for range 3 {
+					body := strings.Repeat("x", 25_000)
+					if _, err := fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", path, strings.Repeat("t", 8000), len(body), body); err != nil {
+						t.Fatal(err)
+					}
+					resp, err := http.ReadResponse(answers, nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.Close {
+						t.Fatalf("%d: %v, closed: %v", resp.StatusCode, err, resp.Close)
+					}
+				}
+			}
+		}
+		for end := time.Now().Add(30 * time.Second); testutil.ToFloat64(a.callers.headers.held) > 0 && time.Now().Before(end); {
+			runtime.Gosched()
+		}
+		if held := testutil.ToFloat64(a.callers.headers.held); held > 0 {
+			t.Errorf("TLS %v: %f bytes are held", secure, held)
+		}
 	}
 }
