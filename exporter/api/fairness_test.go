@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 )
 
 // Calls are counted by account, whatever they ask for.
@@ -84,7 +83,7 @@ func TestActivitiesOfAnAccount(t *testing.T) {
 	slow := slowSlices{asked: make(chan struct{}), goOn: make(chan struct{})}
 	r := newRig(t, func(c *Config, d *Deps) {
 		frozen("")(c, d)
-		c.Limits.CallsPerMinute, c.KafkaTimeout = callsToADearOne*(activitiesAtOnce+1), time.Minute
+		c.Limits.CallsPerMinute = callsToADearOne * (activitiesAtOnce + 1)
 		slow.catalogSlices = d.Catalog
 		d.Catalog = slow
 	})

@@ -65,8 +65,10 @@ func TestEveryCallReadsItsQuery(t *testing.T) {
 
 // A replica that cannot ask Kafka gives no answer about reports.
 func TestKafkaAway(t *testing.T) {
-	r := newRig(t, func(c *Config, _ *Deps) { c.KafkaTimeout = 200 * time.Millisecond })
+	r := newRig(t, nil)
 	st, _ := r.finished()
+	r.cfg.KafkaTimeout = 200 * time.Millisecond
+	r = r.replica()
 	_, token, _ := strings.Cut(st.FileDownloadURL, "?")
 	r.cluster.Close()
 	r.everyCall(st.ReportID, func(op *huma.Operation, path string) {

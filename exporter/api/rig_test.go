@@ -100,6 +100,7 @@ func newRig(t *testing.T, adjust func(*Config, *Deps)) *rig {
 	srv := httptest.NewUnstartedServer(nil)
 	r.url = "http://" + srv.Listener.Addr().String()
 	r.cfg = Config{
+		KafkaTimeout: time.Minute, ActivityTimeout: time.Minute, // no call is refused because the machine is busy
 		PublicURL: r.url, SigningKeys: []auth.Key{testKey},
 		Clients: []auth.Client{
 			{ID: "a", SecretHash: auth.HashSecret("secret-a"), Account: "acme"},
