@@ -43,7 +43,7 @@ func TestRegisterIsCalledOff(t *testing.T) {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("Register: %v", err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("Register waits for brokers that do not answer")
 	}
 }
@@ -51,7 +51,7 @@ func TestRegisterIsCalledOff(t *testing.T) {
 // TestRegisterDoesNotOvertakeAdopt holds what a replica writes down at its first start
 // until the topic has been made anew and adopted: what it knew then counts no more.
 func TestRegisterDoesNotOvertakeAdopt(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "cat", "events", "profiles"))
 	if err != nil {
@@ -114,7 +114,7 @@ func TestRegisterDoesNotOvertakeAdopt(t *testing.T) {
 // TestAdoptRefusesACatalogThatHasKnownNoTopic: it is not that of the replicas that are to
 // take notice.
 func TestAdoptRefusesACatalogThatHasKnownNoTopic(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "cat", "other", "events", "profiles"))
 	if err != nil {

@@ -119,7 +119,7 @@ func TestViewPassesTransactions(t *testing.T) {
 }
 
 func TestOpenWithoutTheTopic(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	_, err := Open(ctx, Config{Opts: cluster(t), Topic: "absent"})
 	if err == nil {

@@ -112,7 +112,7 @@ func ping(t *testing.T, cfg Config) error {
 		t.Fatal(err)
 	}
 	defer cl.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	return cl.Ping(ctx)
 }
@@ -423,7 +423,7 @@ func renewed(t *testing.T, cfg Config, broker func(), file, content string) (cau
 	replace("")
 	tries.left.Store(2)
 	done := make(chan error, 1)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	cl.Produce(ctx, kgo.StringRecord("v"), func(_ *kgo.Record, err error) { done <- err })
 	<-tries.made

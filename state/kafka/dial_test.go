@@ -1,8 +1,9 @@
 package kafka
 
 import (
+	"context"
 	"net"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,12 +12,27 @@ import (
 	"github.com/twmb/franz-go/pkg/kversion"
 )
 
-// dials counts those that failed.
-type dials struct{ failed atomic.Int64 }
+// dials sees those that fail, until there are so many.
+type dials struct {
+	many        int
+	enough      chan struct{} // closed with the last of them
+	mu          sync.Mutex
+	seen        int
+	first, last time.Time
+}
 
 func (d *dials) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
-	if err != nil {
-		d.failed.Add(1)
+	if err == nil {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch d.seen++; d.seen {
+	case 1:
+		d.first = time.Now()
+	case d.many:
+		d.last = time.Now()
+		close(d.enough)
 	}
 }
 
@@ -32,32 +48,45 @@ func TestRefusedConnectionsBurnNoProcessor(t *testing.T) {
 	}
 	versions := kversion.Stable()
 	versions.SetMaxKeyVersion(28, 4) // as the consumer's producer has it
-	var seen dials
+	seen := dials{many: 30, enough: make(chan struct{})}
 	cl, err := kgo.NewClient(append(opts, kgo.TransactionalID("x"), kgo.DefaultProduceTopic("t"), kgo.MaxVersions(versions),
-		kgo.RecordDeliveryTimeout(2*time.Second), kgo.WithHooks(&seen))...)
+		kgo.WithHooks(&seen))...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer cl.Close()
-	transact := func() error {
+	transact := func(ctx context.Context) error {
 		if err := cl.BeginTransaction(); err != nil {
 			t.Fatal(err)
 		}
-		return cl.ProduceSync(t.Context(), kgo.StringRecord("v")).FirstErr()
+		return cl.ProduceSync(ctx, kgo.StringRecord("v")).FirstErr()
 	}
-	if err := transact(); err != nil {
+	if err := transact(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := cl.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
 		t.Fatal(err)
 	}
 	c.Close()
-	began := time.Now()
-	if err := transact(); err == nil {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	go func() {
+		defer cancel()
+		select {
+		case <-seen.enough:
+		case <-ctx.Done():
+		}
+	}()
+	if err := transact(ctx); err == nil {
 		t.Fatal("a broker that is gone has acknowledged a record")
 	}
+	seen.mu.Lock()
+	defer seen.mu.Unlock()
+	if seen.last.IsZero() {
+		t.Fatalf("only %d dials were refused", seen.seen)
+	}
 	// Two of the client's goroutines dial: that of the records, that of the metadata.
-	if n, most := seen.failed.Load(), 3*int64(time.Since(began)/failedDial)+3; n < 3 || n > most {
-		t.Fatalf("%d dials were refused within %v, want 3 to %d", n, time.Since(began), most)
+	if took, least := seen.last.Sub(seen.first), time.Duration(seen.many/3-1)*failedDial; took < least {
+		t.Fatalf("%d dials were refused within %v, want at least %v", seen.many, took, least)
 	}
 }

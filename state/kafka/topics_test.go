@@ -35,7 +35,7 @@ func fakeCluster(t *testing.T) (*kgo.Client, *kfake.Cluster, context.Context) {
 		t.Fatal(err)
 	}
 	t.Cleanup(cl.Close)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
 	return cl, c, ctx
 }
@@ -348,7 +348,7 @@ func TestCheckFindsAcknowledgementByTooFewCopies(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer cl.Close()
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
 		topics := DefaultTopics()
 		if _, err := Create(ctx, cl, topics, CreateOptions{Partitions: 1, ReplicationFactor: int16(copies)}); err != nil {

@@ -338,8 +338,12 @@ func TestUnknownOutcomeIsWithdrawn(t *testing.T) {
 		return resp, nil, true
 	})
 	q := request("acme")
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
+	c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) { // once
+		time.AfterFunc(2*time.Second, cancel)
+		return nil, nil, false
+	})
 	if r, err := tb.Submit(ctx, q, 1); err == nil {
 		t.Fatalf("Submit returned %v", r.Request.ID)
 	}
