@@ -38,15 +38,15 @@ class Kafka:
             *extra, ""]))
         self.java = ["java", f"-Xmx{heap}", "-XX:+UseSerialGC", "-cp", f"{KAFKA}/*"]
         cluster = subprocess.run([*self.java, "kafka.tools.StorageTool", "random-uuid"], stdin=subprocess.DEVNULL,
-                                 capture_output=True, check=True, timeout=60).stdout.decode().split()[-1]
+                                 capture_output=True, check=True, timeout=120).stdout.decode().split()[-1]
         subprocess.run([*self.java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", self.settings],
-                       stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60)
+                       stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=120)
         self.process = Process("kafka", [*self.java, "kafka.Kafka", self.settings], log_dir)
         self.start()
 
     def start(self):
         self.process.start()
-        wait_for("Apache Kafka", 60, self._answers, every=0.3, process=self.process)
+        wait_for("Apache Kafka", 300, self._answers, every=0.3, process=self.process)
 
     def _answers(self):
         done = subprocess.run(["kcat", "-L", "-b", self.brokers, "-m", "2"], stdin=subprocess.DEVNULL,

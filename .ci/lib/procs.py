@@ -112,11 +112,12 @@ atexit.register(end_all)
 
 
 def wait_for(what, seconds, probe, every=0.05, process=None):
-    """Calls probe until it answers something true; a named error after so many seconds,
+    """Calls probe until it answers something true, once more behind the end; a named error after so many seconds,
     or at once when the process that it depends on has ended."""
     end = time.monotonic() + seconds
     last = None
     while True:
+        late = time.monotonic() > end  # before the probe: this machine may have stood still since the last one
         try:
             got = probe()
             if got:
@@ -125,7 +126,7 @@ def wait_for(what, seconds, probe, every=0.05, process=None):
             last = e
         if process is not None and not process.alive():
             raise TimeoutError(f"{process.name} ended with status {process.child.returncode} while waiting for {what}:\n{process.tail()}")
-        if time.monotonic() > end:
+        if late:
             raise TimeoutError(f"not within {seconds} s: {what}" + (f" (last: {last})" if last else ""))
         time.sleep(every)
 

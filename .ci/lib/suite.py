@@ -88,6 +88,8 @@ class Suite:
             print(f"--- what failed; rerun with SEED={self.seed} .ci/{self.name}/run")
             for what in self.failures:
                 print(f"FAIL  {what[:2000]}", flush=True)
+        if "api" in sys.modules and (away := sys.modules["api"].away):
+            self.say(f"{len(away)} answers were 503 and asked for again")
         sys.stdout.flush()
         sys.stderr.flush()
         print(f"{self.passed} passed, {self.failed} failed", flush=True)

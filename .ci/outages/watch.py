@@ -35,7 +35,7 @@ class Sample:
             self.ready = http_status(replica.serve.admin + "/readyz")
         except OSError:
             self.ready = 0
-        self.alive = http_status(replica.serve.admin + "/healthz")
+        self.alive = http_status(replica.serve.admin + "/healthz", 30)
 
 
 class Replica:
