@@ -52,6 +52,7 @@ func systemSettings(t *testing.T, dir string, tweaks ...func(*Settings)) *Settin
 	}
 	s.Replica.DataDir = dir
 	s.HTTP.Listen, s.HTTP.AdminListen = "localhost:0", "localhost:0"
+	s.Replica.SessionTimeout = 5 * time.Minute // nobody is put out because the machine is busy
 	for _, tweak := range tweaks {
 		tweak(s)
 	}

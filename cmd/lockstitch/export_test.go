@@ -425,9 +425,12 @@ func TestDownloadThatStallsIsResumed(t *testing.T) {
 			return
 		}
 		pass(&shortWriter{ResponseWriter: w, left: 1000})
+		if n%2 == 0 {
+			panic(http.ErrAbortHandler)
+		}
 		<-r.Context().Done()
 	})
-	x := &exportClient{url: base, id: "demo", secret: "demo-secret", stall: 2 * time.Second, giveUp: time.Nanosecond}
+	x := &exportClient{url: base, id: "demo", secret: "demo-secret", stall: 15 * time.Second, giveUp: time.Nanosecond}
 	st := completed(ctx, t, x)
 	var out bytes.Buffer
 	to, err := (&app{out: &out}).openSink("-")

@@ -18,6 +18,8 @@ import (
 
 // TestAStartReadsTheCatalogForAsLongAsItGetsOn: a broker that gives it piece by piece takes
 // longer than start_timeout in all. Behind a transaction that is open nothing more comes.
+// The pauses between two pieces are far below start_timeout, as a machine may stand still
+// in one; TestATopicIsLoadedForAsLongAsItGetsOn has the exact times.
 func TestAStartReadsTheCatalogForAsLongAsItGetsOn(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -39,7 +41,8 @@ func TestAStartReadsTheCatalogForAsLongAsItGetsOn(t *testing.T) {
 		return kafka.Stamp(&kgo.Record{Topic: topics.Catalog, Key: []byte("X/x"), Value: []byte(`{"v":2}`)})
 	}
 	cl := producer()
-	for range 6 {
+	const timeout, records, pause = 30 * time.Second, 11, 3 * time.Second
+	for range records {
 		if err := cl.ProduceSync(ctx, passedOver()).FirstErr(); err != nil {
 			t.Fatal(err)
 		}
@@ -50,7 +53,7 @@ func TestAStartReadsTheCatalogForAsLongAsItGetsOn(t *testing.T) {
 	}
 
 	var fetched atomic.Value // what a view's fetch does before it is answered
-	fetched.Store(func() { b.cluster.SleepControl(func() { time.Sleep(time.Second) }) })
+	fetched.Store(func() { b.cluster.SleepControl(func() { time.Sleep(pause) }) })
 	b.cluster.ControlKey(kmsg.Fetch.Int16(), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		b.cluster.KeepControl()
 		if f := req.(*kmsg.FetchRequest); f.MaxWaitMillis == 5000 {
@@ -62,8 +65,13 @@ func TestAStartReadsTheCatalogForAsLongAsItGetsOn(t *testing.T) {
 	sctx, stop := context.WithCancel(ctx)
 	defer stop()
 	log := newWatch("replica started", stop)
-	if status := serve(sctx, "4s", log); status != 0 || !strings.Contains(log.text(), "reading the catalog") {
+	began := time.Now()
+	if status := serve(sctx, timeout.String(), log); status != 0 || !strings.Contains(log.text(), "reading the catalog") {
 		t.Errorf("a catalog that comes slowly: exit %d: %s", status, log.text())
+	}
+
+	if took := time.Since(began); took <= timeout {
+		t.Errorf("it has come within %s, start_timeout is %s", took, timeout)
 	}
 
 	cl = producer(kgo.TransactionalID("open"))
@@ -72,7 +80,7 @@ func TestAStartReadsTheCatalogForAsLongAsItGetsOn(t *testing.T) {
 	}
 	fetched.Store(func() {})
 	log = newWatch("", nil)
-	if status := serve(ctx, "2s", log); status != 1 || !strings.Contains(log.text(), "nothing more was read for 2s (start_timeout)") {
+	if status := serve(ctx, "10s", log); status != 1 || !strings.Contains(log.text(), "nothing more was read for 10s (start_timeout)") {
 		t.Errorf("a catalog that does not come: exit %d: %s", status, log.text())
 	}
 	sctx, stop = context.WithCancel(ctx)
