@@ -67,7 +67,7 @@ func TestATailGoesOnWhenABatchIsCompactedAway(t *testing.T) {
 			}
 			if waited {
 				before := fetched.Load()
-				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
 				whenFetched.Store(sync.OnceFunc(func() { time.AfterFunc(2500*time.Millisecond, cancel) }))
 				if err := tl.CatchUp(ctx); !errors.Is(err, kgo.ErrMaxDecompress) || tl.Position(0) != 1 {
@@ -80,7 +80,7 @@ func TestATailGoesOnWhenABatchIsCompactedAway(t *testing.T) {
 			produce("large", []byte("small"))
 			produce("b", []byte("b"))
 			c.Compact()
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			for !waited {
 				changed := tl.Changed()
