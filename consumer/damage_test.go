@@ -49,7 +49,7 @@ func (l *logged) String() string {
 // await waits until the log has a line with all of the words, and returns it.
 func (l *logged) await(t *testing.T, words ...string) string {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		lines := strings.Split(l.String(), "\n")
 	next:
 		for _, line := range lines {
@@ -280,7 +280,7 @@ func TestDamageFoundInATakeoverEndsTheReplica(t *testing.T) {
 	r = w.start(dir, nil)
 	select {
 	case <-r.done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("the replica goes on with damaged state")
 	}
 	if err := r.stop(); err == nil || !strings.Contains(err.Error(), "is damaged and will be rebuilt") {

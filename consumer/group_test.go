@@ -241,7 +241,7 @@ func TestAMemberWithoutLanesIsNoOtherSystem(t *testing.T) {
 			close(joined)
 		}))
 	<-joined
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		other, err := OtherSystem(t.Context(), w.prod, "lockstitch", ours)
 		if other != "" {
 			t.Fatalf("ours may not start: %s", other)

@@ -68,7 +68,7 @@ func (r *replica) lag(t *testing.T) map[string]float64 {
 // awaitLag scrapes until ok.
 func (r *replica) awaitLag(t *testing.T, what string, ok func(map[string]float64) bool) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		lag := r.lag(t)
 		if ok(lag) {

@@ -43,7 +43,7 @@ func (w *world) versionsOn(dir, profile string) []local.Version {
 // await runs the condition in the turn loop until it holds.
 func (r *replica) await(t *testing.T, what string, ok func(c *Consumer) bool) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for time.Now().Before(deadline) {
 		got := make(chan bool, 1)
 		r.c.mail.post(func(context.Context) error {
@@ -318,7 +318,7 @@ func TestTwoProcessesCannotShareAnInstanceID(t *testing.T) {
 	b := w.start(filepath.Join(t.TempDir(), "b"), same)
 	select {
 	case <-a.done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("the replica whose id was taken goes on")
 	}
 	if err := a.stop(); err == nil || !strings.Contains(err.Error(), `instance id "one"`) {

@@ -61,7 +61,7 @@ func (p *past) event(at time.Time, corr string) {
 // await waits until the catalog is as it should be.
 func (p *past) await(cat *catalog.View, what string, ok func() bool) {
 	p.t.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(2 * time.Minute)
 	for {
 		changed := cat.Changed()
 		if ok() {
