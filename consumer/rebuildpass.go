@@ -109,7 +109,9 @@ func (c *Consumer) makePass(ctx context.Context, lanes []*rebuild) {
 	}
 	_ = eg.Wait()
 	for _, r := range lanes {
-		r.read <- p.failed[r]
+		if p.failed[r] == nil {
+			r.read <- nil
+		}
 	}
 	for _, r := range lanes {
 		select {
@@ -134,12 +136,13 @@ func (p *pass) of(src segment.Source) *want {
 	return &w
 }
 
-// fail ends the pass for a lane.
+// fail ends the pass for a lane, and tells it.
 func (p *pass) fail(r *rebuild, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.failed[r] == nil {
 		p.failed[r] = err
+		r.read <- err
 	}
 }
 

@@ -121,7 +121,8 @@ func TestTextsOfAServerAreOnlyShown(t *testing.T) {
 		"failed":      {"export --report x -o -", map[string]any{"/a;b/emails/reports/x": failed}, "waiting for a"},
 		"to go on":    {"export --report x -o -", map[string]any{"/a;b/emails/reports/x": status}, "--url '" + srv.URL + "/a;b' --report 'a"},
 		"stopped":     {"rolling pull x --dir " + t.TempDir(), map[string]any{"/a;b/emails/rolling-exports/x/files": map[string]any{"order_id": hostile}, "/a;b/emails/rolling-exports/x": order}, "is held up: a"},
-		"of an order": {"rolling show x", map[string]any{"/a;b/emails/rolling-exports/x": order}, "name"},
+		"of an order": {"rolling show x", map[string]any{"/a;b/emails/rolling-exports/x": order}, `\u009b31m\u007f$(touch x)`},
+		"of no order": {"rolling list", map[string]any{"/a;b/emails/rolling-exports": map[string]any{"items": []any{map[string]any{"name": hostile}}}}, "is it a Lockstitch API?"},
 		"all orders":  {"rolling list", map[string]any{"/a;b/emails/rolling-exports": map[string]any{"items": []any{order}}}, "NAME"},
 	} {
 		answers = c.answers

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"lockstitch/exporter/api"
+	"lockstitch/state/jsonvalue"
 )
 
 func (a *app) rollingCommand() *cobra.Command {
@@ -111,15 +112,10 @@ to what it is already.`,
 }
 
 func (a *app) printJSON(v any) error {
-	var text strings.Builder
-	e := json.NewEncoder(&text)
+	e := json.NewEncoder(jsonvalue.Printable(a.out))
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
-	if err := e.Encode(v); err != nil {
-		return err
-	}
-	_, err := fmt.Fprint(a.out, printable(text.String()))
-	return err
+	return e.Encode(v)
 }
 
 func (a *app) rollingList(to *connection) *cobra.Command {
@@ -143,6 +139,9 @@ func (a *app) rollingList(to *connection) *cobra.Command {
 					return err
 				}
 				for _, r := range page.Items {
+					if r.Request == nil {
+						return fmt.Errorf("the server's answer says of the rolling export %s not what it asks for; is it a Lockstitch API?", printable(r.Name))
+					}
 					say(w, "%s\t%s\t%s\t%d\t%d\t%s\n", r.Name, r.State, r.Request.Every, r.Files, r.Lag.Files, r.Next.End)
 				}
 				if token = page.NextPageToken; token == "" {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -120,17 +121,17 @@ func (r *room) give(n int64) {
 // handler has next answer the calls that there is room for.
 func (cs *Callers) handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		b := &countedBody{ReadCloser: r.Body, room: cs.calls, taken: callBytes(r)}
+		// What is left of a call when it has been answered goes at once: net/http holds
+		// the header while it waits for the rest of a body.
+		defer func() { r.Header = nil }()
+		b := &countedBody{ReadCloser: r.Body, callers: cs, taken: callBytes(r)}
 		switch c, ok := r.Context().Value(connKey{}).(*conn); {
 		case ok && r.ProtoMajor == 2:
 			c.multiplexes()
 		case ok:
 			header := headerBytes(r)
-			defer func() { c.passes(header + max(b.read, r.ContentLength)) }()
+			defer func() { c.passes(header + b.end(w, r)) }()
 		}
-		// What is left of a call when it has been answered goes at once: net/http holds
-		// the header while it waits for the rest of a body.
-		defer func() { r.Header = nil }()
 		if !cs.calls.take(b.taken) {
 			cs.refuse(w, r)
 			return
@@ -150,7 +151,8 @@ var errNoRoom = unavailable("Calls that are under way take all the memory for th
 func (cs *Callers) refuse(w http.ResponseWriter, r *http.Request) {
 	cs.refused.Inc()
 	if r.ContentLength != 0 {
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now()) // nothing more is waited for
+		// What is under way comes, so that the connection need not end; no more is waited for.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Second))
 	}
 	rw := &responseWriter{ResponseWriter: w, route: "none"}
 	rw.always()
@@ -190,19 +192,38 @@ func headerBytes(r *http.Request) int64 {
 // it when it grows.
 type countedBody struct {
 	io.ReadCloser
-	room  *room
-	taken int64
-	read  int64
+	callers *Callers
+	taken   int64
+	read    int64
+	refused bool
 }
 
 func (b *countedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.read += int64(n)
-	if !b.room.take(2 * int64(n)) {
+	if !b.callers.calls.take(2 * int64(n)) {
+		if !b.refused {
+			b.refused = true
+			b.callers.refused.Inc()
+		}
 		return 0, errNoRoom
 	}
 	b.taken += 2 * int64(n)
 	return n, err
+}
+
+// maxDrained is how much of a body that nobody has read net/http reads, to have the
+// connection for the next call.
+const maxDrained = 256 << 10
+
+// end is how long the body of a call of HTTP/1.1 is, if its connection is used further. Of
+// one that tells no length the rest is read to know, as net/http would.
+func (b *countedBody) end(w http.ResponseWriter, r *http.Request) int64 {
+	if r.ContentLength < 0 && r.Header.Get("Expect") == "" && w.Header().Get("Connection") != "close" {
+		n, _ := io.CopyN(io.Discard, b.ReadCloser, maxDrained)
+		b.read += n
+	}
+	return max(b.read, r.ContentLength)
 }
 
 // Listen bounds the connections that are taken from l.
@@ -220,7 +241,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &conn{Conn: c, callers: l.callers, header: true}, nil
+	return &conn{Conn: c, callers: l.callers, header: true, fresh: true}, nil
 }
 
 // conn is a connection that takes room for its header as it comes. net/http tells nobody
@@ -230,6 +251,8 @@ type conn struct {
 	callers *Callers
 
 	mu     sync.Mutex
+	fresh  bool // nothing has come yet
+	tls    bool
 	http2  bool  // a header over HTTP/2 is within connectionBytes
 	header bool  // what comes is of one that is not whole
 	come   int64 // bytes, without those of calls that are over
@@ -243,6 +266,8 @@ func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.http2 = c.http2 || c.fresh && bytes.HasPrefix(p[:n], []byte("PRI * HTTP/2.0"))
+	c.fresh = false
 	c.come += int64(n)
 	if !c.take() {
 		return 0, errNoRoomForHeader
@@ -273,12 +298,25 @@ func (c *conn) give() {
 	c.taken = 0
 }
 
-// passes says how much of what comes is a call's, if the connection outlives that. The rest
-// may be of the next one's header: a client may send that ahead.
+// passes says how much of what comes is a call's, at least, if the connection outlives that.
 func (c *conn) passes(n int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.uses = n
+	if c.tls { // records
+		c.uses += min(n/32, 4<<10)
+	}
+}
+
+// idles looks at what has come beside the call that is over. It may be of the next one's
+// header, which a client may send ahead, and counts then; but there is always something that
+// passes has not counted (blanks, Host, chunks, records), which must not add up.
+func (c *conn) idles() {
+	c.header, c.come, c.uses = true, max(0, c.come-c.uses), 0
+	if c.come <= freeHeaderBytes {
+		c.come = 0
+	}
+	c.take()
 }
 
 // multiplexes says that it speaks HTTP/2.
@@ -312,12 +350,17 @@ func (cs *Callers) connState(nc net.Conn, state http.ConnState) {
 	if c == nil {
 		return
 	}
+	var negotiated string
+	t, secure := nc.(*tls.Conn)
+	if secure && state == http.StateActive {
+		negotiated = t.ConnectionState().NegotiatedProtocol
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.tls, c.http2 = secure, c.http2 || negotiated == "h2"
 	switch state {
 	case http.StateIdle:
-		c.header, c.come, c.uses = true, max(0, c.come-c.uses), 0
-		c.take()
+		c.idles()
 	default:
 		c.header = state == http.StateNew
 		c.give()

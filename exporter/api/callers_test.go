@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -48,7 +49,7 @@ func newAttacked(t *testing.T, secure bool, bodyBytes int) *attacked {
 	// No limit of time comes before that of memory.
 	a.srv.Config.ReadHeaderTimeout, a.srv.Config.ReadTimeout = time.Hour, time.Hour
 	if secure {
-		a.srv.TLS = a.srv.Config.TLSConfig
+		a.srv.TLS, a.srv.EnableHTTP2 = a.srv.Config.TLSConfig, true
 		a.srv.StartTLS()
 	} else {
 		a.srv.Start()
@@ -204,6 +205,58 @@ func TestWhatCallersHoldOverHTTP2(t *testing.T) {
 	a.srv.Close()
 }
 
+// TestAHeaderThatIsTooLargeOverHTTP2 is answered before anything of ours hears of the call: it
+// is none of HTTP/1.1 all the same.
+func TestAHeaderThatIsTooLargeOverHTTP2(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		a := newAttacked(t, secure, 1)
+		c := a.dial()
+		if secure {
+			c = tls.Client(c, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+		}
+		f := http2.NewFramer(c, c)
+		f.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+		var head bytes.Buffer
+		e := hpack.NewEncoder(&head)
+		header := []hpack.HeaderField{{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "http"}, {Name: ":authority", Value: "x"}, {Name: ":path", Value: "/"}}
+		for range 11 {
+			header = append(header, hpack.HeaderField{Name: "x", Value: strings.Repeat("x", 2000), Sensitive: true})
+		}
+		for _, h := range header {
+			if err := e.WriteField(h); err != nil {
+				t.Fatal(err)
+			}
+		}
+		const frame = 16 << 10
+		_, err := io.WriteString(c, http2.ClientPreface)
+		if err := errors.Join(err, f.WriteSettings(),
+			f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: head.Next(frame), EndStream: true}),
+			f.WriteContinuation(1, true, head.Bytes())); err != nil {
+			t.Fatal(err)
+		}
+		for idle := false; !idle; {
+			got, err := f.ReadFrame()
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch got := got.(type) {
+			case *http2.MetaHeadersFrame:
+				if status := got.PseudoValue("status"); status != "431" {
+					t.Errorf("status %s", status)
+				}
+				if err := f.WritePing(false, [8]byte{}); err != nil { // answered when the stream is over
+					t.Fatal(err)
+				}
+			case *http2.PingFrame:
+				idle = got.IsAck()
+			}
+		}
+		if held := testutil.ToFloat64(a.callers.headers.held); held > 0 {
+			t.Errorf("TLS %v: %f bytes are held", secure, held)
+		}
+	}
+}
+
 // A header of HTTP/1.1 that is not whole is no call yet, and takes many times what has come
 // of it: many of them hold no more than the share for them.
 func TestHeadersThatAreNotWhole(t *testing.T) {
@@ -323,8 +376,8 @@ func TestACallHoldsItsBody(t *testing.T) {
 		})
 	}
 	post("/", nested(4), strings.Repeat(" ", 90_000))
-	if refused != 2 {
-		t.Errorf("%d calls were refused, want the two with a body", refused)
+	if got := testutil.ToFloat64(callers.refused); refused != 2 || got != 2 {
+		t.Errorf("%d calls were refused and %f counted, want the two with a body", refused, got)
 	}
 	if got := held(); got != 0 {
 		t.Errorf("%f bytes are held by nobody", got)
@@ -389,38 +442,46 @@ func TestARefusedBodyIsNotWaitedFor(t *testing.T) {
 	}
 }
 
-// TestIdleConnectionsHoldNoHeader, whatever the calls were like that they have had, answered
-// with their bodies read or without: honest clients keep thousands of them.
+// TestIdleConnectionsHoldNoHeader, whatever the calls were like that they have had, and however
+// many, answered with their bodies read or without: honest clients keep thousands of them.
 func TestIdleConnectionsHoldNoHeader(t *testing.T) {
 	for _, secure := range []bool{false, true} {
-		a := newAttacked(t, secure, 1<<20)
-		for _, path := range []string{"/oauth/token", "/emails/reports"} {
-			for range 20 {
-				c := a.dial()
-				if secure {
-					c = tls.Client(c, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
-				}
-				answers := bufio.NewReader(c)
-				for range 3 {
-					body := strings.Repeat("x", 25_000)
-					if _, err := fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", path, strings.Repeat("t", 8000), len(body), body); err != nil {
-						t.Fatal(err)
+		for name, body := range map[string]string{
+			"long":    "Content-Length: 25000\r\n\r\n" + strings.Repeat("x", 25_000),
+			"short":   "Content-Length: 1\r\n\r\nx",
+			"none":    "\r\n",
+			"chunked": "Transfer-Encoding: chunked\r\n\r\n" + strings.Repeat("1f4\r\n"+strings.Repeat("x", 500)+"\r\n", 50) + "0\r\n\r\n",
+		} {
+			for _, path := range []string{"/oauth/token", "/emails/reports"} {
+				t.Run(fmt.Sprint(name, path, secure), func(t *testing.T) {
+					a := newAttacked(t, secure, 1<<20)
+					c := a.dial()
+					if secure {
+						c = tls.Client(c, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
 					}
-					resp, err := http.ReadResponse(answers, nil)
-					if err != nil {
-						t.Fatal(err)
+					answers := bufio.NewReader(c)
+					for range 1000 {
+						if _, err := fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: export.example.com\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n%s", path, strings.Repeat("t", 1500), body); err != nil {
+							t.Fatal(err)
+						}
+						resp, err := http.ReadResponse(answers, nil)
+						if err != nil {
+							t.Fatal(err)
+						}
+						if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.Close {
+							t.Fatalf("%d: %v, closed: %v", resp.StatusCode, err, resp.Close)
+						}
+						resp.Body.Close()
 					}
-					if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.Close {
-						t.Fatalf("%d: %v, closed: %v", resp.StatusCode, err, resp.Close)
+					// It idles, or is about to.
+					for range 100 {
+						if held := testutil.ToFloat64(a.callers.headers.held); held > 0 {
+							t.Fatalf("%f bytes are held", held)
+						}
+						runtime.Gosched()
 					}
-				}
+				})
 			}
-		}
-		for end := time.Now().Add(30 * time.Second); testutil.ToFloat64(a.callers.headers.held) > 0 && time.Now().Before(end); {
-			runtime.Gosched()
-		}
-		if held := testutil.ToFloat64(a.callers.headers.held); held > 0 {
-			t.Errorf("TLS %v: %f bytes are held", secure, held)
 		}
 	}
 }

@@ -1,5 +1,6 @@
 // Package jsonvalue reads the JSON values of input records by the rules of
-// contract 1.1, the same for events, profiles and definitions.
+// contract 1.1, the same for events, profiles and definitions. Printable is for JSON that
+// is written.
 //
 // Invariants:
 //   - What is JSON and what is not is encoding/json's decision (Valid), after

@@ -5,10 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"regexp"
-	"unicode/utf8"
 
 	"lockstitch/state/event"
+	"lockstitch/state/jsonvalue"
 	"lockstitch/state/profile"
 )
 
@@ -57,22 +56,6 @@ type dumpValue struct {
 	Literal string  `json:"literal,omitempty"`
 }
 
-// controls are what encoding/json leaves as it is of the characters that a terminal obeys:
-// DEL and the C1 controls, of which U+009B begins a sequence as ESC [ does.
-var controls = regexp.MustCompile("[\u007f-\u009f]")
-
-// escaped writes JSON with escapes in the place of controls.
-type escaped struct{ w io.Writer }
-
-// Write gets whole values: json.Encoder writes each at once.
-func (e escaped) Write(p []byte) (int, error) {
-	_, err := e.w.Write(controls.ReplaceAllFunc(p, func(c []byte) []byte {
-		r, _ := utf8.DecodeRune(c)
-		return fmt.Appendf(nil, `\u%04x`, r)
-	}))
-	return len(p), err
-}
-
 // Dump writes an object as lines of JSON: for each slice its directory entry,
 // its rows, its snapshot columns. What events hold is written so that a terminal
 // shows it and does not obey it. It stops at the first damage.
@@ -82,7 +65,7 @@ func Dump(w io.Writer, object string, data []byte) error {
 		return err
 	}
 	out := bufio.NewWriter(w)
-	enc := json.NewEncoder(escaped{out})
+	enc := json.NewEncoder(jsonvalue.Printable(out))
 	enc.SetEscapeHTML(false)
 	for i := range list {
 		info := &list[i]
