@@ -128,7 +128,7 @@ func TestTheLogSaysWhatAReportWaitsFor(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t)
 		tab := w.table()
-		var log bytes.Buffer
+		var log logged
 		w.log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelInfo}))
 		stop := w.runner(tab, w.store, func(c *Config) { c.Profiles = "profiles" })
 		rep, step := w.submit(tab, 1000, time.Hour), w.submitStep(tab, 1000, func(s *report.Step) { s.Seq, s.Files = 1, 3 })

@@ -490,6 +490,24 @@ func took(t *testing.T, reg prometheus.Gatherer, kind string) *dto.Histogram {
 	return nil
 }
 
+// logged collects a log, which may be read while others write to it.
+type logged struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
 // lines is a log, line by line, whose newest lines are lost while nobody reads.
 type lines chan string
 
